@@ -1,0 +1,1 @@
+//! BuildBot builds a pushed commit.

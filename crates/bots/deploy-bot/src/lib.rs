@@ -1,0 +1,1 @@
+//! DeployBot puts tested artifacts into environments, and takes them back.

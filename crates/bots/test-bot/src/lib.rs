@@ -1,0 +1,1 @@
+//! TestBot runs the test suites of a build.

@@ -1,0 +1,1 @@
+//! What every bot shares: contract, envelope, bus, delivery, jobs, breaker, health, configuration, telemetry.

@@ -1,0 +1,1 @@
+//! MonitorBot watches: heartbeats, correlations, health, metrics, alerts.

@@ -1,0 +1,2 @@
+//! The workspace's own tasks: generate, tidy, new-bot.
+fn main() {}
