@@ -1,0 +1,144 @@
+//! What a bot may hear and say, as data. A bot's Rust types make it; the topology follows from all of them.
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BotName, Event,
+    bot::{BotFailed, BotPaused, BotResumed, BotStarted, BotStopping},
+    config::ConfigChanged,
+    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlResume},
+    message::MessageDeadLettered,
+};
+
+/// The five kinds of bot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    /// Infrastructure, deployment, monitoring.
+    Infrastructure,
+    /// Code: building, testing, reviewing.
+    Development,
+    /// Running the platform.
+    Operations,
+    /// Data.
+    Data,
+    /// Security and compliance.
+    Security,
+}
+
+/// A stream of everything of one sort, for observers. It never leads to a work queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tap {
+    /// Every event and command.
+    Events,
+    /// Every heartbeat.
+    Health,
+    /// Every log record.
+    Logs,
+    /// Every audit record.
+    Audit,
+}
+
+impl Tap {
+    /// As written in queue names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Health => "health",
+            Self::Logs => "logs",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// Everything the fleet has to know of a bot to let it in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Contract {
+    /// As in `source`.
+    pub name: BotName,
+    /// Which of the five kinds.
+    pub category: Category,
+    /// The one thing it does.
+    pub responsibility: String,
+    /// What it never does.
+    pub never: Vec<String>,
+    /// Named actions that its configuration may choose from.
+    pub actions: Vec<String>,
+    /// Types that lead to its work queue.
+    pub hears: Vec<String>,
+    /// Types it may say, besides those every bot may say.
+    pub says: Vec<String>,
+    /// Kinds of its jobs.
+    pub jobs: Vec<String>,
+    /// Bots whose heartbeats it hears.
+    pub dependencies: Vec<BotName>,
+    /// Taps it observes.
+    pub observes: Vec<Tap>,
+}
+
+impl Contract {
+    /// What every bot may say of itself.
+    pub fn core_says() -> [&'static str; 8] {
+        [
+            BotStarted::TYPE,
+            BotPaused::TYPE,
+            BotResumed::TYPE,
+            BotStopping::TYPE,
+            BotFailed::TYPE,
+            MessageDeadLettered::TYPE,
+            ConfigChanged::TYPE,
+            ControlReplied::TYPE,
+        ]
+    }
+
+    /// Everything this bot may say.
+    pub fn all_says(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self.says.iter().map(String::as_str).chain(Self::core_says()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// Commands that every bot hears on its control queue.
+pub fn control_types() -> [&'static str; 4] {
+    [ControlPause::TYPE, ControlResume::TYPE, ControlCancel::TYPE, ControlProbe::TYPE]
+}
+
+/// Someone who is not a bot and may publish: another CI, a script, a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OutsidePublisher {
+    /// As in `source`; also the name of its RabbitMQ user.
+    pub name: BotName,
+    /// The types it may say.
+    pub says: Vec<String>,
+    /// Whether it gets a queue `<name>.tap.events` with everything that is said.
+    #[serde(default)]
+    pub hears_all: bool,
+    /// Whether it may steer bots, replay dead letters and watch the taps. Only the operator's own user is.
+    #[serde(default)]
+    pub operator: bool,
+}
+
+impl OutsidePublisher {
+    /// The user behind the `lota` command.
+    pub fn operator() -> Self {
+        let says = ["repository.pushed", "deploy.requested", "deploy.rollback_requested", "approval.granted", "approval.denied"];
+        Self {
+            name: operator_name(),
+            says: says.iter().map(ToString::to_string).collect(),
+            hears_all: false,
+            operator: true,
+        }
+    }
+}
+
+/// The operator's name, `operator`.
+pub fn operator_name() -> BotName {
+    match "operator".parse() {
+        Ok(name) => name,
+        Err(_) => unreachable!("a constant that fits the rule"),
+    }
+}

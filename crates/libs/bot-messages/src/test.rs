@@ -1,0 +1,146 @@
+//! Testing.
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Code, Event, FailureReason, ObjectRef, Revision, SafeError, failure::example_error, pipeline::DeployStage,
+};
+
+/// How one suite went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SuiteResult {
+    /// Its name in the pipeline file.
+    pub name: String,
+    /// Tests that passed.
+    pub passed: u32,
+    /// Tests that failed.
+    pub failed: u32,
+    /// Tests that were skipped.
+    pub skipped: u32,
+    /// Wall time, milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A test that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestFailure {
+    /// The suite.
+    pub suite: String,
+    /// The test's full name.
+    pub name: String,
+    /// What it said, at most 2 KiB.
+    pub message: String,
+    /// `file:line`, where the report says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}
+
+/// Testing began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestStarted {
+    /// What is tested.
+    pub revision: Revision,
+    /// The job.
+    pub job_id: String,
+    /// The suites' names.
+    pub suites: Vec<String>,
+}
+impl Event for TestStarted {
+    const TYPE: &'static str = "test.started";
+    const SUMMARY: &'static str = "Testing began.";
+    fn example() -> Self {
+        Self {
+            revision: Revision::example(),
+            job_id: "0198c5d2-9d11-7f02-8c1a-5d9f6a3e2b77".into(),
+            suites: vec!["unit".into()],
+        }
+    }
+}
+
+/// Every suite passed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestCompleted {
+    /// What was tested.
+    pub revision: Revision,
+    /// The job.
+    pub job_id: String,
+    /// The artifact this result vouches for.
+    pub artifact: ObjectRef,
+    /// How each suite went.
+    pub suites: Vec<SuiteResult>,
+    /// The full log, `text/plain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<ObjectRef>,
+    /// The deploy section of the pipeline file, by environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deploy: BTreeMap<String, DeployStage>,
+    /// Whole job, milliseconds.
+    pub duration_ms: u64,
+}
+impl Event for TestCompleted {
+    const TYPE: &'static str = "test.completed";
+    const SUMMARY: &'static str = "Every suite passed.";
+    fn example() -> Self {
+        Self {
+            revision: Revision::example(),
+            job_id: "0198c5d2-9d11-7f02-8c1a-5d9f6a3e2b77".into(),
+            artifact: ObjectRef::example("application/zstd"),
+            suites: vec![SuiteResult { name: "unit".into(), passed: 12, failed: 0, skipped: 1, duration_ms: 940 }],
+            log: Some(ObjectRef::example("text/plain")),
+            deploy: BTreeMap::from([("staging".into(), DeployStage::default())]),
+            duration_ms: 1_204,
+        }
+    }
+}
+
+/// Testing ended without every suite passing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestFailed {
+    /// What was tested.
+    pub revision: Revision,
+    /// The job, where one was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// Why.
+    pub reason: FailureReason,
+    /// What went wrong, in one sentence.
+    pub error: SafeError,
+    /// How each suite that ran went.
+    #[serde(default)]
+    pub suites: Vec<SuiteResult>,
+    /// The first 50 failing tests.
+    #[serde(default)]
+    pub failures: Vec<TestFailure>,
+    /// The last lines of output, at most 40.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_tail: Vec<String>,
+    /// The full log, `text/plain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<ObjectRef>,
+    /// Whole job, milliseconds.
+    pub duration_ms: u64,
+}
+impl Event for TestFailed {
+    const TYPE: &'static str = "test.failed";
+    const SUMMARY: &'static str = "A test failed, or the tests could not be run.";
+    fn example() -> Self {
+        Self {
+            revision: Revision::example(),
+            job_id: Some("0198c5d2-9d11-7f02-8c1a-5d9f6a3e2b77".into()),
+            reason: FailureReason::Failed,
+            error: example_error(Code::TestsFailed, "1 of 13 tests failed: unit::tests::adds"),
+            suites: vec![SuiteResult { name: "unit".into(), passed: 12, failed: 1, skipped: 0, duration_ms: 940 }],
+            failures: vec![TestFailure {
+                suite: "unit".into(),
+                name: "tests::adds".into(),
+                message: "left: 4, right: 5".into(),
+                location: Some("src/lib.rs:21".into()),
+            }],
+            log_tail: Vec::new(),
+            log: Some(ObjectRef::example("text/plain")),
+            duration_ms: 1_204,
+        }
+    }
+}
