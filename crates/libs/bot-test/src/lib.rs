@@ -1,1 +1,12 @@
 //! What tests share: private brokers, a vhost per test, conversations on an in-process bus, fixtures. A dev-dependency only.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::must_use_candidate,
+    reason = "test support: a broken assumption ends the test"
+)]
+
+mod job;
+
+pub use job::JobRecord;

@@ -1,0 +1,82 @@
+//! What the runtime hands a bot at its birth: its folders, the machine's search path, breakers, notes for heartbeats.
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::breaker::{Breaker, BreakerOptions};
+
+/// What a bot may use. Bots read no environment and no clock of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Tools {
+    /// The bot's own folder; nobody else writes there.
+    pub dir: PathBuf,
+    /// The object store: a directory that all bots of a fleet share.
+    pub objects: PathBuf,
+    /// Where the operator's files are (`repositories.yaml`, `environments.yaml`).
+    pub config_dir: PathBuf,
+    /// `PATH` of the process, for finding toolchains.
+    pub path: String,
+    /// `HOME` of the process, for finding toolchains.
+    pub home: Option<PathBuf>,
+    /// Further variables that say where toolchains are (`CARGO_HOME`, `RUSTUP_HOME`, …).
+    pub toolchain_env: BTreeMap<String, String>,
+    /// A bubblewrap that is not on the path.
+    pub bwrap: Option<PathBuf>,
+    /// Process-unique name of this instance.
+    pub instance: String,
+    /// Settings that concern one bot alone, from `LOTA_<NAME>` variables that the runtime passes on (lower case).
+    pub settings: BTreeMap<String, String>,
+    /// `constraints.max_concurrent_jobs` of the configuration.
+    pub max_concurrent_jobs: usize,
+    notes: Arc<Mutex<Notes>>,
+}
+
+/// What the heartbeat tells besides figures.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) sandbox: Option<String>,
+    /// Reasons to be degraded, by topic.
+    pub(crate) degraded: BTreeMap<String, String>,
+    pub(crate) breakers: Vec<Breaker>,
+}
+
+impl Tools {
+    fn with<T>(&self, f: impl FnOnce(&mut Notes) -> T) -> T {
+        f(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Names what confines the commands this bot runs; shown in its heartbeat.
+    pub fn sandbox_is(&self, kind: &str) {
+        self.with(|n| n.sandbox = Some(kind.to_owned()));
+    }
+
+    /// Something this bot should have is missing: it goes on, and its heartbeat says so. `None` ends it.
+    pub fn degraded(&self, topic: &str, reason: Option<String>) {
+        self.with(|n| match reason {
+            Some(reason) => {
+                n.degraded.insert(topic.to_owned(), reason);
+            }
+            None => {
+                n.degraded.remove(topic);
+            }
+        });
+    }
+
+    /// A circuit breaker around something outside; its state is in the heartbeat.
+    pub fn breaker(&self, name: &str, options: BreakerOptions) -> Breaker {
+        let breaker = Breaker::new(name, options);
+        self.with(|n| n.breakers.push(breaker.clone()));
+        breaker
+    }
+
+    /// A folder below the bot's own.
+    pub fn subdir(&self, name: &str) -> PathBuf {
+        Path::new(&self.dir).join(name)
+    }
+
+    pub(crate) fn notes(&self) -> Notes {
+        self.with(|n| n.clone())
+    }
+}
