@@ -1,1 +1,10 @@
-//! Clients of the services bots use, each a trait with the real client and a fake.
+//! Clients of what bots share outside the broker: the object store, archives of file trees, and the reading of a
+//! source tree's pipeline. No bot logic, no processes, no environment.
+
+pub mod archive;
+pub mod detect;
+pub mod objects;
+
+pub use archive::{ArchiveError, ArchiveLimits, Packed, Unpacked, list_tree, pack, unpack};
+pub use detect::{PipelineProblem, detect, read_pipeline};
+pub use objects::{ObjectError, Objects};

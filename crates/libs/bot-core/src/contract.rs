@@ -205,3 +205,24 @@ pub(crate) fn bot_name(name: &str) -> bot_messages::BotName {
         Err(e) => unreachable!("{e}"),
     }
 }
+
+/// Made-up contracts for the core's own tests.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    pub(crate) fn contract(name: &str, hears: &[&str]) -> Contract {
+        Contract {
+            name: bot_name(name),
+            category: Category::Development,
+            responsibility: String::new(),
+            never: Vec::new(),
+            actions: Vec::new(),
+            hears: hears.iter().map(ToString::to_string).collect(),
+            says: Vec::new(),
+            jobs: Vec::new(),
+            dependencies: Vec::new(),
+            observes: Vec::new(),
+        }
+    }
+}

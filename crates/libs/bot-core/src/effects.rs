@@ -92,10 +92,34 @@ fn json<T: serde::Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
+impl<B> Effects<B> {
+    /// Effects of the core itself, which is no bot.
+    pub(crate) fn none_core() -> Self {
+        Self { list: Vec::new(), note: None, bot: PhantomData }
+    }
+
+    /// What every bot may say of itself.
+    pub(crate) fn say_core<E: Event>(self, event: &E) -> Self {
+        self.push_say(event, None)
+    }
+
+    fn push_say<E: Event>(mut self, event: &E, to: Option<String>) -> Self {
+        debug_assert_eq!(to.is_some(), E::KIND == Kind::Command, "commands are asked, events are said");
+        self.list.push(Effect::Say {
+            event_type: E::TYPE,
+            data: json(event),
+            priority: E::PRIORITY,
+            to,
+            schema_version: E::SCHEMA_VERSION,
+        });
+        self
+    }
+}
+
 impl<B: Bot> Effects<B> {
     /// Nothing.
     pub fn none() -> Self {
-        Self { list: Vec::new(), note: None, bot: PhantomData }
+        Self::none_core()
     }
 
     /// Nothing, and why: shown by `lota show`.
@@ -126,23 +150,6 @@ impl<B: Bot> Effects<B> {
         B::Says: Has<E, I>,
     {
         self.push_say(&command, Some(bot.to_owned()))
-    }
-
-    /// What every bot may say of itself. The core's own.
-    pub(crate) fn say_core<E: Event>(self, event: &E) -> Self {
-        self.push_say(event, None)
-    }
-
-    fn push_say<E: Event>(mut self, event: &E, to: Option<String>) -> Self {
-        debug_assert_eq!(to.is_some(), E::KIND == Kind::Command, "commands are asked, events are said");
-        self.list.push(Effect::Say {
-            event_type: E::TYPE,
-            data: json(event),
-            priority: E::PRIORITY,
-            to,
-            schema_version: E::SCHEMA_VERSION,
-        });
-        self
     }
 
     /// Begins a job about the entity `key`.

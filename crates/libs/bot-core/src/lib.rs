@@ -2,17 +2,29 @@
 //! its handlers is here. Only this crate speaks AMQP.
 
 mod breaker;
+mod bus;
+mod clock;
+mod config;
 mod contract;
 mod effects;
+mod envelope;
+mod hash;
 mod job;
 mod meta;
+mod retry;
+mod runtime;
 mod service;
+pub mod telemetry;
 mod tools;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
-pub use contract::{About, Bot, Data, Handle, Has, HandlerTable, Hears, Jobs, Says, TimerDue, contract_of};
+pub use bus::{Bus, BusOptions, Link, Properties, PublishError};
+pub use config::{BotConfig, Constraints, schema as config_schema};
+pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Hears, Jobs, Says, TimerDue, contract_of};
 pub use effects::{Effect, Effects, Fail, Outcome};
+pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
 pub use job::{GaveUp, Job, JobCx, JobPort, JobTable, Stop};
 pub use meta::{Cause, Meta};
+pub use runtime::{bus_options, run};
 pub use service::{Observed, ServiceCx, ServicePort};
 pub use tools::Tools;

@@ -1,1 +1,38 @@
-//! What a fleet stands on: packages unpacked without root, private RabbitMQ nodes, and the topology applied through the management API.
+//! What a fleet stands on: packages unpacked without root, private RabbitMQ nodes, and the topology applied
+//! through the management API. Nothing here reads environment variables or prints: callers hand in paths and
+//! a place for progress lines.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "RabbitMQ and NAMES_IN_CAPITALS of its environment are names, not code"
+)]
+
+mod apply;
+mod command;
+mod debs;
+mod lock;
+mod management;
+mod management_types;
+mod node;
+mod plan;
+mod ports;
+mod secret;
+mod snapshot;
+
+pub use apply::{ApplyError, ApplyOptions, apply, verify};
+pub use debs::{Bundle, DebsError, PackageCache, library_path};
+pub use management::{Management, ManagementError};
+pub use management_types::{
+    BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo,
+    QueueInfo, TopicPermissionInfo, UserInfo, UserLimits,
+};
+pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord};
+pub use plan::{Action, Change, Drift, DriftKind};
+pub use ports::{PortError, free_port, free_ports, is_free};
+pub use secret::Secret;
+
+/// Where progress lines go: short, for people, at least one every few seconds while something runs.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// The password of a topology's user, by name.
+pub type Passwords<'a> = &'a (dyn Fn(&str) -> Secret + Send + Sync);

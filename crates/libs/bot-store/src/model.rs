@@ -79,7 +79,7 @@ pub struct Queued {
 /// A job to be run.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    /// Its id, a UUIDv7.
+    /// Its id, a `UUIDv7`.
     pub id: String,
     /// Which of the bot's jobs.
     pub kind: String,
@@ -298,7 +298,9 @@ pub struct JobView {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
-    #[error("the store in {dir} is in use by process {pid}: one process holds a store; stop that one, or use another directory")]
+    #[error(
+        "the store in {dir} is in use by process {pid}: one process holds a store; stop that one, or use another directory"
+    )]
     InUse {
         /// Its directory.
         dir: String,

@@ -1,0 +1,48 @@
+# What people and CI run. `make` alone lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test check gen fmt clean build-demo doctor
+
+# The programs of a fleet, without the tools that only the workspace itself needs.
+PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build-demo ## one push through a whole fleet on this machine; REPO=path takes your own repository
+	@target/demo/lota demo $(if $(REPO),--repo "$(REPO)")
+
+up: build-demo ## start a fleet on this machine
+	@target/demo/lota up
+
+down: build-demo ## stop the fleet that `make up` started
+	@target/demo/lota down
+
+test: doctor ## run all tests, with cargo-nextest where it is installed
+	@cargo build --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; \
+	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --workspace --no-fail-fast --lib --bins --tests; fi
+	@if grep -rqE --include='*.rs' '^ *//[/!] *```' crates tests; then cargo test --workspace --doc; else echo 'test: there are no doc tests'; fi
+
+check: doctor ## formatting, lints, the rules of the tree, generated files, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo run --package xtask -- tidy
+	cargo run --package xtask -- gen --check
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo 'check: NOT RUN: cargo deny check bans licenses sources (cargo install --locked cargo-deny); tidy held the fences around lapin and sqlx'; fi
+
+gen: ## write the files that follow from the contracts
+	cargo run --package xtask -- gen
+
+fmt: ## format all code
+	cargo fmt --all
+
+clean: ## delete what was built
+	cargo clean
+
+build-demo: doctor
+	@start=$$(date +%s); cargo build --locked --profile demo $(PROGRAMS) && echo "compiled in $$(($$(date +%s) - start)) s"
+
+doctor:
+	@deploy/doctor.sh

@@ -1,0 +1,355 @@
+//! The history of one environment, `journal.jsonl`: one line per switch, the truth about what should be there. Reads and
+//! writes that file and the lock beside it, nothing else. Blocks: called off the runtime's threads.
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use bot_messages::Digest;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::release::Release;
+
+/// A journal with more lines is cut to the newest [`LINES_KEPT`]; the others move to `journal.1.jsonl`.
+const LINES_MAX: usize = 500;
+/// Enough for every release that can still be on disk.
+const LINES_KEPT: usize = 250;
+
+/// Which way a switch goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// On to something else.
+    Deploy,
+    /// Back to something that was there.
+    Rollback,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Switch {
+    /// 1 for the first; without gaps.
+    pub(crate) seq: u64,
+    pub(crate) at: DateTime<Utc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<Digest>,
+    /// Absent: nothing is there from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<Release>,
+    pub(crate) job: String,
+    /// The fencing token under which it was done; never falls.
+    pub(crate) token: i64,
+    pub(crate) kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) requested_by: Option<String>,
+}
+
+/// A switch that is wanted; the journal gives it its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) to: Option<Release>,
+    pub(crate) job: String,
+    pub(crate) token: i64,
+    pub(crate) kind: Kind,
+    pub(crate) reason: Option<String>,
+    pub(crate) requested_by: Option<String>,
+    /// How many switches of the same job come before it: 0 for its own, 1 for taking that back.
+    pub(crate) nth: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    #[error(
+        "{} was last written under fencing token {last} and refuses the older {token}: another attempt has the \
+         environment; where the bot's store was made anew, move the journal away", .path.display()
+    )]
+    Stale { path: PathBuf, last: i64, token: i64 },
+    #[error("line {line} of {} is damaged: {source}; restore the file, or move it away to begin a new history", .path.display())]
+    Damaged { path: PathBuf, line: usize, source: serde_json::Error },
+    #[error("{} cannot be used: {source}; see that the folder exists, has space and belongs to the bot's user", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// What has happened so far, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct History {
+    switches: Vec<Switch>,
+}
+
+impl History {
+    /// The newest line.
+    pub(crate) fn last(&self) -> Option<&Switch> {
+        self.switches.last()
+    }
+
+    /// What should be there.
+    pub(crate) fn current(&self) -> Option<&Release> {
+        self.last()?.to.as_ref()
+    }
+
+    /// What was there before the current one, with everything that was taken back left out.
+    pub(crate) fn previous(&self) -> Option<&Release> {
+        self.standing().into_iter().rev().nth(1)
+    }
+
+    /// What was there when the switch `seq` was made.
+    pub(crate) fn before(&self, seq: u64) -> Option<&Release> {
+        self.switches.iter().rfind(|switch| switch.seq < seq)?.to.as_ref()
+    }
+
+    /// An artifact that was there once, as it was there last.
+    pub(crate) fn release(&self, digest: &Digest) -> Option<&Release> {
+        self.switches.iter().rev().filter_map(|switch| switch.to.as_ref()).find(|to| to.digest() == digest)
+    }
+
+    /// The switches of one job: its own, and the one that took it back.
+    pub(crate) fn of_job(&self, job: &str) -> Vec<&Switch> {
+        self.switches.iter().filter(|switch| switch.job == job).collect()
+    }
+
+    /// The newest switches' numbers, newest first.
+    pub(crate) fn newest(&self, count: usize) -> Vec<u64> {
+        self.switches.iter().rev().take(count).map(|switch| switch.seq).collect()
+    }
+
+    /// The artifacts that stay on disk: the newest `keep`, and always the current and the one before.
+    pub(crate) fn kept(&self, keep: usize) -> BTreeSet<Digest> {
+        let always = [self.current(), self.previous()].into_iter().flatten();
+        let mut kept: BTreeSet<Digest> = always.map(|release| release.digest().clone()).collect();
+        for release in self.switches.iter().rev().filter_map(|switch| switch.to.as_ref()) {
+            if kept.len() >= keep {
+                break;
+            }
+            kept.insert(release.digest().clone());
+        }
+        kept
+    }
+
+    /// Each rollback takes away what was put over its target.
+    fn standing(&self) -> Vec<&Release> {
+        let mut standing: Vec<&Release> = Vec::new();
+        for switch in &self.switches {
+            match (&switch.to, switch.kind) {
+                (None, _) => standing.clear(),
+                (Some(to), Kind::Deploy) => {
+                    standing.retain(|release| release.digest() != to.digest());
+                    standing.push(to);
+                }
+                (Some(to), Kind::Rollback) => {
+                    let target = standing.iter().rposition(|release| release.digest() == to.digest());
+                    standing.truncate(target.unwrap_or(0));
+                    standing.push(to);
+                }
+            }
+        }
+        standing
+    }
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+}
+
+impl Journal {
+    pub(crate) fn in_folder(root: &Path) -> Self {
+        Self { path: root.join("journal.jsonl") }
+    }
+
+    /// No file is no history.
+    pub(crate) fn read(&self) -> Result<History, JournalError> {
+        Ok(self.read_whole()?.0)
+    }
+
+    /// Makes a switch the truth, unless the job has made its `nth` already: then that one is returned.
+    pub(crate) fn append(&self, wanted: Wanted) -> Result<Switch, JournalError> {
+        // Two processes of one bot may both believe that they hold the job; the file decides between them.
+        let lock = self.open(&self.path.with_extension("lock"))?;
+        lock.lock().map_err(self.io())?;
+        let (history, bytes) = self.read_whole()?;
+        if let Some(made) = history.of_job(&wanted.job).get(wanted.nth) {
+            return Ok((*made).clone());
+        }
+        let (seq, last) = history.last().map_or((1, i64::MIN), |last| (last.seq + 1, last.token));
+        if wanted.token < last {
+            return Err(JournalError::Stale { path: self.path.clone(), last, token: wanted.token });
+        }
+        let from = history.current().map(|release| release.digest().clone());
+        let Wanted { at, to, job, token, kind, reason, requested_by, nth: _ } = wanted;
+        let switch = Switch { seq, at, from, to, job, token, kind, reason, requested_by };
+        let bytes = if history.switches.len() >= LINES_MAX { self.rotate(&history)? } else { bytes };
+        self.write(&switch, bytes).map_err(self.io())?;
+        Ok(switch)
+    }
+
+    /// The history, and how many bytes of the file hold it: a line without its end was never committed.
+    fn read_whole(&self) -> Result<(History, u64), JournalError> {
+        let mut text = String::new();
+        match File::open(&self.path) {
+            Ok(mut file) => file.read_to_string(&mut text).map_err(self.io())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((History::default(), 0)),
+            Err(error) => return Err(self.io()(error)),
+        };
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        let mut switches = Vec::new();
+        for (index, line) in whole.lines().enumerate() {
+            let damaged = |source| JournalError::Damaged { path: self.path.clone(), line: index + 1, source };
+            switches.push(serde_json::from_str(line).map_err(damaged)?);
+        }
+        Ok((History { switches }, whole.len() as u64))
+    }
+
+    fn write(&self, switch: &Switch, bytes: u64) -> io::Result<()> {
+        let mut line = serde_json::to_vec(switch)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        file.set_len(bytes)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(&line)?;
+        file.sync_all()?;
+        if bytes == 0 { self.sync_folder() } else { Ok(()) }
+    }
+
+    /// Leaves the newest lines, and says how many bytes they are.
+    fn rotate(&self, history: &History) -> Result<u64, JournalError> {
+        let (older, newest) = history.switches.split_at(history.switches.len() - LINES_KEPT);
+        let replace = |path: &Path, lines: &[Switch]| -> io::Result<u64> {
+            let mut text = Vec::new();
+            for line in lines {
+                serde_json::to_writer(&mut text, line)?;
+                text.push(b'\n');
+            }
+            let new = path.with_extension("new");
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(new, path)?;
+            Ok(text.len() as u64)
+        };
+        replace(&self.path.with_file_name("journal.1.jsonl"), older).map_err(self.io())?;
+        let bytes = replace(&self.path, newest).map_err(self.io())?;
+        self.sync_folder().map_err(self.io())?;
+        Ok(bytes)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+
+    fn open(&self, path: &Path) -> Result<File, JournalError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).open(path).map_err(self.io())
+    }
+
+    fn io(&self) -> impl Fn(io::Error) -> JournalError + use<> {
+        let path = self.path.clone();
+        move |source| JournalError::Io { path: path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bot_messages::{ObjectRef, Revision, pipeline::DeployStage};
+
+    use super::*;
+
+    fn release(letter: char) -> Release {
+        let digest = Digest::from_hex(&letter.to_string().repeat(64)).unwrap();
+        let artifact = ObjectRef { digest, ..ObjectRef::example("application/zstd") };
+        Release::new(artifact, Revision::example(), DeployStage::default())
+    }
+
+    fn wanted(job: &str, token: i64, to: Option<char>, kind: Kind, nth: usize) -> Wanted {
+        let at = DateTime::from_timestamp(1_793_534_400, 0).unwrap();
+        Wanted { at, to: to.map(release), job: job.into(), token, kind, reason: None, requested_by: None, nth }
+    }
+
+    fn journal() -> (tempfile::TempDir, Journal) {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::in_folder(folder.path());
+        (folder, journal)
+    }
+
+    fn deploy(journal: &Journal, token: i64, to: char) {
+        journal.append(wanted(&format!("job-{token}"), token, Some(to), Kind::Deploy, 0)).unwrap();
+    }
+
+    #[test]
+    fn the_one_before_leaves_out_what_was_taken_back() {
+        let (_folder, journal) = journal();
+        assert_eq!(journal.read().unwrap(), History::default());
+        for (token, to) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+            deploy(&journal, token, to);
+        }
+        journal.append(wanted("job-3", 3, Some('b'), Kind::Rollback, 1)).unwrap();
+        let history = journal.read().unwrap();
+        assert_eq!(history.current(), Some(&release('b')));
+        assert_eq!(history.previous(), Some(&release('a')), "c was never good");
+        assert_eq!(history.before(3), Some(&release('b')));
+        assert_eq!(history.release(release('c').digest()), Some(&release('c')));
+        assert_eq!(history.last().unwrap().from.as_ref(), Some(release('c').digest()));
+        assert_eq!(history.kept(2), [release('a').digest().clone(), release('b').digest().clone()].into());
+        assert_eq!(history.kept(3).len(), 3);
+    }
+
+    #[test]
+    fn a_job_switches_once_and_takes_back_once() {
+        let (_folder, journal) = journal();
+        let first = journal.append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0)).unwrap();
+        let again = journal.append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0)).unwrap();
+        assert_eq!(first, again);
+        journal.append(wanted("job-1", 2, None, Kind::Rollback, 1)).unwrap();
+        journal.append(wanted("job-1", 3, None, Kind::Rollback, 1)).unwrap();
+        let history = journal.read().unwrap();
+        assert_eq!((history.of_job("job-1").len(), history.current(), history.previous()), (2, None, None));
+    }
+
+    #[test]
+    fn an_older_token_is_refused() {
+        let (_folder, journal) = journal();
+        deploy(&journal, 7, 'a');
+        let stale = journal.append(wanted("job-6", 6, Some('b'), Kind::Deploy, 0)).unwrap_err();
+        assert!(matches!(stale, JournalError::Stale { last: 7, token: 6, .. }), "{stale}");
+        assert_eq!(journal.read().unwrap().current(), Some(&release('a')));
+    }
+
+    #[test]
+    fn half_a_line_was_never_committed_and_a_damaged_one_is_told() {
+        let (_folder, journal) = journal();
+        deploy(&journal, 1, 'a');
+        let whole = fs::read_to_string(&journal.path).unwrap();
+        fs::write(&journal.path, format!("{whole}{}", &whole[..40])).unwrap();
+        assert_eq!(journal.read().unwrap().current(), Some(&release('a')));
+        deploy(&journal, 2, 'b');
+        assert_eq!(journal.read().unwrap().newest(5), [2, 1]);
+        fs::write(&journal.path, format!("{{}}\n{whole}")).unwrap();
+        assert!(journal.read().unwrap_err().to_string().starts_with("line 1 of "));
+    }
+
+    #[test]
+    fn a_long_journal_is_cut() {
+        let (folder, journal) = journal();
+        let mut text = String::new();
+        deploy(&journal, 1, 'a');
+        let line = journal.read().unwrap().last().unwrap().clone();
+        for seq in 1..=LINES_MAX as u64 {
+            text += &serde_json::to_string(&Switch { seq, ..line.clone() }).unwrap();
+            text.push('\n');
+        }
+        fs::write(&journal.path, text).unwrap();
+        deploy(&journal, 2, 'b');
+        let history = journal.read().unwrap();
+        assert_eq!(history.switches.len(), LINES_KEPT + 1);
+        assert_eq!(history.last().unwrap().seq, LINES_MAX as u64 + 1);
+        let older = fs::read_to_string(folder.path().join("journal.1.jsonl")).unwrap();
+        assert_eq!(older.lines().count(), LINES_MAX - LINES_KEPT);
+    }
+}

@@ -1,0 +1,106 @@
+//! The bus: one supervised session with the broker. The only place that speaks AMQP.
+//!
+//! A session is two connections (publish, consume) with their channels and an epoch. Whatever ends any of them ends the
+//! session, and a new one begins on the next address, for ever. lapin's own recovery stays off: it leaves a consumer whose
+//! channel was closed by the broker pending.
+
+mod consume;
+mod light;
+mod publish;
+mod session;
+mod wire;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bot_store::Outgoing;
+use light::Light;
+pub(crate) use consume::{Consumer, Delivery, Intake};
+pub use publish::PublishError;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+pub(crate) use wire::{ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE};
+pub use wire::Properties;
+
+/// How to reach the broker.
+#[derive(Clone, Debug)]
+pub struct BusOptions {
+    /// `amqp://host:port/vhost` or `amqps://…`, tried in turn. Without user and password.
+    pub addresses: Vec<String>,
+    /// The RabbitMQ user.
+    pub user: String,
+    /// Where its password is; read anew for each session.
+    pub password_file: PathBuf,
+    /// Shown in the broker's list of connections.
+    pub name: String,
+    /// How long a publisher confirm may take.
+    pub confirm_timeout: Duration,
+}
+
+/// What is known of the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Rises with every session; 0 before the first.
+    pub epoch: u64,
+    /// Whether there is one now.
+    pub up: bool,
+    /// The broker holds back publishers, and says why.
+    pub blocked: Option<String>,
+    /// Why there is none.
+    pub trouble: Option<String>,
+}
+
+/// A handle to the bus; clones share it.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) link: watch::Receiver<Link>,
+    publisher: publish::Publisher,
+    light: Arc<Light>,
+}
+
+impl Bus {
+    /// Begins to connect, and goes on until cancelled. Returns at once.
+    pub(crate) fn start(options: BusOptions, consumers: Vec<Consumer>, tasks: &TaskTracker, cancelled: CancellationToken) -> Self {
+        let (link_tx, link) = watch::channel(Link::default());
+        let (session_tx, session) = watch::channel(None);
+        let light = Arc::<Light>::default();
+        let publisher = publish::Publisher { session, confirm_timeout: options.confirm_timeout };
+        let supervisor = session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
+        tasks.spawn(supervisor.run(cancelled));
+        Self { link, publisher, light }
+    }
+
+    /// A bus that only publishes: for the operator's command.
+    pub fn publish_only(options: BusOptions, tasks: &TaskTracker, cancelled: CancellationToken) -> Self {
+        Self::start(options, Vec::new(), tasks, cancelled)
+    }
+
+    /// Publishes messages, persistent and mandatory, and waits until the broker has confirmed or refused each. Waits for
+    /// a session first.
+    pub async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
+        self.publisher.publish(batch).await
+    }
+
+    /// Sends a transient message once there is a session. When the buffer is full the oldest is dropped and counted.
+    pub(crate) fn send_light(&self, message: Outgoing) {
+        self.light.push(message);
+    }
+
+    /// Transient messages dropped so far.
+    pub(crate) fn light_dropped(&self) -> u64 {
+        self.light.dropped()
+    }
+
+    /// What is known of the session now.
+    pub fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// Waits for a session, at most so long.
+    pub async fn wait_up(&self, limit: Duration) -> Result<(), Link> {
+        let mut link = self.link.clone();
+        match tokio::time::timeout(limit, link.wait_for(|l| l.up)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.link()),
+        }
+    }
+}

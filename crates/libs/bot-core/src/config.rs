@@ -1,0 +1,491 @@
+//! The bot's configuration file, whole and checked before a socket opens: the documented YAML, one section of the bot's
+//! own, overridable by environment. All mistakes are told at once, with file and line.
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use bot_messages::{BotName, Contract};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{hash, retry::BackoffKind};
+
+/// Overrides come from variables such as `LOTA_CONFIG__CONSTRAINTS__TIMEOUT=60`.
+pub(crate) const ENV_PREFIX: &str = "LOTA_CONFIG__";
+
+/// The file of one bot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BotConfig<S> {
+    /// Which bot.
+    pub bot: BotSection,
+    /// What it reacts to, among what its contract hears; anything else is acknowledged as ignored.
+    #[serde(default)]
+    pub triggers: Vec<Trigger>,
+    /// What it does, among the actions its contract names.
+    #[serde(default)]
+    pub actions: Vec<Action>,
+    /// Limits.
+    #[serde(default)]
+    pub constraints: Constraints,
+    /// Bots whose heartbeats it watches, among those its contract names.
+    #[serde(default)]
+    pub dependencies: Vec<BotName>,
+    /// Who is meant by what it says. An output to a bot that is not installed is counted, never a failure.
+    #[serde(default)]
+    pub outputs: Vec<Output>,
+    /// The bot's own section.
+    pub settings: Option<S>,
+}
+
+/// Which bot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BotSection {
+    /// As in `source`; has to be this bot's.
+    pub name: BotName,
+    /// Of this file, for people.
+    pub version: String,
+    /// `false`: it runs, hears control commands, and takes no work.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What it reacts to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Always `event`.
+    #[serde(rename = "type")]
+    pub kind: TriggerKind,
+    /// A type, or a pattern: `*` stands for one word, `#` for any number.
+    pub pattern: String,
+}
+
+/// Kinds of trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TriggerKind {
+    /// A message.
+    Event,
+}
+
+/// What it does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Action {
+    /// Always `execute`.
+    #[serde(rename = "type")]
+    pub kind: ActionKind,
+    /// One of the bot's named actions; never a shell command.
+    pub command: String,
+}
+
+/// Kinds of action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionKind {
+    /// One of the bot's named actions.
+    Execute,
+}
+
+/// Limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Constraints {
+    /// Jobs at a time, 1 to 64.
+    #[schemars(range(min = 1, max = 64))]
+    pub max_concurrent_jobs: usize,
+    /// Seconds a job may take, 1 to 604 800.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub timeout: u64,
+    /// Attempts.
+    pub retry_policy: RetryPolicy,
+}
+
+impl Default for Constraints {
+    fn default() -> Self {
+        Self { max_concurrent_jobs: 5, timeout: 3600, retry_policy: RetryPolicy::default() }
+    }
+}
+
+/// Attempts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// In all, 1 to 20.
+    #[schemars(range(min = 1, max = 20))]
+    pub max_attempts: u32,
+    /// How delays grow.
+    pub backoff: BackoffKind,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_attempts: 3, backoff: BackoffKind::default() }
+    }
+}
+
+/// Who is meant by what it says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Always `message`.
+    #[serde(rename = "type")]
+    pub kind: OutputKind,
+    /// A bot, or `*`.
+    pub destination: String,
+}
+
+/// Kinds of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputKind {
+    /// A message.
+    Message,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Line from 1, where known.
+    pub(crate) line: Option<u64>,
+    /// What was expected, what came, what to do.
+    pub(crate) message: String,
+}
+
+/// All mistakes of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigError {
+    /// The file.
+    pub(crate) file: String,
+    /// At least one.
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+impl std::error::Error for ConfigError {}
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, m) in self.mistakes.iter().enumerate() {
+            let line = m.line.map(|l| format!(":{l}")).unwrap_or_default();
+            write!(f, "{}{}{line}: {}", if i > 0 { "\n" } else { "" }, self.file, m.message)?;
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded<S> {
+    /// It.
+    pub(crate) config: BotConfig<S>,
+    /// Of everything that decides behaviour, 16 hex digits.
+    pub(crate) hash: String,
+}
+
+/// Reads and checks a file. `overrides` are the variables that begin with [`ENV_PREFIX`].
+pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
+    path: &Path,
+    overrides: &BTreeMap<String, String>,
+    contract: &Contract,
+) -> Result<Loaded<S>, ConfigError> {
+    let file = path.display().to_string();
+    let one = |message: String| ConfigError { file: file.clone(), mistakes: vec![Mistake { line: None, message }] };
+    let text = std::fs::read_to_string(path).map_err(|e| one(format!("cannot be read: {e}")))?;
+    let places = yaml::places(&text).map_err(|(line, message)| ConfigError {
+        file: file.clone(),
+        mistakes: vec![Mistake { line, message }],
+    })?;
+    let value = merged(&text, overrides).map_err(|e| one(e.to_string()))?;
+    let mut mistakes = schema_mistakes::<S>(&value);
+    let parsed = serde_path_to_error::deserialize::<_, BotConfig<S>>(&value);
+    match &parsed {
+        Ok(config) => mistakes.extend(contract_mistakes(config, contract)),
+        // The schema says most of it better; what it cannot see (names, lengths of time) is said here.
+        Err(e) if mistakes.is_empty() => mistakes.push((pointer(&e.path().to_string()), e.inner().to_string())),
+        Err(_) => {}
+    }
+    match parsed {
+        Ok(config) if mistakes.is_empty() => {
+            let hash = hash::short(&[value.to_string().as_bytes()]);
+            Ok(Loaded { config, hash })
+        }
+        _ => Err(ConfigError {
+            file,
+            mistakes: mistakes
+                .into_iter()
+                .map(|(at, message)| Mistake { line: places.line_of(&at), message })
+                .collect(),
+        }),
+    }
+}
+
+fn merged(text: &str, overrides: &BTreeMap<String, String>) -> Result<Value, config::ConfigError> {
+    let variables = overrides.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let environment = config::Environment::with_prefix(ENV_PREFIX.trim_end_matches('_'))
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .source(Some(variables));
+    config::Config::builder()
+        .add_source(config::File::from_str(text, config::FileFormat::Yaml))
+        .add_source(environment)
+        .build()?
+        .try_deserialize()
+}
+
+/// The schema of a bot's file.
+pub fn schema<S: JsonSchema>() -> schemars::Schema {
+    bot_messages::catalogue::schema_of::<BotConfig<S>>()
+}
+
+fn schema_mistakes<S: JsonSchema>(value: &Value) -> Vec<(String, String)> {
+    let schema = serde_json::to_value(schema::<S>()).unwrap_or(Value::Bool(true));
+    let Ok(validator) = jsonschema::draft202012::new(&schema) else { return Vec::new() };
+    validator
+        .iter_errors(value)
+        .map(|e| {
+            let at = e.instance_path().to_string();
+            let what = if at.is_empty() { String::new() } else { format!("`{}`: ", at.trim_start_matches('/').replace('/', ".")) };
+            (at, format!("{what}{e}"))
+        })
+        .collect()
+}
+
+fn contract_mistakes<S>(config: &BotConfig<S>, contract: &Contract) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    if config.bot.name != contract.name {
+        let message = format!("`bot.name` is {}: this file is read by {}", config.bot.name, contract.name);
+        out.push(("/bot/name".to_owned(), message));
+    }
+    for (i, t) in config.triggers.iter().enumerate() {
+        if !contract.hears.iter().any(|h| pattern_fits(&t.pattern, h)) {
+            let message = format!("`triggers.{i}.pattern`: {} hears nothing that fits `{}`: it hears {}", contract.name, t.pattern, listed(&contract.hears));
+            out.push((format!("/triggers/{i}/pattern"), message));
+        }
+    }
+    for (i, a) in config.actions.iter().enumerate() {
+        if !contract.actions.contains(&a.command) {
+            let message = format!("`actions.{i}.command`: `{}` is no action of {}: it has {}", a.command, contract.name, listed(&contract.actions));
+            out.push((format!("/actions/{i}/command"), message));
+        }
+    }
+    for (i, d) in config.dependencies.iter().enumerate() {
+        if !contract.dependencies.contains(d) {
+            let names: Vec<String> = contract.dependencies.iter().map(ToString::to_string).collect();
+            let message = format!("`dependencies.{i}`: {} does not watch {d}: it may watch {}", contract.name, listed(&names));
+            out.push((format!("/dependencies/{i}"), message));
+        }
+    }
+    out
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// `bot.name` or `triggers[0].pattern` as a JSON pointer.
+fn pointer(path: &str) -> String {
+    path.replace('[', ".").replace(']', "").split('.').filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect()
+}
+
+/// Whether a trigger's pattern fits a type: `*` is one word, `#` any number.
+pub(crate) fn pattern_fits(pattern: &str, event_type: &str) -> bool {
+    fn fits(p: &[&str], t: &[&str]) -> bool {
+        match (p.first(), t.first()) {
+            (None, None) => true,
+            (Some(&"#"), _) => fits(&p[1..], t) || (!t.is_empty() && fits(p, &t[1..])),
+            (Some(&"*"), Some(_)) => fits(&p[1..], &t[1..]),
+            (Some(a), Some(b)) => a == b && fits(&p[1..], &t[1..]),
+            _ => false,
+        }
+    }
+    fits(&pattern.split('.').collect::<Vec<_>>(), &event_type.split('.').collect::<Vec<_>>())
+}
+
+/// Where things stand in a YAML text.
+mod yaml {
+    use std::fmt;
+
+    use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+    use serde_saphyr::Spanned;
+
+    pub(super) struct Places(Node);
+    type Node = Spanned<Kind>;
+
+    enum Kind {
+        Map(Vec<(String, Node)>),
+        Seq(Vec<Node>),
+        Scalar,
+    }
+
+    pub(super) fn places(text: &str) -> Result<Places, (Option<u64>, String)> {
+        serde_saphyr::from_str::<Node>(text).map(Places).map_err(|e| {
+            let message = e.without_snippet().to_string();
+            (e.location().map(|l| l.line()), message.lines().next().unwrap_or_default().to_owned())
+        })
+    }
+
+    impl Places {
+        /// The line of a JSON pointer, or of the nearest above it that is there.
+        pub(super) fn line_of(&self, pointer: &str) -> Option<u64> {
+            let mut node = &self.0;
+            for part in pointer.split('/').filter(|p| !p.is_empty()) {
+                let next = match &node.value {
+                    Kind::Map(entries) => entries.iter().find(|(k, _)| k == part).map(|(_, v)| v),
+                    Kind::Seq(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)),
+                    Kind::Scalar => None,
+                };
+                match next {
+                    Some(n) => node = n,
+                    None => break,
+                }
+            }
+            Some(node.referenced.line())
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Kind {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            d.deserialize_any(KindVisitor)
+        }
+    }
+
+    struct KindVisitor;
+    impl<'de> Visitor<'de> for KindVisitor {
+        type Value = Kind;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("YAML")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = map.next_entry::<String, Node>()? {
+                entries.push(entry);
+            }
+            Ok(Kind::Map(entries))
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element::<Node>()? {
+                items.push(item);
+            }
+            Ok(Kind::Seq(items))
+        }
+        fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+        fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+        fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+        fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+        fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+        fn visit_unit<E>(self) -> Result<Kind, E> {
+            Ok(Kind::Scalar)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::tests_support::contract;
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields, default)]
+    struct Own {
+        depth: u32,
+    }
+
+    const SAMPLE: &str = r#"
+bot:
+  name: "BotName"
+  version: "1.0.0"
+  enabled: true
+
+triggers:
+  - type: "event"
+    pattern: "build.completed"
+
+actions:
+  - type: "execute"
+    command: "run-tests"
+
+constraints:
+  max_concurrent_jobs: 5
+  timeout: 3600
+  retry_policy:
+    max_attempts: 3
+    backoff: "exponential"
+
+dependencies:
+  - "BuildBot"
+
+outputs:
+  - type: "message"
+    destination: "NotificationBot"
+"#;
+
+    fn load_text(text: &str, overrides: &[(&str, &str)]) -> Result<Loaded<Own>, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let mut c = contract("BotName", &["build.completed"]);
+        c.actions = vec!["run-tests".into()];
+        c.dependencies = vec!["BuildBot".parse().unwrap()];
+        let overrides = overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        load(file.path(), &overrides, &c)
+    }
+
+    #[test]
+    fn the_documented_sample_loads() {
+        let loaded = load_text(SAMPLE, &[]).unwrap();
+        assert_eq!(loaded.config.constraints, Constraints::default());
+        assert_eq!(loaded.hash.len(), 16);
+    }
+
+    #[test]
+    fn the_environment_overrides_and_changes_the_hash() {
+        let loaded = load_text(SAMPLE, &[("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("LOTA_CONFIG__SETTINGS__DEPTH", "7")]).unwrap();
+        assert_eq!((loaded.config.constraints.timeout, loaded.config.settings.unwrap().depth), (60, 7));
+        assert_ne!(loaded.hash, load_text(SAMPLE, &[]).unwrap().hash);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_their_lines() {
+        let text = SAMPLE.replace("max_concurrent_jobs: 5", "max_concurrent_jobs: 0").replace("timeout: 3600", "timeout: soon").replace("version: \"1.0.0\"", "verzion: 1");
+        let e = load_text(&text, &[]).unwrap_err();
+        let lines: Vec<_> = e.mistakes.iter().filter_map(|m| m.line).collect();
+        assert!(e.mistakes.len() >= 3 && lines.contains(&16) && lines.contains(&17), "{e}");
+        assert!(e.to_string().contains("verzion"), "{e}");
+    }
+
+    #[test]
+    fn what_the_contract_does_not_have_is_refused() {
+        let text = SAMPLE.replace("build.completed", "deploy.*").replace("run-tests", "rm -rf /").replace("\"BuildBot\"", "LintBot").replace("BotName", "OtherBot");
+        let e = load_text(&text, &[]).unwrap_err();
+        assert_eq!(e.mistakes.len(), 4, "{e}");
+        assert_eq!(e.mistakes[1].line, Some(9), "{e}");
+    }
+
+    #[test]
+    fn broken_yaml_is_told_with_its_line() {
+        let e = load_text("bot:\n  name: [\n", &[]).unwrap_err();
+        assert!(e.mistakes[0].line.is_some(), "{e}");
+    }
+
+    #[test]
+    fn patterns_are_those_of_topics() {
+        for (p, t, fits) in [("build.*", "build.completed", true), ("#", "a.b.c", true), ("a.#", "a", true), ("*", "a.b", false), ("a.*.c", "a.b.c", true)] {
+            assert_eq!(pattern_fits(p, t), fits, "{p} {t}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! How people steer a bot: commands on its control queue set a row in the store that every replica reads.
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bot_messages::{
+    Code, Event, Reply, SafeError,
+    bot::{BotPaused, BotResumed},
+    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlResume},
+};
+use bot_store::{Commit, StoreError};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{origin, outgoing::Returned, pulse, shared::Shared};
+use crate::{
+    bus::{Delivery, Intake, Properties},
+    clock,
+    contract::Bot,
+    envelope::Envelope,
+    meta::Cause,
+};
+
+const PAUSE_ROW: &str = "control.pause";
+/// Jobs that wait, per job that may run, before the bot stops taking work.
+const WAITING_PER_JOB_MAX: u64 = 2;
+const OUTBOX_UNSENT_MAX: u64 = 1000;
+const PAUSE_SECONDS_MAX: u64 = 31_536_000;
+
+/// What is in the store while the bot is paused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PauseRow {
+    reason: String,
+    by: String,
+    until: Option<DateTime<Utc>>,
+}
+
+/// Why a command was not carried out.
+type Refusal = (Code, String);
+
+/// Answers commands until cancelled.
+pub(crate) async fn control<B: Bot>(shared: Arc<Shared<B>>, mut deliveries: mpsc::Receiver<Delivery>, cancelled: CancellationToken) {
+    loop {
+        let delivery = tokio::select! {
+            d = deliveries.recv() => match d { Some(d) => d, None => return },
+            () = cancelled.cancelled() => return,
+        };
+        match command(&shared, &delivery).await {
+            Ok(()) => {
+                delivery.ack().await;
+            }
+            Err(e) => {
+                tracing::error!("a command waits, since the store cannot be written: {e}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                delivery.give_back().await;
+            }
+        }
+    }
+}
+
+async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    let properties = delivery.properties.clone().unwrap_or_default();
+    let envelope = match believed(shared, delivery, &properties) {
+        Ok(envelope) => envelope,
+        Err((code, why)) => {
+            tracing::warn!(code = code.as_str(), "a command is refused: {why}");
+            let returned = Returned {
+                body: &delivery.body,
+                id: properties.message_id.as_deref(),
+                event_type: properties.event_type.as_deref(),
+                publisher: delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown"),
+                properties: properties.clone(),
+                attempt: 1,
+                ..Returned::default()
+            };
+            let letters = shared.speaker.dead_letter(&returned, code, &why, clock::now());
+            return shared.commit(Commit { outbox: letters.into(), ..Commit::default() }).await.map(|_| ());
+        }
+    };
+    let done = carry_out(shared, &envelope).await?;
+    let now = clock::now();
+    let reply = Reply {
+        success: done.is_ok(),
+        execution_id: envelope.id.clone(),
+        error: done.as_ref().err().map(|(code, why)| SafeError::new(*code, why.clone(), now)),
+        data: done.ok(),
+        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    let cause = Cause {
+        correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
+        causation_id: envelope.id.clone(),
+        ..Cause::default()
+    };
+    let replied = ControlReplied { bot: shared.contract.name.to_string(), command: envelope.event_type, reply };
+    shared.announce(shared.speaker.say_core(&replied, &cause, now)).await
+}
+
+async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Result<Result<Value, Refusal>, StoreError> {
+    let by = envelope.source.to_string();
+    Ok(match envelope.event_type.as_str() {
+        ControlPause::TYPE => match data::<ControlPause>(envelope) {
+            Ok(pause) => {
+                let until = pause.for_seconds.map(|s| clock::now() + Duration::from_secs(s.min(PAUSE_SECONDS_MAX)));
+                set_pause(shared, Some(PauseRow { reason: pause.reason, by, until })).await?;
+                Ok(json!({"paused": true}))
+            }
+            Err(refusal) => Err(refusal),
+        },
+        ControlResume::TYPE => {
+            set_pause(shared, None).await?;
+            Ok(json!({"paused": false}))
+        }
+        ControlCancel::TYPE => match data::<ControlCancel>(envelope) {
+            Ok(cancel) => {
+                let reason = format!("{} (by {by})", cancel.reason);
+                if shared.store.request_cancel(&cancel.job_id, &reason).await? {
+                    Ok(json!({"job_id": cancel.job_id, "cancelling": true}))
+                } else {
+                    Err((Code::Rejected, format!("no job {} waits or runs here", cancel.job_id)))
+                }
+            }
+            Err(refusal) => Err(refusal),
+        },
+        ControlProbe::TYPE => Ok(serde_json::to_value(pulse::heartbeat(shared).await).unwrap_or_default()),
+        other => Err((Code::UnknownType, format!("`{other}` is no command: expected control.pause, .resume, .cancel or .probe"))),
+    })
+}
+
+fn believed<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery, properties: &Properties) -> Result<Envelope, Refusal> {
+    let origin = origin::origin(&delivery.exchange, &delivery.routing_key, properties, &shared.speaker.slug, &shared.operator)
+        .map_err(|r| (r.code, r.message))?;
+    let envelope = Envelope::decode(&delivery.body).map_err(|e| (e.code, e.to_string()))?;
+    origin::check(&origin, &delivery.routing_key, &envelope, &shared.contract).map_err(|r| (r.code, r.message))?;
+    Ok(envelope)
+}
+
+fn data<T: DeserializeOwned>(envelope: &Envelope) -> Result<T, Refusal> {
+    serde_path_to_error::deserialize::<_, T>(&envelope.data)
+        .map_err(|e| (Code::InvalidField, format!("`payload.data.{}`: {}", e.path(), e.inner())))
+}
+
+async fn set_pause<B: Bot>(shared: &Arc<Shared<B>>, row: Option<PauseRow>) -> Result<(), StoreError> {
+    let text = row.map(|r| serde_json::to_string(&r).unwrap_or_default()).unwrap_or_default();
+    shared.store.set_meta(PAUSE_ROW, &text).await?;
+    look(shared).await
+}
+
+/// Opens and closes the intake, twice a second, by what the store and the backlog say.
+pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = cancelled.cancelled() => break,
+        }
+        if let Err(e) = look(&shared).await {
+            tracing::error!("the store cannot be read: {e}");
+            shared.condition(|c| c.store_trouble = Some(e.to_string()));
+        }
+    }
+    shared.intake.send_replace(Intake::Closed);
+}
+
+async fn look<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+    let row = shared.store.meta(PAUSE_ROW).await?.and_then(|t| serde_json::from_str::<PauseRow>(&t).ok());
+    let now = clock::now();
+    let over = row.as_ref().is_some_and(|r| r.until.is_some_and(|u| u <= now));
+    if over {
+        shared.store.set_meta(PAUSE_ROW, "").await?;
+    }
+    let paused = row.filter(|_| !over).map(|r| (r.reason, r.by));
+    let counts = shared.store.counts().await?;
+    let waiting_max = WAITING_PER_JOB_MAX * shared.constraints.max_concurrent_jobs as u64;
+    let backlog = if counts.outbox_unsent > OUTBOX_UNSENT_MAX {
+        Some(format!("{} messages wait for the broker (at most {OUTBOX_UNSENT_MAX})", counts.outbox_unsent))
+    } else if counts.jobs_waiting >= waiting_max {
+        Some(format!("{} jobs wait (at most {waiting_max})", counts.jobs_waiting))
+    } else {
+        None
+    };
+    let open = shared.enabled && paused.is_none() && backlog.is_none();
+    let before = shared.condition(|c| {
+        c.backlog = backlog;
+        std::mem::replace(&mut c.paused, paused.clone())
+    });
+    announce_change(shared, before, paused).await?;
+    let intake = if open { Intake::Open } else { Intake::Closed };
+    shared.intake.send_if_modified(|i| std::mem::replace(i, intake) != intake);
+    Ok(())
+}
+
+type Paused = Option<(String, String)>;
+
+async fn announce_change<B: Bot>(shared: &Arc<Shared<B>>, before: Paused, paused: Paused) -> Result<(), StoreError> {
+    let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
+    let said = match (before, paused) {
+        (None, Some((reason, by))) => {
+            shared.speaker.say_core(&BotPaused { bot, instance, reason, by }, &Cause::default(), clock::now())
+        }
+        (Some((_, by)), None) => {
+            shared.speaker.say_core(&BotResumed { bot, instance, by }, &Cause::default(), clock::now())
+        }
+        _ => return Ok(()),
+    };
+    shared.announce(said).await
+}

@@ -1,0 +1,370 @@
+//! One delivery: read, checked, handled, committed, acknowledged. Whatever happens, it ends in one of five outcomes.
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::{Duration, Instant}};
+
+use bot_messages::{
+    Code, Tier,
+    bot::BotFailed,
+    telemetry::{Outcome as Settled, RecordKind},
+};
+use bot_store::{Commit, Committed, InboxKey, InboxMark, StateWrite, StoreError};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    origin::{Origin, check, origin},
+    outgoing::Returned,
+    shared::Shared,
+};
+use crate::{
+    bus::{ATTEMPT, CAUSATION_ID, Delivery, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
+    clock, config, hash,
+    contract::Bot,
+    effects::{Effects, Fail, Outcome},
+    envelope::Envelope,
+    meta::{Cause, Meta},
+    retry,
+};
+
+/// The loop guard.
+const HOPS_MAX: u32 = 32;
+/// How long the inbox remembers; an older message could be handled twice.
+pub(crate) const INBOX_DAYS: i64 = 30;
+/// A handler that loses every race that often is given back to the broker.
+const STALE_MAX: u32 = 50;
+/// Deliveries of one body that ended the process before one is put aside.
+pub(crate) const CRASHES_MAX: u32 = 3;
+
+/// A delivery that was read and may be believed.
+pub(crate) struct Message {
+    pub(crate) envelope: Envelope,
+    pub(crate) origin: Origin,
+    pub(crate) attempt: u32,
+    pub(crate) cause: Cause,
+    pub(crate) key: String,
+    content_hash: String,
+}
+
+/// A delivery that has to go among the dead letters.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    pub(crate) code: Code,
+    pub(crate) why: String,
+    id: Option<String>,
+    event_type: Option<String>,
+    publisher: String,
+    cause: Cause,
+}
+
+/// How it ended, for people.
+pub(crate) struct Verdict {
+    settled: Settled,
+    why: Option<String>,
+    /// It was not one of its attempts.
+    uncounted: bool,
+}
+
+fn verdict(settled: Settled, why: impl Into<Option<String>>) -> Verdict {
+    Verdict { settled, why: why.into(), uncounted: false }
+}
+
+impl<B: Bot> Shared<B> {
+    /// Reads a delivery. Pure but for the clock.
+    pub(crate) fn read(&self, delivery: &Delivery) -> Result<Message, Box<Letter>> {
+        let none = Properties::default();
+        let properties = delivery.properties.as_ref().unwrap_or(&none);
+        let cause = cause_of(properties);
+        let letter = |code, why: String, publisher: &str| {
+            Box::new(Letter { code, why, id: None, event_type: None, publisher: publisher.to_owned(), cause: cause.clone() })
+        };
+        if let Err(bytes) = delivery.properties {
+            return Err(letter(Code::MessageTooLarge, format!("the headers have {bytes} bytes: at most 16384 are read"), "unknown"));
+        }
+        let origin = origin(&delivery.exchange, &delivery.routing_key, properties, &self.speaker.slug, &self.operator)
+            .map_err(|r| letter(r.code, r.message, &r.publisher))?;
+        let envelope = Envelope::decode(&delivery.body).map_err(|e| {
+            let mut l = letter(e.code, e.to_string(), &origin.publisher);
+            (l.id, l.event_type) = (e.id, e.event_type);
+            l
+        })?;
+        let refuse = |code, why: String| {
+            let mut l = letter(code, why, &origin.publisher);
+            l.id = Some(envelope.id.clone());
+            l.event_type = Some(envelope.event_type.clone());
+            l.cause.correlation_id = envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone());
+            l.cause.causation_id.clone_from(&envelope.id);
+            l
+        };
+        check(&origin, &delivery.routing_key, &envelope, &self.contract).map_err(|r| refuse(r.code, r.message))?;
+        let key = self.readable(&envelope, properties, &cause).map_err(|(code, why)| refuse(code, why))?;
+        let cause = Cause {
+            correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
+            causation_id: envelope.id.clone(),
+            ..cause
+        };
+        Ok(Message {
+            attempt: if origin.returned { properties.count(ATTEMPT).unwrap_or(1).max(1) } else { 1 },
+            content_hash: hash::full(&[envelope.event_type.as_bytes(), envelope.data.to_string().as_bytes()]),
+            envelope,
+            origin,
+            cause,
+            key,
+        })
+    }
+
+    /// Whether this bot can make something of it; the entity it is about.
+    fn readable(&self, envelope: &Envelope, properties: &Properties, cause: &Cause) -> Result<String, (Code, String)> {
+        if cause.hop > HOPS_MAX {
+            let why = format!("{} messages led here: at most {HOPS_MAX} may; two triggers seem to feed each other", cause.hop);
+            return Err((Code::HopLimit, why));
+        }
+        if clock::now() - envelope.timestamp > TimeDelta::days(INBOX_DAYS) {
+            let why = format!("it is of {}: the inbox remembers {INBOX_DAYS} days; send it anew if it still matters", envelope.timestamp);
+            return Err((Code::Expired, why));
+        }
+        let event_type = &envelope.event_type;
+        let heard = self.handlers.get(event_type.as_str()).ok_or_else(|| {
+            (Code::UnknownType, format!("{} does not hear {event_type}: it hears {}", self.contract.name, self.contract.hears.join(", ")))
+        })?;
+        let version = properties.count(SCHEMA).unwrap_or(1);
+        if version > heard.schema_version {
+            let why = format!("{event_type} came in schema version {version}: {} reads up to {}; update it", self.contract.name, heard.schema_version);
+            return Err((Code::UnsupportedSchema, why));
+        }
+        (heard.key)(&self.bot, &envelope.data).map_err(|why| (Code::InvalidField, why))
+    }
+
+    /// Handles a delivery to its end. `Err`: the store cannot be written; the delivery is given back.
+    pub(crate) async fn settle(&self, delivery: &Delivery, read: Result<Message, Box<Letter>>) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        self.figures.in_flight.fetch_add(1, Ordering::Relaxed);
+        let cause = match &read {
+            Ok(m) => m.cause.clone(),
+            Err(l) => l.cause.clone(),
+        };
+        let id = match &read {
+            Ok(m) => Some(m.envelope.id.clone()),
+            Err(l) => l.id.clone(),
+        };
+        let event_type = match &read {
+            Ok(m) => m.envelope.event_type.clone(),
+            Err(l) => l.event_type.clone().unwrap_or_default(),
+        };
+        let done = match read {
+            Ok(message) => self.handle(delivery, &message).await,
+            Err(letter) => self.bury_unread(delivery, &letter).await,
+        };
+        self.figures.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let done = match done {
+            Ok(done) => done,
+            Err(e) => {
+                tracing::error!(error = %e, "the store cannot be written; the delivery is given back");
+                delivery.give_back().await;
+                return Err(e);
+            }
+        };
+        if !delivery.ack().await {
+            self.figures.stale_acks.fetch_add(1, Ordering::Relaxed);
+        }
+        let failed = matches!(done.settled, Settled::Retried | Settled::DeadLettered);
+        let took = begun.elapsed();
+        self.figures.settled(took, failed, Instant::now());
+        let why = done.why.unwrap_or_default();
+        tracing::info!(
+            message_id = id.as_deref(), correlation_id = %cause.correlation_id, event_type, outcome = ?done.settled, why, took_us = took.as_micros() as u64,
+            "settled"
+        );
+        let mut record = self.record(if failed { "warn" } else { "info" }, RecordKind::Handled, why);
+        record.correlation_id = Some(cause.correlation_id).filter(|c| !c.is_empty());
+        record.message_id = id;
+        record.outcome = Some(done.settled);
+        record.duration_us = u64::try_from(took.as_micros()).ok();
+        self.send_record(&record);
+        Ok(())
+    }
+
+    async fn handle(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
+        let inbox_key = InboxKey { publisher: m.origin.publisher.clone(), id: m.envelope.id.clone(), replay: m.origin.replay };
+        if let Some(known) = self.store.inbox(&inbox_key).await? {
+            if known.content_hash != m.content_hash {
+                return self.conflict(delivery, m).await;
+            }
+            if known.settled || known.attempt > m.attempt {
+                return Ok(verdict(Settled::Duplicate, "handled before".to_owned()));
+            }
+        }
+        for _ in 0..STALE_MAX {
+            let now = clock::now();
+            let (mut commit, done) = self.decide(delivery, m, now).await?;
+            let settled = done.settled != Settled::Retried;
+            let attempt = if done.uncounted { m.attempt - 1 } else { m.attempt };
+            commit.inbox = Some(InboxMark { key: inbox_key.clone(), content_hash: m.content_hash.clone(), attempt, settled });
+            match self.commit(commit).await? {
+                Committed::Done => return Ok(done),
+                Committed::Stale => {}
+                Committed::Duplicate | Committed::OldAttempt | Committed::Fenced | Committed::StepDone => {
+                    return Ok(verdict(Settled::Duplicate, "handled meanwhile".to_owned()));
+                }
+                Committed::Conflict => return self.conflict(delivery, m).await,
+            }
+        }
+        Err(StoreError::Directory { dir: m.key.clone(), why: format!("the state of this entity changed {STALE_MAX} times while it was handled") })
+    }
+
+    /// Runs the handler; what is to be committed, and how it ends.
+    async fn decide(&self, delivery: &Delivery, m: &Message, now: DateTime<Utc>) -> Result<(Commit, Verdict), StoreError> {
+        let mut commit = Commit::default();
+        let event_type = m.envelope.event_type.as_str();
+        if !self.triggers.is_empty() && !self.triggers.iter().any(|t| config::pattern_fits(&t.pattern, event_type)) {
+            let why = format!("no trigger of its configuration fits {event_type}");
+            return Ok((commit, verdict(Settled::Ignored, why)));
+        }
+        let stored = self.store.state(&m.key).await?;
+        let version = stored.as_ref().map_or(0, |(_, v)| *v);
+        let before = stored.map(|(v, _)| v);
+        let (outcome, after) = self.run_handler(m, before.clone(), now);
+        let fail = match outcome {
+            Ok(effects) => {
+                let acted = !effects.list.is_empty() || after != before;
+                let note = effects.note.clone();
+                match self.speaker.write(effects.list, &m.cause, now, &mut commit) {
+                    Ok(()) => {
+                        if let Some(value) = after.filter(|a| Some(a) != before.as_ref()) {
+                            commit.state = Some(StateWrite { key: m.key.clone(), expected_version: version, value });
+                        }
+                        return Ok((commit, verdict(if acted { Settled::Acted } else { Settled::Ignored }, note)));
+                    }
+                    Err(why) => Fail::reject(Code::Rejected, anyhow::anyhow!(why)),
+                }
+            }
+            Err(fail) => fail,
+        };
+        let mut commit = Commit::default();
+        let done = self.fail(delivery, m, &fail, now, &mut commit);
+        Ok((commit, done))
+    }
+
+    fn run_handler(&self, m: &Message, before: Option<serde_json::Value>, now: DateTime<Utc>) -> (Outcome<B>, Option<serde_json::Value>) {
+        let state = match before.map(serde_json::from_value::<B::State>).transpose() {
+            Ok(state) => state,
+            Err(e) => return (Err(Fail::reject(Code::UnsupportedSchema, anyhow::anyhow!("the stored state of {} cannot be read: {e}", m.key))), None),
+        };
+        let meta = Meta {
+            id: m.envelope.id.clone(),
+            publisher: m.origin.publisher.clone(),
+            correlation_id: m.cause.correlation_id.clone(),
+            priority: m.envelope.priority,
+            attempt: m.attempt,
+            now,
+        };
+        let mut state = state.unwrap_or_default();
+        let Some(heard) = self.handlers.get(m.envelope.event_type.as_str()) else {
+            return (Ok(Effects::ignored("not heard")), None);
+        };
+        // A handler that panics fails its message, not the bot.
+        let run = AssertUnwindSafe(|| (heard.handle)(&self.bot, &mut state, &meta, m.envelope.data.clone()));
+        let outcome = std::panic::catch_unwind(run)
+            .unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the handler panicked: {}", panic_text(panic.as_ref())))));
+        (outcome, serde_json::to_value(&state).ok())
+    }
+
+    fn fail(&self, delivery: &Delivery, m: &Message, fail: &Fail, now: DateTime<Utc>, commit: &mut Commit) -> Verdict {
+        let why = fail.message();
+        let returned = self.returned(delivery, m);
+        let policy = &self.constraints.retry_policy;
+        let (code, why) = match fail {
+            Fail::Later(delay, _) => {
+                commit.outbox.push(self.speaker.retry(&returned, m.attempt, Tier::at_least(*delay), m.envelope.priority.amqp()));
+                return Verdict { uncounted: true, ..verdict(Settled::Retried, format!("not now: {why}")) };
+            }
+            Fail::Retry(_) if m.attempt < policy.max_attempts => {
+                let tier = Tier::at_least(retry::delay_after(policy.backoff, m.attempt));
+                commit.outbox.push(self.speaker.retry(&returned, m.attempt + 1, tier, m.envelope.priority.amqp()));
+                return verdict(Settled::Retried, format!("attempt {} of {} failed: {why}; again in {}", m.attempt, policy.max_attempts, tier.as_str()));
+            }
+            Fail::Retry(_) => (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt)),
+            Fail::Reject { code, .. } => (*code, why),
+            Fail::LeaseLost => (Code::Rejected, why),
+        };
+        commit.outbox.extend(self.speaker.dead_letter(&returned, code, &why, now));
+        verdict(Settled::DeadLettered, format!("{}: {why}", code.as_str()))
+    }
+
+    fn returned<'a>(&self, delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {
+        Returned {
+            body: &delivery.body,
+            id: Some(&m.envelope.id),
+            event_type: Some(&m.envelope.event_type),
+            properties: delivery.properties.clone().unwrap_or_default(),
+            publisher: &m.origin.publisher,
+            replay: m.origin.replay,
+            attempt: m.attempt,
+            cause: m.cause.clone(),
+        }
+    }
+
+    async fn conflict(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
+        let why = format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
+        let letters = self.speaker.dead_letter(&self.returned(delivery, m), Code::DuplicateId, &why, clock::now());
+        self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
+        Ok(verdict(Settled::DeadLettered, format!("DUPLICATE_ID: {why}")))
+    }
+
+    /// Puts aside what could not be read or believed, with its raw bytes.
+    async fn bury_unread(&self, delivery: &Delivery, letter: &Letter) -> Result<Verdict, StoreError> {
+        let returned = Returned {
+            body: &delivery.body,
+            id: letter.id.as_deref(),
+            event_type: letter.event_type.as_deref(),
+            properties: delivery.properties.clone().unwrap_or_default(),
+            publisher: &letter.publisher,
+            replay: 0,
+            attempt: 1,
+            cause: letter.cause.clone(),
+        };
+        let letters = self.speaker.dead_letter(&returned, letter.code, &letter.why, clock::now());
+        self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
+        Ok(verdict(Settled::DeadLettered, format!("{}: {}", letter.code.as_str(), letter.why)))
+    }
+
+    /// A message that ended the process several times is put aside unread.
+    pub(crate) fn crash_letter(&self, delivery: &Delivery, crashes: u32) -> Box<Letter> {
+        let properties = delivery.properties.clone().unwrap_or_default();
+        let publisher = delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown").to_owned();
+        Box::new(Letter {
+            code: Code::CrashLoop,
+            why: format!("{crashes} deliveries of this message had no outcome: it seems to end the bot"),
+            id: properties.message_id.clone(),
+            event_type: properties.event_type.clone(),
+            publisher,
+            cause: cause_of(&properties),
+        })
+    }
+
+    /// Tells that the bot cannot go on, as far as it can be told.
+    pub(crate) async fn announce_failure(&self, why: &str) {
+        let failed = BotFailed {
+            bot: self.contract.name.to_string(),
+            instance: self.tools.instance.clone(),
+            error: bot_messages::SafeError::new(Code::UnknownError, why, clock::now()),
+        };
+        let said = self.speaker.say_core(&failed, &Cause::default(), clock::now());
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.announce(said)).await;
+    }
+}
+
+fn cause_of(properties: &Properties) -> Cause {
+    Cause {
+        correlation_id: properties.correlation_id.clone().unwrap_or_default(),
+        causation_id: properties.text(CAUSATION_ID).unwrap_or_default().to_owned(),
+        hop: properties.count(HOP).unwrap_or(0),
+        traceparent: properties.text(TRACEPARENT).map(ToOwned::to_owned),
+        tracestate: properties.text(TRACESTATE).map(ToOwned::to_owned),
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
+}

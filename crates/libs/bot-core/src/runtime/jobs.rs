@@ -1,0 +1,293 @@
+//! Jobs: claimed under a lease, run with limits, ended in one commit that carries their fencing token.
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bot_messages::{Code, FailureReason, SafeError, telemetry::RecordKind};
+use bot_store::{Claimed, Commit, Committed, Guard, JobEnd, JobOutcome, JobStatus, Renewed, StoreError};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{inbox::panic_text, shared::Shared};
+use crate::{
+    clock,
+    contract::Bot,
+    effects::{Effect, Effects, Fail, Outcome},
+    job::{Boxed, GaveUp, JobCx, JobPort, Stop},
+    meta::Cause,
+    retry,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+/// Also how soon a request to cancel is seen.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// How long a job that was told to stop may take to clean up.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// Runs until cancelled; then the jobs are told to stop, and handed back.
+pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
+    let mut running: JoinSet<()> = JoinSet::new();
+    while !cancelled.is_cancelled() {
+        let free = shared.constraints.max_concurrent_jobs.saturating_sub(running.len());
+        if free > 0 {
+            match shared.store.claim(&shared.tools.instance, LEASE, free as u32).await {
+                Ok(claimed) => {
+                    for job in claimed {
+                        running.spawn(run_job(shared.clone(), job, cancelled.child_token()));
+                    }
+                }
+                Err(e) => tracing::error!("jobs cannot be claimed: {e}"),
+            }
+        }
+        shared.figures.jobs_running.store(running.len() as u64, Ordering::Relaxed);
+        tokio::select! {
+            () = shared.store.jobs_changed().notified() => {}
+            Some(_) = running.join_next(), if !running.is_empty() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = cancelled.cancelled() => break,
+        }
+    }
+    while running.join_next().await.is_some() {}
+    shared.figures.jobs_running.store(0, Ordering::Relaxed);
+}
+
+/// The durable side of a job's context.
+struct Port<B: Bot> {
+    shared: Arc<Shared<B>>,
+    job: String,
+    token: i64,
+    cause: Cause,
+    lines: AtomicU64,
+    stop: Mutex<Option<Stop>>,
+    cancelled: CancellationToken,
+}
+
+impl<B: Bot> Port<B> {
+    fn stop_because(&self, why: Stop) {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if stop.is_none() {
+            *stop = Some(why);
+        }
+        drop(stop);
+        self.cancelled.cancel();
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Job { id: self.job.clone(), token: self.token }
+    }
+
+    async fn end(&self, effects: Vec<Effect>, outcome: JobOutcome) -> Result<Committed, StoreError> {
+        let mut commit = Commit { guard: self.guard(), job_end: Some(JobEnd { outcome }), ..Commit::default() };
+        if let Err(why) = self.shared.speaker.write(effects, &self.cause, clock::now(), &mut commit) {
+            tracing::error!(job_id = self.job, "what the job says at its end cannot be sent: {why}");
+        }
+        self.shared.commit(commit).await
+    }
+
+    fn about_the_job(&self, kind: RecordKind, message: String) -> bot_messages::telemetry::LogRecord {
+        let mut record = self.shared.record("info", kind, message);
+        record.job_id = Some(self.job.clone());
+        record.correlation_id = Some(self.cause.correlation_id.clone());
+        record
+    }
+}
+
+impl<B: Bot> JobPort for Port<B> {
+    fn commit<'a>(&'a self, step: &'a str, effects: Vec<Effect>, value: Value) -> Boxed<'a, Result<(), Fail>> {
+        Box::pin(async move {
+            let mut commit = Commit { guard: self.guard(), step: Some((step.to_owned(), value)), ..Commit::default() };
+            self.shared
+                .speaker
+                .write(effects, &self.cause, clock::now(), &mut commit)
+                .map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
+            match self.shared.commit(commit).await.map_err(Fail::retry)? {
+                Committed::Done | Committed::StepDone => Ok(()),
+                _ => {
+                    self.stop_because(Stop::LeaseLost);
+                    Err(Fail::LeaseLost)
+                }
+            }
+        })
+    }
+
+    fn recall<'a>(&'a self, step: &'a str) -> Boxed<'a, Result<Option<Value>, Fail>> {
+        Box::pin(async move { self.shared.store.step(&self.job, step).await.map_err(Fail::retry) })
+    }
+
+    fn line(&self, line: &str) {
+        let mut record = self.about_the_job(RecordKind::Output, line.chars().take(4000).collect());
+        record.line = Some(self.lines.fetch_add(1, Ordering::Relaxed) + 1);
+        self.shared.send_record(&record);
+    }
+
+    fn progress(&self, percent: u8, what: &str) {
+        let mut record = self.about_the_job(RecordKind::Progress, what.to_owned());
+        record.percent = Some(percent.min(100));
+        self.shared.send_record(&record);
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        clock::now()
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: CancellationToken) {
+    let cause: Cause = serde_json::from_value(job.meta.clone()).unwrap_or_default();
+    let port = Arc::new(Port {
+        shared: shared.clone(),
+        job: job.id.clone(),
+        token: job.token,
+        cause: cause.clone(),
+        lines: AtomicU64::new(0),
+        stop: Mutex::default(),
+        cancelled: CancellationToken::new(),
+    });
+    let (correlation_id, causation_id) = (&cause.correlation_id, &cause.causation_id);
+    tracing::info!(job_id = job.id, kind = job.kind, attempt = job.attempt, correlation_id, causation_id, "job begins");
+    let outcome = match shared.jobs.get(job.kind.as_str()) {
+        None => {
+            let why = anyhow::anyhow!("this version of {} has no job `{}`", shared.contract.name, job.kind);
+            Err(Fail::reject(Code::UnsupportedSchema, why))
+        }
+        Some(_) if job.attempt > shared.constraints.retry_policy.max_attempts => {
+            let why = anyhow::anyhow!("the bot died {} times while it ran this job", job.attempt - 1);
+            Err(Fail::reject(Code::CrashLoop, why))
+        }
+        Some(kind) => {
+            if let Some(reason) = &job.cancel {
+                port.stop_because(Stop::Asked(reason.clone()));
+            }
+            let started_at = clock::now() - TimeDelta::milliseconds(job.age_ms);
+            let cancelled = port.cancelled.clone();
+            let cx = JobCx::new(job.id.clone(), job.attempt, job.token, cause.clone(), started_at, cancelled, port.clone());
+            attended(&port, (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx)), &bot_stopping).await
+        }
+    };
+    let result = finish(&shared, &port, &job, outcome).await;
+    *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+    match result {
+        Ok(how) => tracing::info!(job_id = job.id, kind = job.kind, correlation_id, causation_id, "job {how}"),
+        // The lease runs out, and the job is run again.
+        Err(e) => tracing::error!(job_id = job.id, correlation_id, "the end of the job cannot be written: {e}"),
+    }
+}
+
+/// Runs a job's future beside its lease, its limit, and whoever wants it to stop.
+async fn attended<B: Bot>(port: &Arc<Port<B>>, run: Boxed<'static, Outcome<B>>, bot_stopping: &CancellationToken) -> Outcome<B> {
+    let run = AssertUnwindSafe(run).catch_unwind();
+    tokio::pin!(run);
+    let limit = tokio::time::sleep(Duration::from_secs(port.shared.constraints.timeout));
+    tokio::pin!(limit);
+    let mut renew = tokio::time::interval(RENEW_EVERY);
+    let mut lease_until = tokio::time::Instant::now() + LEASE;
+    let unwound = loop {
+        tokio::select! {
+            done = &mut run => break done,
+            () = port.cancelled.cancelled() => match tokio::time::timeout(STOP_GRACE, &mut run).await {
+                Ok(done) => break done,
+                Err(_) => {
+                    let why = anyhow::anyhow!("told to stop, it went on for {} s", STOP_GRACE.as_secs());
+                    return Err(Fail::Retry(why));
+                }
+            },
+            () = &mut limit => port.stop_because(Stop::TimedOut),
+            () = bot_stopping.cancelled() => port.stop_because(Stop::BotStopping),
+            _ = renew.tick() => match port.shared.store.renew(&port.job, port.token, LEASE).await {
+                Ok(Renewed::Held { cancel: None }) => lease_until = tokio::time::Instant::now() + LEASE,
+                Ok(Renewed::Held { cancel: Some(reason) }) => port.stop_because(Stop::Asked(reason)),
+                Ok(Renewed::Lost) => port.stop_because(Stop::LeaseLost),
+                Err(e) if tokio::time::Instant::now() > lease_until => {
+                    tracing::error!(job_id = port.job, "the lease cannot be renewed: {e}");
+                    port.stop_because(Stop::LeaseLost);
+                }
+                Err(_) => {}
+            },
+        }
+    };
+    unwound.unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the job panicked: {}", panic_text(panic.as_ref())))))
+}
+
+/// What follows from a failed attempt.
+enum Next {
+    Nothing(&'static str),
+    Again { outcome: JobOutcome, how: &'static str },
+    GiveUp { status: JobStatus, reason: FailureReason, code: Code, why: String },
+}
+
+/// Decides what follows from a failed attempt.
+fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -> Next {
+    let why = fail.message();
+    let policy = &shared.constraints.retry_policy;
+    let give_up = |status, reason, code, why| Next::GiveUp { status, reason, code, why };
+    match (port.stop(), fail) {
+        (Some(Stop::LeaseLost), _) | (_, Fail::LeaseLost) => Next::Nothing("was taken over"),
+        (Some(Stop::BotStopping), _) => {
+            let outcome = JobOutcome::Again { after: Duration::ZERO, error: "the bot was stopped".to_owned(), counts: false };
+            Next::Again { outcome, how: "handed back" }
+        }
+        (Some(Stop::Asked(by)), _) => {
+            give_up(JobStatus::Cancelled, FailureReason::Cancelled, Code::Cancelled, format!("cancelled: {by}"))
+        }
+        (Some(Stop::TimedOut), _) => {
+            let why = format!("it took longer than {} s (constraints.timeout)", shared.constraints.timeout);
+            give_up(JobStatus::TimedOut, FailureReason::TimedOut, Code::TimedOut, why)
+        }
+        (None, Fail::Later(after, _)) => {
+            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: false }, how: "put off" }
+        }
+        (None, Fail::Retry(_)) if job.attempt < policy.max_attempts => {
+            let after = retry::jitter(retry::delay_after(policy.backoff, job.attempt));
+            port.line(&format!("attempt {} of {} failed: {why}; again in {} s", job.attempt, policy.max_attempts, after.as_secs()));
+            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: true }, how: "is tried again" }
+        }
+        (None, Fail::Retry(_)) => {
+            let why = format!("all {} attempts failed; the last: {why}", job.attempt);
+            give_up(JobStatus::Failed, FailureReason::Error, Code::AttemptsExhausted, why)
+        }
+        (None, Fail::Reject { code, .. }) => give_up(JobStatus::Failed, reason_of(code), code, why),
+    }
+}
+
+/// Writes the end of an attempt; says how it ended.
+async fn finish<B: Bot>(shared: &Arc<Shared<B>>, port: &Arc<Port<B>>, job: &Claimed, outcome: Outcome<B>) -> Result<&'static str, StoreError> {
+    let (committed, how) = match outcome {
+        Ok(effects) => (port.end(effects.list, JobOutcome::Ended(JobStatus::Done)).await?, "ended"),
+        Err(fail) => match next(shared, port, job, fail) {
+            Next::Nothing(how) => return Ok(how),
+            Next::Again { outcome, how } => (port.end(Vec::new(), outcome).await?, how),
+            Next::GiveUp { status, reason, code, why } => {
+                let error = SafeError::new(code, why, clock::now());
+                let duration_ms = u64::try_from(job.age_ms).unwrap_or(0);
+                let end = GaveUp { job_id: job.id.clone(), reason, error, attempts: job.attempt, duration_ms };
+                let effects = match shared.jobs.get(job.kind.as_str()) {
+                    Some(kind) => (kind.gave_up)(&shared.bot, job.payload.clone(), &end),
+                    None => Effects::none(),
+                };
+                (port.end(effects.list, JobOutcome::Ended(status)).await?, "given up")
+            }
+        },
+    };
+    Ok(if committed == Committed::Done { how } else { "was taken over" })
+}
+
+/// Whether the answer was no, or there was none.
+fn reason_of(code: Code) -> FailureReason {
+    match code {
+        Code::CommandFailed | Code::TestsFailed | Code::NoTests | Code::HealthCheckFailed => FailureReason::Failed,
+        Code::TimedOut => FailureReason::TimedOut,
+        Code::Cancelled => FailureReason::Cancelled,
+        _ => FailureReason::Error,
+    }
+}

@@ -1,0 +1,254 @@
+//! The life of a bot: configuration, store, session, and the parts that run beside each other until it is told to stop.
+
+mod control;
+mod dispatch;
+mod figures;
+mod inbox;
+mod jobs;
+mod origin;
+mod outgoing;
+mod pulse;
+mod relay;
+mod service;
+mod settings;
+mod shared;
+mod timers;
+
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use bot_messages::{
+    Contract, Tap,
+    bot::{BotStarted, BotStopping},
+    config::ConfigChanged,
+    keys,
+};
+use bot_store::{Store, StoreOptions};
+use settings::Settings;
+use shared::{Parts, Shared};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    bus::{Bus, BusOptions, Consumer, Delivery, Intake},
+    clock, config,
+    contract::{Bot, contract_of},
+    meta::Cause,
+    service::ServiceCx,
+    telemetry,
+};
+
+/// The configuration or the machine is wrong; starting again does not help.
+const EXIT_CONFIG: u8 = 78;
+const CONFIG_HASH_ROW: &str = "config.hash";
+const ENDED_JOBS_KEPT: Duration = Duration::from_hours(24 * 14);
+/// For jobs to clean up, and for the last messages to be confirmed.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs a bot until it is told to stop: the whole of its `main`.
+pub fn run<B: Bot>() -> ExitCode {
+    let contract = contract_of::<B>();
+    let settings = match settings::from_process(&contract) {
+        Ok(settings) => settings,
+        Err(settings::Instead::Done(text)) => {
+            settings::print(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err(settings::Instead::Wrong(text)) => {
+            settings::complain(&text);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            settings::complain(&format!("the async runtime cannot start: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(live::<B>(contract, settings));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Ending::Config(why)) => {
+            settings::complain(&why);
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(Ending::Failed(why)) => {
+            settings::complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Ending {
+    Config(String),
+    Failed(String),
+}
+
+async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
+    let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
+        .map_err(|e| Ending::Config(e.to_string()))?;
+    if settings.only_check {
+        settings::print(&format!("{}: fits {}", settings.config_file.display(), contract.name));
+        return Ok(());
+    }
+    let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
+    let _telemetry = telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
+    let mut tools = settings.tools.clone();
+    tools.max_concurrent_jobs = loaded.config.constraints.max_concurrent_jobs;
+    let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: None })
+        .await
+        .map_err(|e| Ending::Config(e.to_string()))?;
+    let own = loaded.config.settings.clone().unwrap_or_default();
+    let bot = B::new(own, tools.clone()).map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
+
+    let tasks = TaskTracker::new();
+    let stop = Stop::default();
+    let (intake, intake_rx) = watch::channel(Intake::Closed);
+    let lines = Lines::new(&contract, &intake_rx);
+    let bus = Bus::start(bus_options, lines.consumers, &tasks, stop.session.clone());
+    let parts = Parts { bot: Arc::new(bot), config: loaded.config, config_hash: loaded.hash, store, bus, tools, intake };
+    let shared = Arc::new(Shared::<B>::new(parts));
+    introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+
+    tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
+    tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));
+    tasks.spawn(pulse::listen(shared.clone(), lines.health, stop.relay.clone()));
+    let work = TaskTracker::new();
+    work.spawn(control::govern(shared.clone(), stop.work.clone()));
+    work.spawn(control::control(shared.clone(), lines.control, stop.work.clone()));
+    work.spawn(dispatch::dispatch(shared.clone(), lines.work, intake_rx, stop.work.clone()));
+    work.spawn(timers::timers(shared.clone(), stop.work.clone()));
+    work.spawn(jobs::jobs(shared.clone(), stop.work.clone()));
+    work.spawn(keep_small(shared.clone(), stop.work.clone()));
+    let port = Arc::new(service::Port { shared: shared.clone(), taps: Mutex::new(lines.taps) });
+    let mut own_service = tokio::spawn(shared.bot.clone().service(ServiceCx::new(stop.work.clone(), port)));
+
+    let ending = tokio::select! {
+        reason = told_to_stop() => Ok(reason),
+        ended = &mut own_service => Err(match ended {
+            Ok(Ok(())) => "its service ended by itself".to_owned(),
+            Ok(Err(e)) => format!("{e:#}"),
+            Err(e) => e.to_string(),
+        }),
+    };
+    if let Err(why) = &ending {
+        shared.announce_failure(why).await;
+    }
+    let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
+    wind_down(&shared, &stop, work, tasks, &reason).await;
+    ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// What is stopped when: first work, then what sends its last words, then the session.
+#[derive(Default)]
+struct Stop {
+    work: CancellationToken,
+    relay: CancellationToken,
+    session: CancellationToken,
+}
+
+/// The queues a bot reads, each with the channel its deliveries come through.
+struct Lines {
+    consumers: Vec<Consumer>,
+    work: mpsc::Receiver<Delivery>,
+    control: mpsc::Receiver<Delivery>,
+    health: mpsc::Receiver<Delivery>,
+    taps: BTreeMap<Tap, mpsc::Receiver<Delivery>>,
+}
+
+impl Lines {
+    fn new(contract: &Contract, intake: &watch::Receiver<Intake>) -> Self {
+        let slug = contract.name.slug();
+        let mut consumers = Vec::new();
+        // Steering works also while no work is taken.
+        let always = watch::channel(Intake::Open).1;
+        let mut line = |queue: String, prefetch: u16, no_ack: bool, intake: &watch::Receiver<Intake>| {
+            let (out, deliveries) = mpsc::channel(usize::from(prefetch));
+            consumers.push(Consumer { queue, prefetch, no_ack, intake: intake.clone(), out });
+            deliveries
+        };
+        let work = line(keys::work(&slug), dispatch::PREFETCH, false, intake);
+        let control = line(keys::control(&slug), 8, false, &always);
+        let health = line(keys::health_queue(&slug), 64, true, &always);
+        let taps = contract.observes.iter().map(|t| (*t, line(keys::tap_queue(&slug, t.as_str()), 256, false, &always))).collect();
+        Self { consumers, work, control, health, taps }
+    }
+}
+
+/// Says that the bot is there, and if its configuration is another than last time.
+async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::StoreError> {
+    let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
+    let before = shared.store.meta(CONFIG_HASH_ROW).await?;
+    if let Some(from) = before.filter(|h| *h != shared.config_hash) {
+        let changed = ConfigChanged { bot: bot.clone(), from, to: shared.config_hash.clone() };
+        shared.announce(shared.speaker.say_core(&changed, &Cause::default(), clock::now())).await?;
+    }
+    shared.store.set_meta(CONFIG_HASH_ROW, &shared.config_hash).await?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let started = BotStarted { bot, instance, version, config_hash: shared.config_hash.clone() };
+    shared.announce(shared.speaker.say_core(&started, &Cause::default(), clock::now())).await
+}
+
+async fn told_to_stop() -> String {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM".to_owned(),
+        _ = int.recv() => "SIGINT".to_owned(),
+    }
+}
+
+async fn wind_down<B: Bot>(shared: &Arc<Shared<B>>, stop: &Stop, work: TaskTracker, tasks: TaskTracker, reason: &str) {
+    tracing::info!("stopping: {reason}");
+    shared.stopping.store(true, Ordering::Relaxed);
+    pulse::beat(shared).await;
+    stop.work.cancel();
+    work.close();
+    if tokio::time::timeout(STOP_GRACE, work.wait()).await.is_err() {
+        tracing::warn!("some work did not end within {} s; it will be done again", STOP_GRACE.as_secs());
+    }
+    let stopping = BotStopping {
+        bot: shared.contract.name.to_string(),
+        instance: shared.tools.instance.clone(),
+        reason: reason.to_owned(),
+    };
+    let said = shared.speaker.say_core(&stopping, &Cause::default(), clock::now());
+    if let Err(e) = shared.announce(said).await {
+        tracing::error!("the last words cannot be written: {e}");
+    }
+    stop.relay.cancel();
+    let _ = tokio::time::timeout(FLUSH_GRACE, relay::flush(shared)).await;
+    stop.session.cancel();
+    tasks.close();
+    let _ = tokio::time::timeout(FLUSH_GRACE, tasks.wait()).await;
+    shared.store.close().await;
+}
+
+/// Forgets what is too old, once an hour.
+async fn keep_small<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
+    let inbox = Duration::from_hours(24 * inbox::INBOX_DAYS.unsigned_abs() + 24);
+    let mut tick = tokio::time::interval(Duration::from_hours(1));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = cancelled.cancelled() => return,
+        }
+        if let Err(e) = shared.store.prune(inbox, ENDED_JOBS_KEPT).await {
+            tracing::warn!("old rows cannot be removed: {e}");
+        }
+    }
+}
+
+/// How a broker is reached; for the operator's command, which publishes as a bot does.
+pub fn bus_options(addresses: Vec<String>, user: String, password_file: std::path::PathBuf, name: String) -> BusOptions {
+    BusOptions { addresses, user, password_file, name, confirm_timeout: Duration::from_secs(10) }
+}

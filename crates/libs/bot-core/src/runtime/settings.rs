@@ -1,0 +1,183 @@
+//! What a bot's process is told: arguments and environment. The only place of a bot that reads either.
+#![allow(clippy::disallowed_methods, reason = "the environment's one home")]
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use bot_messages::Contract;
+
+use crate::{
+    bus::BusOptions,
+    config::ENV_PREFIX,
+    telemetry::TelemetryOptions,
+    tools::Tools,
+};
+
+pub(crate) const NO_BROKER: &str =
+    "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE are not set: expected amqp://host:port/vhost and a file; `lota up` sets both";
+
+/// Everything but the configuration file's content.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) config_file: PathBuf,
+    pub(crate) overrides: BTreeMap<String, String>,
+    pub(crate) only_check: bool,
+    pub(crate) bus: Option<BusOptions>,
+    pub(crate) telemetry: TelemetryOptions,
+    pub(crate) tools: Tools,
+}
+
+/// The process has nothing to run.
+#[derive(Debug)]
+pub(crate) enum Instead {
+    /// It was asked something.
+    Done(String),
+    /// It was told something wrong.
+    Wrong(String),
+}
+
+const SETTING_PREFIX: &str = "LOTA_SETTING_";
+const TOOLCHAINS: [&str; 12] = [
+    "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "GOROOT", "GOPATH", "JAVA_HOME", "NVM_DIR", "PYENV_ROOT", "HTTP_PROXY", "HTTPS_PROXY",
+    "NO_PROXY", "SSL_CERT_FILE",
+];
+
+pub(crate) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
+    let vars = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    read(contract, &args, &vars)
+}
+
+fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
+    let (mut config_file, mut only_check) = (vars.get("LOTA_CONFIG").map(PathBuf::from), false);
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_str() {
+            "--config" => config_file = rest.next().map(PathBuf::from),
+            "--check-config" => only_check = true,
+            "--contract" => return Err(Instead::Done(serde_json::to_string_pretty(contract).unwrap_or_default())),
+            "--version" => return Err(Instead::Done(format!("{} {}", contract.name, env!("CARGO_PKG_VERSION")))),
+            "--help" => return Err(Instead::Done(help(contract))),
+            other => return Err(Instead::Wrong(format!("`{other}` is no argument of {}\n{}", contract.name, help(contract)))),
+        }
+    }
+    let slug = contract.name.slug();
+    let path = |name: &str| vars.get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config_dir = path("LOTA_CONFIG_DIR").unwrap_or_else(|| PathBuf::from("deploy/config"));
+    let home = path("LOTA_HOME").unwrap_or_else(|| PathBuf::from(".lota"));
+    let bus = vars.get("LOTA_AMQP_URL").zip(path("LOTA_AMQP_PASSWORD_FILE")).map(|(urls, password_file)| BusOptions {
+        addresses: urls.split(',').map(|u| u.trim().to_owned()).collect(),
+        user: vars.get("LOTA_AMQP_USER").cloned().unwrap_or_else(|| slug.clone()),
+        password_file,
+        name: slug.clone(),
+        confirm_timeout: std::time::Duration::from_secs(10),
+    });
+    Ok(Settings {
+        config_file: config_file.unwrap_or_else(|| config_dir.join(format!("{slug}.yaml"))),
+        overrides: prefixed(vars, ENV_PREFIX),
+        only_check,
+        bus,
+        telemetry: TelemetryOptions::from_variables(vars),
+        tools: tools(contract, vars, &config_dir, &home),
+    })
+}
+
+fn tools(contract: &Contract, vars: &BTreeMap<String, String>, config_dir: &Path, home: &Path) -> Tools {
+    let path = |name: &str| vars.get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let mut tools = Tools::default();
+    tools.dir = absolute(&path("LOTA_DATA_DIR").unwrap_or_else(|| home.join("bots").join(contract.name.slug())));
+    tools.objects = absolute(&path("LOTA_OBJECTS_DIR").unwrap_or_else(|| home.join("objects")));
+    tools.config_dir = absolute(config_dir);
+    tools.path = vars.get("PATH").cloned().unwrap_or_default();
+    tools.home = path("HOME");
+    tools.toolchain_env = TOOLCHAINS.iter().filter_map(|k| Some(((*k).to_owned(), vars.get(*k)?.clone()))).collect();
+    tools.bwrap = path("LOTA_BWRAP");
+    tools.instance = instance(vars);
+    let settings = prefixed(vars, SETTING_PREFIX).into_iter();
+    tools.settings = settings.map(|(k, v)| (k[SETTING_PREFIX.len()..].to_lowercase(), v)).collect();
+    tools
+}
+
+fn prefixed(vars: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
+    vars.iter().filter(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Host and process number: unique among the processes of a bot, and a word in a routing key.
+fn instance(vars: &BTreeMap<String, String>) -> String {
+    let host = vars.get("HOSTNAME").cloned().or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let host: String = host
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(40)
+        .collect();
+    format!("{}-{}", if host.is_empty() { "host" } else { &host }, std::process::id())
+}
+
+fn help(contract: &Contract) -> String {
+    let name = &contract.name;
+    format!(
+        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--contract] [--version]\n\n\
+         LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
+         LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
+         LOTA_HOME                state of the fleet (default .lota)\n\
+         LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
+         LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
+         {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
+        contract.responsibility, name.slug(), name.slug(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::tests_support::contract;
+
+    fn from(args: &[&str], vars: &[(&str, &str)]) -> Result<Settings, Instead> {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        read(&contract("BuildBot", &[]), &args, &vars)
+    }
+
+    #[test]
+    fn a_process_without_a_broker_can_still_check_its_configuration() {
+        let s = from(&["--check-config", "--config", "x.yaml"], &[]).unwrap();
+        assert!(s.only_check && s.bus.is_none());
+        assert_eq!(s.config_file, PathBuf::from("x.yaml"));
+    }
+
+    #[test]
+    fn variables_are_taken_by_their_prefix() {
+        let s = from(&[], &[
+            ("LOTA_AMQP_URL", "amqp://a/lota, amqp://b/lota"), ("LOTA_AMQP_PASSWORD_FILE", "/p"), ("LOTA_SETTING_LISTEN", "127.0.0.1:1"),
+            ("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("HOSTNAME", "My.Host"),
+        ])
+        .unwrap();
+        assert_eq!(s.bus.unwrap().addresses, ["amqp://a/lota", "amqp://b/lota"]);
+        assert_eq!(s.tools.settings["listen"], "127.0.0.1:1");
+        assert_eq!(s.overrides.len(), 1);
+        assert!(s.tools.instance.starts_with("my-host-"));
+    }
+
+    #[test]
+    fn an_unknown_argument_is_told_with_the_known_ones() {
+        let Err(Instead::Wrong(text)) = from(&["--frobnicate"], &[]) else { panic!("taken") };
+        assert!(text.contains("--frobnicate") && text.contains("--check-config"));
+    }
+}

@@ -1,0 +1,64 @@
+//! Logs: one line an event, pretty or JSON, on standard error; spans to an OpenTelemetry collector when one is named.
+use std::collections::BTreeMap;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{Protocol, WithExportConfig};
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// How to log.
+#[derive(Clone, Debug, Default)]
+pub struct TelemetryOptions {
+    /// Filter directives; `info` where absent.
+    pub filter: Option<String>,
+    /// One JSON object a line.
+    pub json: bool,
+    /// Where spans go (OTLP over HTTP); nowhere where absent.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl TelemetryOptions {
+    /// From `LOTA_LOG`, `LOTA_LOG_FORMAT` and `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub fn from_variables(vars: &BTreeMap<String, String>) -> Self {
+        Self {
+            filter: vars.get("LOTA_LOG").cloned(),
+            json: vars.get("LOTA_LOG_FORMAT").is_some_and(|f| f == "json"),
+            otlp_endpoint: vars.get("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|e| !e.is_empty()).cloned(),
+        }
+    }
+}
+
+/// Sends the last spans when it is dropped.
+#[derive(Debug)]
+pub struct TelemetryGuard(Option<SdkTracerProvider>);
+
+impl Drop for TelemetryGuard {
+    fn drop(&mut self) {
+        if let Some(provider) = self.0.take() {
+            let _ = provider.shutdown();
+        }
+    }
+}
+
+/// Starts logging; the first call of a process counts. Inside a runtime where spans are sent.
+pub fn start(service: &str, options: &TelemetryOptions) -> anyhow::Result<TelemetryGuard> {
+    // lapin prints whole messages when it warns of a return; a message's content never belongs in a log.
+    let directives = format!("{},lapin=error,sqlx=warn,hyper=warn,h2=warn", options.filter.as_deref().unwrap_or("info"));
+    let filter = EnvFilter::try_new(&directives).map_err(|e| anyhow::anyhow!("LOTA_LOG is no filter ({e}): expected such as info,bot_core=debug"))?;
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = if options.json { format.json().flatten_event(true).boxed() } else { format.with_ansi(false).boxed() };
+    let provider = options.otlp_endpoint.as_deref().map(|e| provider(service, e)).transpose()?;
+    let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("lotabots")));
+    let _ = tracing_subscriber::registry().with(filter).with(format).with(spans).try_init();
+    Ok(TelemetryGuard(provider))
+}
+
+fn provider(service: &str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .build()?;
+    let resource = Resource::builder().with_service_name(service.to_owned()).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}

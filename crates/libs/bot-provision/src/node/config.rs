@@ -1,0 +1,223 @@
+//! The files a node lives on and the commands that start it. Secrets go into files of mode 0600, never into argv.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::process::detached;
+use super::record::NodeRecord;
+use super::{NodeError, at};
+use crate::Secret;
+use crate::secret::HASHING;
+
+const PASSWORD_FILE: &str = "admin.password";
+const PASSWORD_LETTERS: usize = 32;
+const COOKIE_LETTERS: usize = 40;
+
+/// The folder of one node.
+pub(super) struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    pub(super) fn create(dir: &Path) -> Result<Self, NodeError> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for folder in [dir.to_owned(), dir.join("log"), dir.join("data")] {
+            builder.create(&folder).map_err(|source| at(&folder, source))?;
+        }
+        let dir = dir.canonicalize().map_err(|source| at(dir, source))?;
+        let fits = |c: char| !c.is_whitespace() && !c.is_control() && !"\"'\\;{}$`#".contains(c);
+        if !dir.to_str().is_some_and(|text| text.chars().all(fits)) {
+            let words = "RabbitMQ's scripts break on spaces, quotes and the like in a path";
+            return Err(at(&dir, io::Error::new(io::ErrorKind::InvalidInput, words)));
+        }
+        Ok(Self { dir })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The admin's password of an existing node.
+    pub(super) fn password(dir: &Path) -> Result<Secret, NodeError> {
+        let path = dir.join(PASSWORD_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|source| at(&path, source))?;
+        Ok(Secret::new(text.trim()))
+    }
+
+    /// Console output of this start, and the node's own log.
+    pub(super) fn logs(dir: &Path) -> [PathBuf; 2] {
+        [dir.join("log/console.log"), dir.join("log/rabbit.log")]
+    }
+
+    /// Writes all configuration anew; password and cookie are made once and kept.
+    pub(super) fn write(&self, record: &NodeRecord) -> Result<Secret, NodeError> {
+        let password_file = self.dir.join(PASSWORD_FILE);
+        if !password_file.exists() {
+            write_private(
+                &password_file,
+                Secret::random(PASSWORD_LETTERS).expose().as_bytes(),
+            )?;
+        }
+        let password = Self::password(&self.dir)?;
+        let cookie = self.dir.join(".erlang.cookie");
+        if !cookie.exists() {
+            // Erlang accepts it only if nobody else may read it.
+            write_private(&cookie, Secret::random(COOKIE_LETTERS).expose().as_bytes())?;
+        }
+        let plugins: Vec<&str> = record.plugins.iter().map(String::as_str).collect();
+        let plugins = [&["rabbitmq_management"], plugins.as_slice()].concat().join(",");
+        for (name, text) in [
+            ("rabbitmq.conf", self.configuration(record)),
+            ("advanced.config", advanced(record)),
+            // Empty, and named in the environment: else the system's would be read.
+            ("rabbitmq-env.conf", String::new()),
+            ("enabled_plugins", format!("[{plugins}].\n")),
+            ("definitions.json", definitions(record, &password)),
+        ] {
+            write_private(&self.dir.join(name), text.as_bytes())?;
+        }
+        Ok(password)
+    }
+
+    fn configuration(&self, record: &NodeRecord) -> String {
+        let NodeRecord {
+            ports,
+            memory_mib,
+            disk_free_mb,
+            ..
+        } = record;
+        let dir = self.dir.display();
+        let mut lines = vec![
+            format!("listeners.tcp.1 = 127.0.0.1:{}", ports.amqp),
+            "management.tcp.ip = 127.0.0.1".to_owned(),
+            format!("management.tcp.port = {}", ports.management),
+            // Loaded at every start. That there are definitions also keeps RabbitMQ from creating guest.
+            format!("load_definitions = {dir}/definitions.json"),
+            "auth_mechanisms.1 = PLAIN".to_owned(),
+            "auth_mechanisms.2 = AMQPLAIN".to_owned(),
+            "max_message_size = 1048576".to_owned(),
+            format!("vm_memory_high_watermark.absolute = {memory_mib}MiB"),
+            format!("disk_free_limit.absolute = {disk_free_mb}MB"),
+            format!(
+                "collect_statistics_interval = {}",
+                record.figures_every.as_millis()
+            ),
+            "log.console = false".to_owned(),
+            "log.file = rabbit.log".to_owned(),
+            "log.file.level = info".to_owned(),
+            "log.file.rotation.size = 10485760".to_owned(),
+            "log.file.rotation.count = 3".to_owned(),
+        ];
+        lines.extend(record.config.iter().cloned());
+        lines.join("\n") + "\n"
+    }
+
+    pub(super) fn epmd_command(&self, record: &NodeRecord) -> Result<Command, NodeError> {
+        let port = record.ports.epmd.to_string();
+        let args = ["epmd", "-address", "127.0.0.1", "-port", &port];
+        self.command(record, &args, File::create(self.dir.join("log/epmd.log")))
+    }
+
+    pub(super) fn server_command(&self, record: &NodeRecord) -> Result<Command, NodeError> {
+        let server = record.installation.server().to_string_lossy();
+        let [console, _] = Self::logs(&self.dir);
+        let mut command = self.command(record, &[&server], File::create(console))?;
+        let at = |name: &str| self.dir.join(name);
+        command
+            // Makes the script become the node instead of waiting beside it: one process less, and signals and the
+            // parent-death signal reach the node itself.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .env("RABBITMQ_NODENAME", &record.node_name)
+            .env("RABBITMQ_DIST_PORT", record.ports.distribution.to_string())
+            .env("RABBITMQ_MNESIA_BASE", at("data"))
+            .env("RABBITMQ_LOG_BASE", at("log"))
+            .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", at("advanced.config"))
+            .env("RABBITMQ_CONF_ENV_FILE", at("rabbitmq-env.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins"))
+            .env("RABBITMQ_PID_FILE", at("rabbitmq.pid"))
+            // Bound schedulers would put every node of the machine on the same first cores.
+            .env("RABBITMQ_SCHEDULER_BIND_TYPE", "u")
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
+            );
+        Ok(command)
+    }
+
+    /// The environment is only what is set here: a broker has no business with the caller's secrets.
+    fn command(
+        &self,
+        record: &NodeRecord,
+        program: &[&str],
+        out: io::Result<File>,
+    ) -> Result<Command, NodeError> {
+        let out = out.map_err(|source| at(&self.dir, source))?;
+        let err = out.try_clone().map_err(|source| at(&self.dir, source))?;
+        let mut command = detached(record.die_with_parent);
+        command
+            .args(program)
+            .current_dir(&self.dir)
+            .env_clear()
+            .env("PATH", record.installation.path())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", &self.dir)
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", record.ports.epmd.to_string())
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err);
+        if let Some(path) = record.installation.library_path() {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        Ok(command)
+    }
+}
+
+/// What rabbitmq.conf has no name for.
+fn advanced(record: &NodeRecord) -> String {
+    format!(
+        "[{{rabbit, [{{quorum_tick_interval, {}}}]}}].\n",
+        record.figures_every.as_millis()
+    )
+}
+
+fn definitions(record: &NodeRecord, password: &Secret) -> String {
+    let NodeRecord { admin, vhost, .. } = record;
+    json!({
+        "vhosts": [{ "name": vhost }],
+        "users": [{
+            "name": admin,
+            "password_hash": password.rabbit_hash(),
+            "hashing_algorithm": HASHING,
+            "tags": "administrator",
+        }],
+        "permissions": [{ "user": admin, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" }],
+    })
+    .to_string()
+}
+
+/// Replaces `path` in one step by a file that only its owner may read.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
+    let write = || {
+        let next = path.with_extension("next");
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&next)?;
+        // The mode above counts only for a new file.
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        std::fs::rename(&next, path)
+    };
+    write().map_err(|source| at(path, source))
+}

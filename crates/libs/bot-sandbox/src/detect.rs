@@ -1,0 +1,341 @@
+//! Chooses the kind of sandbox by trying it, and holds what all runs share. Mounts and flags live with each kind.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::OnceCell, task};
+
+use crate::{
+    Command, Ending, Limits, Program, SandboxError, Workspace,
+    bubblewrap::{self, Bubblewrap},
+    command::{check_absolute, check_name},
+    family::{Family, KILL_WAIT, Marker, RUN_MARKER},
+    proc::{self, Identity},
+    spawn::{Guardian, Launch, Sink, spawn},
+};
+
+/// A trial does nothing but start and end; a machine that needs longer has other worries.
+const TRIAL_TIME: Duration = Duration::from_secs(10);
+
+/// What the caller knows and this crate does not ask the environment for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The bot (with its instance, where several share a machine): names its processes in markers.
+    pub owner: String,
+    /// Use this bubblewrap instead of one found in `path`.
+    pub bwrap: Option<PathBuf>,
+    /// Folders to search for bwrap, setsid, setpriv, prlimit, nice, sh, bash: the bot's PATH, split.
+    pub path: Vec<PathBuf>,
+    /// A folder of the bot's own, for temporary folders of runs; made if missing.
+    pub state: PathBuf,
+    /// False: do not try bubblewrap.
+    pub try_bubblewrap: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxKind {
+    Bubblewrap,
+    ProcessGroup,
+}
+
+impl SandboxKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bubblewrap => "bubblewrap",
+            Self::ProcessGroup => "process-group",
+        }
+    }
+}
+
+impl fmt::Display for SandboxKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// Starts processes. Cheap to clone; all clones are one sandbox. Dropping the last one ends its process-group runs.
+#[derive(Clone)]
+pub struct Sandbox {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) owner: String,
+    pub(crate) state: PathBuf,
+    pub(crate) tools: Tools,
+    pub(crate) bubblewrap: Option<Bubblewrap>,
+    why_not_stronger: Option<String>,
+    /// Unique for this sandbox on this boot.
+    pub(crate) instance: String,
+    runs: AtomicU64,
+    guardian: OnceCell<Guardian>,
+}
+
+/// Absolute paths of the programs every kind needs.
+pub(crate) struct Tools {
+    pub(crate) setsid: String,
+    pub(crate) setpriv: String,
+    pub(crate) prlimit: String,
+    pub(crate) nice: String,
+    pub(crate) sh: String,
+    /// bash, or sh where there is none.
+    pub(crate) shell: String,
+    /// Root, and allowed to give up capabilities for good.
+    pub(crate) drops_capabilities: bool,
+}
+
+impl Sandbox {
+    /// Tries bubblewrap with the real mounts; falls back to process groups and keeps the reason. Fails only if not even
+    /// those are possible.
+    pub async fn detect(options: Options) -> Result<Self, SandboxError> {
+        check_name("owner", &options.owner)?;
+        check_absolute("state", &options.state)?;
+        let tmp = options.state.join("tmp");
+        std::fs::create_dir_all(&tmp).map_err(SandboxError::io(format!("make {}", tmp.display())))?;
+        remove_leftovers(&tmp);
+        let tools = Tools::find(&options.path).await?;
+        let process_group = Self::assemble(&options, tools, None, None);
+        if !options.try_bubblewrap {
+            return Ok(process_group.because("bubblewrap was not asked for".to_owned()));
+        }
+        let Some(path) = options.bwrap.clone().or_else(|| find(&options.path, "bwrap")) else {
+            return Ok(process_group
+                .because("bwrap was not found in PATH; install the package bubblewrap".to_owned()));
+        };
+        match Self::try_bubblewrap(&options, &path).await {
+            Ok(sandbox) => Ok(sandbox),
+            Err(why) => Ok(process_group.because(why)),
+        }
+    }
+
+    async fn try_bubblewrap(options: &Options, path: &Path) -> Result<Self, String> {
+        let bubblewrap = bubblewrap::look(path)
+            .await
+            .map_err(|error| format!("{} --help failed: {error}", path.display()))?;
+        let tools = Tools::find(&options.path)
+            .await
+            .map_err(|error| error.to_string())?;
+        let sandbox = Self::assemble(options, tools, Some(bubblewrap), None);
+        let folder = options.state.join("trial");
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
+        let limits = Limits {
+            time: TRIAL_TIME,
+            memory_bytes: 256 << 20,
+            processes: 64,
+            output_bytes: 64 << 10,
+            line_bytes: 1024,
+            file_bytes: 1 << 20,
+            open_files: 256,
+        };
+        let workspace = Workspace {
+            tree: folder.clone(),
+            home: folder,
+        };
+        let trial = Command::new("trial", Program::Argv(vec!["true".to_owned()]), workspace, limits);
+        match sandbox.run(trial).await {
+            Ok(outcome) if outcome.ending == Ending::Exited(0) => Ok(sandbox),
+            Ok(outcome) => Err(format!(
+                "a trial of {} ended as {:?}: {}",
+                path.display(),
+                outcome.ending,
+                outcome.tail.join("; ")
+            )),
+            Err(error) => Err(format!("a trial of {} failed: {error}", path.display())),
+        }
+    }
+
+    fn assemble(
+        options: &Options,
+        tools: Tools,
+        bubblewrap: Option<Bubblewrap>,
+        why_not_stronger: Option<String>,
+    ) -> Self {
+        static SANDBOXES: AtomicU64 = AtomicU64::new(0);
+        let me = std::process::id();
+        let start = proc::identity(me as i32).map_or(0, |identity| identity.start);
+        let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
+        let inner = Inner {
+            owner: options.owner.clone(),
+            state: options.state.clone(),
+            tools,
+            bubblewrap,
+            why_not_stronger,
+            // The underscore ends it: `1.2.3` must not match `1.2.34`.
+            instance: format!("{me}.{start}.{number}_"),
+            runs: AtomicU64::new(0),
+            guardian: OnceCell::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    fn because(mut self, why: String) -> Self {
+        tracing::info!(why, "running without bubblewrap");
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.why_not_stronger = Some(why);
+        }
+        self
+    }
+
+    pub fn kind(&self) -> SandboxKind {
+        if self.inner.bubblewrap.is_some() {
+            SandboxKind::Bubblewrap
+        } else {
+            SandboxKind::ProcessGroup
+        }
+    }
+
+    /// Why bubblewrap is not used; `None` if it is.
+    pub fn why_not_stronger(&self) -> Option<&str> {
+        self.inner.why_not_stronger.as_deref()
+    }
+
+    /// The workspace as the command sees it.
+    pub fn inside(&self, workspace: &Workspace) -> Workspace {
+        match self.kind() {
+            SandboxKind::Bubblewrap => Workspace {
+                tree: bubblewrap::TREE.into(),
+                home: bubblewrap::HOME.into(),
+            },
+            SandboxKind::ProcessGroup => workspace.clone(),
+        }
+    }
+
+    /// Kills every process of this owner's runs whose label starts with `label_prefix` (all with an empty one), those
+    /// of an earlier bot with the same owner too. For the start of a bot and before a new attempt. Returns how many.
+    pub async fn reap_stale(&self, label_prefix: &str) -> Result<usize, SandboxError> {
+        let marker = Marker::prefix(RUN_MARKER, format!("{}/{label_prefix}", self.inner.owner));
+        let ended = task::spawn_blocking(move || {
+            let mut family = Family::new(marker, None);
+            let found = family.census().iter().filter(|member| member.is_alive()).count();
+            (found, family.kill_all(KILL_WAIT))
+        });
+        let (found, survivors) = ended.await.map_err(|error| SandboxError::Io {
+            doing: "reap stale processes".into(),
+            source: error.into(),
+        })?;
+        if survivors.is_empty() {
+            Ok(found)
+        } else {
+            Err(SandboxError::StillAlive { pids: survivors })
+        }
+    }
+
+    /// A number no other run of this machine has, for markers and folder names.
+    pub(crate) fn next_run(&self) -> String {
+        format!(
+            "{}{}",
+            self.inner.instance,
+            self.inner.runs.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    pub(crate) async fn guardian(&self) -> Result<&Guardian, SandboxError> {
+        let tools = &self.inner.tools;
+        let start = || Guardian::start(&tools.setsid, &tools.sh, SYSTEM_PATH, &self.inner.instance);
+        self.inner
+            .guardian
+            .get_or_try_init(start)
+            .await
+            .map_err(SandboxError::io("start the guardian of process groups"))
+    }
+}
+
+/// Where the system's own programs are, inside and outside.
+pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Tools {
+    async fn find(path: &[PathBuf]) -> Result<Self, SandboxError> {
+        let need = |tool: &'static str| {
+            let found = find(path, tool).map(|found| found.display().to_string());
+            found.ok_or_else(|| SandboxError::ToolMissing {
+                tool,
+                searched: path.to_vec(),
+            })
+        };
+        let sh = need("sh")?;
+        let mut tools = Self {
+            setsid: need("setsid")?,
+            setpriv: need("setpriv")?,
+            prlimit: need("prlimit")?,
+            nice: need("nice")?,
+            shell: need("bash").unwrap_or_else(|_| sh.clone()),
+            sh,
+            drops_capabilities: false,
+        };
+        if nix::unistd::geteuid().is_root() {
+            tools.drops_capabilities = true;
+            let mut argv = tools.setpriv_words(&[]);
+            argv.extend([tools.sh.clone(), "-c".to_owned(), "true".to_owned()]);
+            tools.drops_capabilities = succeeds(argv).await;
+        }
+        Ok(tools)
+    }
+
+    /// `setpriv` without privileges to gain or, for root, to keep; `more` are further options.
+    pub(crate) fn setpriv_words(&self, more: &[&str]) -> Vec<String> {
+        let mut words = vec![
+            self.setpriv.clone(),
+            "--no-new-privs".to_owned(),
+            "--inh-caps=-all".to_owned(),
+        ];
+        if self.drops_capabilities {
+            words.push("--bounding-set=-all".to_owned());
+        }
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words.push("--".to_owned());
+        words
+    }
+}
+
+async fn succeeds(argv: Vec<String>) -> bool {
+    let launch = Launch {
+        argv,
+        env: [("PATH".to_owned(), SYSTEM_PATH.to_owned())].into(),
+        cwd: "/".into(),
+        stdin: None,
+        sink: Sink::Nothing,
+        dies_with_handle: true,
+    };
+    match spawn(launch).await {
+        Ok(mut child) => {
+            matches!(tokio::time::timeout(TRIAL_TIME, child.wait()).await, Ok(Ok(status)) if status.success())
+        }
+        Err(_) => false,
+    }
+}
+
+pub(crate) fn find(path: &[PathBuf], name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let runnable = |file: &PathBuf| {
+        file.is_absolute()
+            && file
+                .metadata()
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    path.iter().map(|folder| folder.join(name)).find(runnable)
+}
+
+/// Temporary folders of bots that were killed. Their names begin with pid and start time of who made them.
+fn remove_leftovers(tmp: &Path) {
+    for entry in std::fs::read_dir(tmp).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let mut parts = name.to_str().unwrap_or_default().split('.');
+        let maker = parts
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .zip(parts.next().and_then(|start| start.parse().ok()));
+        if maker.is_some_and(|(pid, start)| proc::identity(pid) != Some(Identity { pid, start })) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What can go wrong around a process. How a command itself ended is no error: see [`crate::Ending`].
+
+use std::{io, path::PathBuf};
+
+/// Every message says what was expected, what came, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error(
+        "expected the program `{tool}` in one of {searched:?}, found none; install it (util-linux brings setsid, setpriv and prlimit, coreutils nice) or hand in the right folders in Options.path"
+    )]
+    ToolMissing {
+        tool: &'static str,
+        searched: Vec<PathBuf>,
+    },
+    #[error("expected {expected}, got {came}; correct the {what}")]
+    Invalid {
+        what: &'static str,
+        expected: &'static str,
+        came: String,
+    },
+    #[error(
+        "could not {doing}: {source}; check that the path exists and belongs to the user the bot runs as"
+    )]
+    Io {
+        doing: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "expected the command to start, but the sandbox could not be set up; it said: {said:?}; run `bwrap` with the same mounts by hand, or let the bot use process groups"
+    )]
+    NotStarted { said: String },
+    #[error("application `{id}` is already served by process {pid}; adopt it or stop it first")]
+    AlreadyServed { id: String, pid: i32 },
+    #[error(
+        "expected application `{id}` to write its record to {record:?} within {waited_ms} ms, it did not; see its log {log:?}"
+    )]
+    NoRecord {
+        id: String,
+        record: PathBuf,
+        log: PathBuf,
+        waited_ms: u128,
+    },
+    #[error(
+        "expected a record of a served application in {path:?}, got something else: {source}; remove the file and stop the application by its id"
+    )]
+    BadRecord {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(
+        "expected all processes to be dead after SIGKILL, but {pids:?} are still there; they hang in the kernel: look at their state in /proc"
+    )]
+    StillAlive { pids: Vec<i32> },
+}
+
+impl SandboxError {
+    /// For `map_err`: says what was being done when the system refused.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+}

@@ -1,0 +1,272 @@
+//! Who belongs to a run or an application, and how to end them all. Knows nothing of how they were started.
+//!
+//! Belonging is inherited: by parent, by session or process group whose leader belonged, and by a marker in the
+//! environment, which catches what left all three. A process that leaves all of them between two looks and empties its
+//! environment on the way escapes; only a pid namespace holds that one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{Pid, getpgrp, getsid},
+};
+
+use crate::{
+    proc::{self, Identity, Process},
+    spawn::is_own_child,
+};
+
+/// In the environment of everything `run` starts: `<owner>/<label>/<instance>-<n>`.
+pub const RUN_MARKER: &str = "LOTA_RUN_ID";
+/// In the environment of everything `serve` starts: the application's id.
+pub const APP_MARKER: &str = "LOTA_APP_ID";
+
+/// How long SIGKILL may take. Only a process that hangs in the kernel needs more.
+pub(crate) const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Which value of which variable makes a process a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Marker {
+    pub(crate) variable: &'static str,
+    pub(crate) value: String,
+    /// Also every value that starts with this one.
+    pub(crate) prefix: bool,
+}
+
+impl Marker {
+    pub(crate) fn exact(variable: &'static str, value: impl Into<String>) -> Self {
+        Self {
+            variable,
+            value: value.into(),
+            prefix: false,
+        }
+    }
+
+    pub(crate) fn prefix(variable: &'static str, value: impl Into<String>) -> Self {
+        Self {
+            variable,
+            value: value.into(),
+            prefix: true,
+        }
+    }
+
+    fn is_on(&self, pid: i32) -> bool {
+        proc::environment(pid, self.variable).iter().any(|value| {
+            if self.prefix {
+                value.starts_with(&self.value)
+            } else {
+                *value == self.value
+            }
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Family {
+    marker: Marker,
+    /// The first one; its end is the end of most.
+    leader: Option<Identity>,
+    known: HashMap<i32, u64>,
+    sessions: HashSet<i32>,
+    groups: HashSet<i32>,
+    /// Looked at before, without a marker; nobody gains one later.
+    strangers: HashSet<Identity>,
+    /// Never touched: ourselves and pid 1.
+    me: i32,
+    my_session: i32,
+    my_group: i32,
+}
+
+impl Family {
+    pub(crate) fn new(marker: Marker, leader: Option<Identity>) -> Self {
+        Self {
+            marker,
+            leader,
+            known: leader
+                .iter()
+                .map(|identity| (identity.pid, identity.start))
+                .collect(),
+            sessions: HashSet::new(),
+            groups: HashSet::new(),
+            strangers: HashSet::new(),
+            me: std::process::id() as i32,
+            my_session: getsid(None).map_or(-1, Pid::as_raw),
+            my_group: getpgrp().as_raw(),
+        }
+    }
+
+    /// All members there are now, zombies too.
+    pub(crate) fn census(&mut self) -> Vec<Process> {
+        let table = proc::table().collect();
+        self.settle(table)
+    }
+
+    /// As [`Family::census`], but gives up at the first thread above `threads_max`: who meets a fork bomb has no time
+    /// to count it.
+    pub(crate) fn census_up_to(&mut self, threads_max: u32) -> Option<Vec<Process>> {
+        let (mut table, mut members, mut threads) = (Vec::new(), HashSet::new(), 0);
+        for process in proc::table() {
+            // Parents mostly come before their children here; `settle` sees to the rest.
+            let belongs =
+                self.is_known(&process) || self.is_related(&process) || members.contains(&process.parent);
+            if self.may_belong(&process) && belongs {
+                members.insert(process.pid());
+                self.remember_leadership(&process);
+                threads += process.threads;
+                if threads > threads_max {
+                    return None;
+                }
+            }
+            table.push(process);
+        }
+        Some(self.settle(table))
+    }
+
+    /// Completes the membership by all rules, and remembers it.
+    fn settle(&mut self, table: Vec<Process>) -> Vec<Process> {
+        // A number may come back as another's session once its last process is gone.
+        self.sessions
+            .retain(|session| table.iter().any(|process| process.session == *session));
+        self.groups
+            .retain(|group| table.iter().any(|process| process.group == *group));
+        let mut members: HashSet<i32> = HashSet::new();
+        let mut strangers = HashSet::new();
+        for process in table.iter().filter(|process| self.may_belong(process)) {
+            if self.is_seed(process) {
+                members.insert(process.pid());
+            } else {
+                strangers.insert(process.identity);
+            }
+        }
+        self.strangers = strangers;
+        loop {
+            let before = (members.len(), self.sessions.len(), self.groups.len());
+            for process in &table {
+                if self.may_belong(process) && (members.contains(&process.parent) || self.is_related(process))
+                {
+                    members.insert(process.pid());
+                }
+                if members.contains(&process.pid()) {
+                    self.remember_leadership(process);
+                }
+            }
+            if before == (members.len(), self.sessions.len(), self.groups.len()) {
+                break;
+            }
+        }
+        let found: Vec<Process> = table
+            .into_iter()
+            .filter(|process| members.contains(&process.pid()))
+            .collect();
+        self.known = found
+            .iter()
+            .map(|process| (process.pid(), process.identity.start))
+            .collect();
+        found
+    }
+
+    fn may_belong(&self, process: &Process) -> bool {
+        // 2 is the parent of all kernel threads.
+        process.pid() != self.me && process.pid() > 2 && process.parent != 2
+    }
+
+    fn is_seed(&self, process: &Process) -> bool {
+        let is_new = !self.strangers.contains(&process.identity);
+        self.is_known(process) || self.is_related(process) || is_new && self.marker.is_on(process.pid())
+    }
+
+    fn is_known(&self, process: &Process) -> bool {
+        self.known.get(&process.pid()) == Some(&process.identity.start)
+    }
+
+    fn is_related(&self, process: &Process) -> bool {
+        self.sessions.contains(&process.session) || self.groups.contains(&process.group)
+    }
+
+    /// Only a session or group that a member leads is ours: just after the fork a child is still in its parent's.
+    fn remember_leadership(&mut self, member: &Process) {
+        let pid = member.pid();
+        if member.session == pid && pid != self.my_session {
+            self.sessions.insert(pid);
+        }
+        if member.group == pid && pid != self.my_group {
+            self.groups.insert(pid);
+        }
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal, spared: &[i32]) {
+        for member in self
+            .census()
+            .iter()
+            .filter(|member| member.is_alive() && !spared.contains(&member.pid()))
+        {
+            send(member.identity, signal);
+        }
+    }
+
+    /// SIGKILL until none is left, or the wait is over. Returns those still alive. Blocks: call it off the runtime.
+    pub(crate) fn kill_all(&mut self, wait: Duration) -> Vec<i32> {
+        // Before looking: what forks as fast as it can would make every look longer than the last.
+        self.kill_groups();
+        let deadline = Instant::now() + wait;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let members = self.census();
+            self.kill_groups();
+            let zombies = self.reap(&members);
+            let alive: Vec<Identity> = members
+                .iter()
+                .filter(|member| member.is_alive())
+                .map(|member| member.identity)
+                .collect();
+            for identity in &alive {
+                send(*identity, Signal::SIGKILL);
+            }
+            if alive.is_empty() && zombies == 0 || Instant::now() >= deadline {
+                return alive.iter().map(|identity| identity.pid).collect();
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// A whole group dies in one step, so what forks inside it cannot outrun us.
+    fn kill_groups(&self) {
+        if let Some(leader) = self.leader {
+            send(leader, Signal::SIGKILL);
+        }
+        for group in self
+            .groups
+            .iter()
+            .filter(|group| **group > 1 && **group != self.my_group)
+        {
+            let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
+        }
+    }
+
+    /// Orphans come to us when we are pid 1 of a container; children of ours have a handle that waits for them. Returns
+    /// how many adopted zombies are left.
+    fn reap(&self, members: &[Process]) -> usize {
+        let adopted = members.iter().filter(|member| {
+            !member.is_alive() && member.parent == self.me && !is_own_child(member.identity)
+        });
+        adopted
+            .filter(|member| waitpid(Pid::from_raw(member.pid()), Some(WaitPidFlag::WNOHANG)).is_err())
+            .count()
+    }
+}
+
+/// Signals that very process, not one that came by its number.
+pub(crate) fn send(identity: Identity, signal: Signal) {
+    if proc::identity(identity.pid) == Some(identity) {
+        // It may have ended since; then there is nothing to do.
+        let _ = kill(Pid::from_raw(identity.pid), signal);
+    }
+}

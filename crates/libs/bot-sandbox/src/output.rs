@@ -1,0 +1,257 @@
+//! Reads what a command says: into lines, to the caller, into the log file, into the tail; all within its limit.
+
+use std::{
+    collections::VecDeque,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nix::fcntl::OFlag;
+use tokio::{
+    fs::File,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::{ChildStderr, ChildStdout},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Command, Line, Outcome, Redact, SandboxError, Stream};
+
+/// What is known of the output while the reader still runs, or after it was stopped.
+#[derive(Default)]
+pub(crate) struct Heard {
+    pub(crate) bytes: u64,
+    pub(crate) tail: VecDeque<String>,
+}
+
+pub(crate) struct Output {
+    heard: Arc<Mutex<Heard>>,
+    /// Fires when the limit is passed; nothing more is kept from then on.
+    pub(crate) exceeded: CancellationToken,
+    lines: Option<mpsc::Sender<Line>>,
+    log: Option<File>,
+    redact: Option<Redact>,
+    limit: u64,
+    line_bytes: usize,
+}
+
+impl Output {
+    pub(crate) fn new(command: &Command) -> Result<Self, SandboxError> {
+        let log = command.log_file.as_deref().map(create_log).transpose()?;
+        Ok(Self {
+            heard: Arc::default(),
+            exceeded: CancellationToken::new(),
+            lines: command.output.clone(),
+            log,
+            redact: command.redact.clone(),
+            limit: command.limits.output_bytes,
+            line_bytes: command.limits.line_bytes,
+        })
+    }
+
+    pub(crate) fn heard(&self) -> Arc<Mutex<Heard>> {
+        Arc::clone(&self.heard)
+    }
+
+    /// Until both ends are closed by all who hold them, or the limit is passed.
+    pub(crate) async fn pump(mut self, mut stdout: Option<ChildStdout>, mut stderr: Option<ChildStderr>) {
+        let (mut out, mut err) = (Splitter::new(self.line_bytes), Splitter::new(self.line_bytes));
+        let (mut out_bytes, mut err_bytes) = ([0; 16 << 10], [0; 16 << 10]);
+        while stdout.is_some() || stderr.is_some() {
+            let within = tokio::select! {
+                length = fill(&mut stdout, &mut out_bytes) => self.take(Stream::Stdout, &mut out, out_bytes.get(..length)).await,
+                length = fill(&mut stderr, &mut err_bytes) => self.take(Stream::Stderr, &mut err, err_bytes.get(..length)).await,
+            };
+            if !within {
+                self.exceeded.cancel();
+                break;
+            }
+        }
+        for (stream, splitter) in [(Stream::Stdout, &mut out), (Stream::Stderr, &mut err)] {
+            if let Some(rest) = splitter.finish() {
+                self.say(stream, rest).await;
+            }
+        }
+        if self.exceeded.is_cancelled() {
+            self.say(
+                Stream::Stderr,
+                format!("[output ended here: more than {} bytes]", self.limit),
+            )
+            .await;
+        }
+        if let Some(log) = &mut self.log {
+            let _ = log.flush().await;
+        }
+    }
+
+    /// False once the limit is passed.
+    async fn take(&mut self, stream: Stream, splitter: &mut Splitter, bytes: Option<&[u8]>) -> bool {
+        let bytes = bytes.unwrap_or_default();
+        let before = {
+            let mut heard = lock(&self.heard);
+            heard.bytes += bytes.len() as u64;
+            heard.bytes - bytes.len() as u64
+        };
+        let room = self.limit.saturating_sub(before).min(bytes.len() as u64) as usize;
+        let (kept, cut) = bytes.split_at(room);
+        splitter.push(kept);
+        while let Some(text) = splitter.next() {
+            self.say(stream, text).await;
+        }
+        cut.is_empty()
+    }
+
+    async fn say(&mut self, stream: Stream, text: String) {
+        let text = self
+            .redact
+            .as_ref()
+            .map_or_else(|| text.clone(), |redact| redact(text.clone()));
+        {
+            let mut heard = lock(&self.heard);
+            heard.tail.push_back(text.clone());
+            if heard.tail.len() > Outcome::TAIL_LINES {
+                heard.tail.pop_front();
+            }
+        }
+        if let Some(log) = &mut self.log {
+            // A full disk must not end the command; it will meet it itself.
+            let _ = log.write_all(format!("{text}\n").as_bytes()).await;
+        }
+        if let Some(lines) = &self.lines
+            && lines.send(Line { stream, text }).await.is_err()
+        {
+            self.lines = None;
+        }
+    }
+}
+
+pub(crate) fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Never through a symbolic link: the folder may be one a command could write.
+fn create_log(path: &Path) -> Result<File, SandboxError> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits());
+    options
+        .open(path)
+        .map(File::from_std)
+        .map_err(SandboxError::io(format!(
+            "create the log file {}",
+            path.display()
+        )))
+}
+
+/// 0 at the end, which also closes ours. Waits for ever on one already closed.
+async fn fill<R: AsyncRead + Unpin>(stream: &mut Option<R>, bytes: &mut [u8]) -> usize {
+    let Some(reader) = stream else {
+        return std::future::pending().await;
+    };
+    let length = reader.read(bytes).await.unwrap_or(0);
+    if length == 0 {
+        *stream = None;
+    }
+    length
+}
+
+/// Cuts bytes into lines, and lines that are too long into pieces that do not break a character.
+struct Splitter {
+    waiting: Vec<u8>,
+    limit: usize,
+}
+
+impl Splitter {
+    fn new(limit: usize) -> Self {
+        Self {
+            waiting: Vec::new(),
+            limit,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.waiting.extend_from_slice(bytes);
+    }
+
+    fn next(&mut self) -> Option<String> {
+        let end = self
+            .waiting
+            .iter()
+            .take(self.limit + 1)
+            .position(|byte| *byte == b'\n');
+        if let Some(end) = end {
+            let line = text(self.waiting.get(..end).unwrap_or_default());
+            self.waiting.drain(..=end);
+            return Some(line);
+        }
+        if self.waiting.len() <= self.limit {
+            return None;
+        }
+        let cut = self.boundary();
+        let piece = text(self.waiting.get(..cut).unwrap_or_default());
+        self.waiting.drain(..cut);
+        Some(piece)
+    }
+
+    /// The limit, or up to three bytes before it where a character begins.
+    fn boundary(&self) -> usize {
+        let begins = |at: &usize| {
+            self.waiting
+                .get(*at)
+                .is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
+        };
+        let lowest = self.limit.saturating_sub(3).max(1);
+        (lowest..=self.limit).rev().find(begins).unwrap_or(self.limit)
+    }
+
+    fn finish(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.waiting);
+        (!rest.is_empty()).then(|| text(&rest))
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(limit: usize, chunks: &[&[u8]]) -> Vec<String> {
+        let mut splitter = Splitter::new(limit);
+        let mut found = Vec::new();
+        for chunk in chunks {
+            splitter.push(chunk);
+            found.extend(std::iter::from_fn(|| splitter.next()));
+        }
+        found.extend(splitter.finish());
+        found
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_arrive() {
+        assert_eq!(
+            lines(80, &[b"one\ntw", b"o\r\n", b"\nthree"]),
+            ["one", "two", "", "three"]
+        );
+    }
+
+    #[test]
+    fn long_lines_are_split_between_characters() {
+        assert_eq!(lines(4, &["abcdefg".as_bytes()]), ["abcd", "efg"]);
+        assert_eq!(lines(4, &["abcd\nx\n".as_bytes()]), ["abcd", "x"]);
+        assert_eq!(lines(4, &["aaaéé".as_bytes()]), ["aaa", "éé"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_replaced() {
+        assert_eq!(lines(80, &[b"a\xffb\n"]), ["a\u{fffd}b"]);
+    }
+}

@@ -1,0 +1,481 @@
+//! One run from start to the death of its last process. Knows both kinds by their plan only.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    process::Child,
+    task::{self, JoinHandle},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError,
+    bubblewrap::{self, Bubblewrap, Interior, Status},
+    command::invalid,
+    detect::SYSTEM_PATH,
+    family::{Family, KILL_WAIT, Marker, RUN_MARKER},
+    output::{Heard, Output, lock},
+    proc,
+    process_group::{limit_words, link},
+    spawn::{INSTANCE_MARKER, Launch, Sink, spawn},
+};
+
+/// Between SIGTERM and SIGKILL, so that all is dead within five seconds.
+const TERM_GRACE: Duration = Duration::from_secs(4);
+/// How often memory and processes are counted.
+const POLL: Duration = Duration::from_millis(100);
+/// How long output is read on after the last process died; a full channel could hold it for ever.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A run that is about to start.
+struct Plan {
+    launch: Launch,
+    status: Option<Status>,
+    marker: Marker,
+    /// Removed afterwards.
+    tmp: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Peak {
+    memory_bytes: u64,
+    processes: u32,
+}
+
+enum Cause {
+    Itself(ExitStatus),
+    Us(Ending),
+}
+
+impl Sandbox {
+    /// Runs it to its end. Everything it started is dead when this returns, or soon after the future is dropped, or
+    /// this process dies. How it ended is in the outcome; an error means that it could not be run.
+    pub async fn run(&self, command: Command) -> Result<Outcome, SandboxError> {
+        command.check()?;
+        if command.cancel.is_cancelled() {
+            return Ok(Outcome {
+                ending: Ending::Cancelled,
+                wall: Duration::ZERO,
+                memory_peak_bytes: 0,
+                processes_peak: 0,
+                output_bytes: 0,
+                tail: Vec::new(),
+                survivors: Vec::new(),
+            });
+        }
+        make_private(&command.workspace.home)?;
+        let output = Output::new(&command)?;
+        let plan = self.plan(&command)?;
+        let _tmp = Removed(plan.tmp);
+        let began = Instant::now();
+        let guardian = if self.inner.bubblewrap.is_none() {
+            Some(self.guardian().await?)
+        } else {
+            None
+        };
+        let child = spawn(plan.launch)
+            .await
+            .map_err(SandboxError::io("start the command"))?;
+        let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
+        let _watched = guardian
+            .zip(leader)
+            .map(|(guardian, leader)| guardian.watch(leader.pid));
+        let family = Leash(Some(Arc::new(Mutex::new(Family::new(plan.marker, leader)))));
+        let run = Run {
+            child,
+            leader: leader.map_or(0, |identity| identity.pid),
+            own_processes: if plan.status.is_some() {
+                bubblewrap::OWN_PROCESSES
+            } else {
+                0
+            },
+            exceeded: output.exceeded.clone(),
+            heard: output.heard(),
+            family,
+            peak: Peak::default(),
+        };
+        run.finish(&command, output, began, plan.status).await
+    }
+
+    fn plan(&self, command: &Command) -> Result<Plan, SandboxError> {
+        let run = self.next_run();
+        let id = format!("{}/{}/{run}", self.inner.owner, command.label);
+        let tools = &self.inner.tools;
+        let markers = BTreeMap::from([
+            (RUN_MARKER.to_owned(), id.clone()),
+            (INSTANCE_MARKER.to_owned(), self.inner.instance.clone()),
+        ]);
+        let marker = Marker::exact(RUN_MARKER, id);
+        if let Some(bubblewrap) = &self.inner.bubblewrap {
+            return self.plan_bubblewrap(bubblewrap, command, markers, marker);
+        }
+        for bind in &command.read_write {
+            link(bind, &command.workspace)?;
+        }
+        let tmp = self.inner.state.join("tmp").join(run);
+        make_private(&tmp)?;
+        let home = &command.workspace.home;
+        if let Some(config) = command.toolchains.cargo_config() {
+            copy_cargo_config(config, home)?;
+        }
+        let mut argv = vec![tools.setsid.clone()];
+        argv.extend(tools.setpriv_words(&["--pdeathsig", "KILL"]));
+        argv.extend(limit_words(tools, &command.limits, false));
+        argv.extend(self.program_words(&command.program));
+        let env = environment(command, home, &tmp, markers);
+        let cwd = command.workspace.tree.join(&command.cwd);
+        let launch = Launch {
+            argv,
+            env,
+            cwd,
+            stdin: None,
+            sink: Sink::Pipes,
+            dies_with_handle: true,
+        };
+        Ok(Plan {
+            launch,
+            status: None,
+            marker,
+            tmp: Some(tmp),
+        })
+    }
+
+    fn plan_bubblewrap(
+        &self,
+        bubblewrap: &Bubblewrap,
+        command: &Command,
+        markers: BTreeMap<String, String>,
+        marker: Marker,
+    ) -> Result<Plan, SandboxError> {
+        let tools = &self.inner.tools;
+        let (tree, home) = (Path::new(bubblewrap::TREE), Path::new(bubblewrap::HOME));
+        let workspace = &command.workspace;
+        let mut binds = vec![
+            Bind {
+                host: workspace.tree.clone(),
+                inside: tree.to_owned(),
+            },
+            Bind {
+                host: workspace.home.clone(),
+                inside: home.to_owned(),
+            },
+        ];
+        for bind in &command.read_write {
+            for own in binds.iter().take(2) {
+                if let Ok(below) = bind.inside.strip_prefix(&own.inside) {
+                    bubblewrap::prepare_mount_point(&own.host, below, &bind.host)?;
+                }
+            }
+            binds.push(bind.clone());
+        }
+        let read_only: Vec<PathBuf> = command
+            .toolchains
+            .read_only()
+            .iter()
+            .chain(&command.read_only)
+            .cloned()
+            .collect();
+        if let Some(missing) = read_only.iter().find(|path| !path.exists()) {
+            return Err(invalid("read_only", "a path that exists", missing.display()));
+        }
+        let mut argv = limit_words(tools, &command.limits, true);
+        argv.extend(self.program_words(&command.program));
+        let interior = Interior {
+            read_only,
+            read_write: binds,
+            cargo_config: command.toolchains.cargo_config(),
+            env: environment(command, home, Path::new("/tmp"), markers.clone()),
+            cwd: tree.join(&command.cwd),
+            memory_bytes: command.limits.memory_bytes,
+            network: command.network,
+            dies_with_parent: true,
+            argv,
+        };
+        let (words, stdin, status) = bubblewrap.wrap(tools, &interior)?;
+        let mut argv = vec![tools.setsid.clone()];
+        argv.extend(words);
+        let mut env = markers;
+        env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
+        let launch = Launch {
+            argv,
+            env,
+            cwd: "/".into(),
+            stdin: Some(stdin),
+            sink: Sink::Pipes,
+            dies_with_handle: true,
+        };
+        Ok(Plan {
+            launch,
+            status: Some(status),
+            marker,
+            tmp: None,
+        })
+    }
+
+    fn program_words(&self, program: &Program) -> Vec<String> {
+        match program {
+            Program::Argv(argv) => argv.clone(),
+            Program::Shell(line) => vec![self.inner.tools.shell.clone(), "-c".to_owned(), line.clone()],
+        }
+    }
+}
+
+/// The command's own variables win over the sandbox's, markers over all.
+fn environment(
+    command: &Command,
+    home: &Path,
+    tmp: &Path,
+    markers: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut env = command.toolchains.environment(home);
+    env.insert("HOME".to_owned(), home.display().to_string());
+    env.insert("PATH".to_owned(), command.toolchains.path());
+    env.insert("TMPDIR".to_owned(), tmp.display().to_string());
+    env.insert("LANG".to_owned(), "C.UTF-8".to_owned());
+    env.extend(command.env.clone());
+    env.extend(markers);
+    env
+}
+
+struct Run {
+    child: Child,
+    leader: i32,
+    own_processes: u32,
+    exceeded: CancellationToken,
+    heard: Arc<Mutex<Heard>>,
+    family: Leash,
+    peak: Peak,
+}
+
+impl Run {
+    async fn finish(
+        mut self,
+        command: &Command,
+        output: Output,
+        began: Instant,
+        status: Option<Status>,
+    ) -> Result<Outcome, SandboxError> {
+        let mut pump = AbortOnDrop(task::spawn(
+            output.pump(self.child.stdout.take(), self.child.stderr.take()),
+        ));
+        let cause = self.watch(command, began).await?;
+        if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
+            self.ask_to_end().await;
+        }
+        let survivors = self.family.on(|family| family.kill_all(KILL_WAIT)).await?;
+        // Collects what the kernel keeps for us; a survivor of SIGKILL is left to the runtime.
+        let _ = timeout(KILL_WAIT, self.child.wait()).await;
+        if timeout(DRAIN, &mut pump.0).await.is_err() {
+            tracing::warn!(
+                label = command.label,
+                "the reader of live lines is too slow; the last ones are lost"
+            );
+        }
+        if survivors.is_empty() {
+            self.family.0 = None;
+        } else {
+            // The leash is dropped with its family, and so goes on hunting.
+            tracing::error!(label = command.label, ?survivors, "processes outlived SIGKILL");
+        }
+        let heard = lock(&self.heard);
+        let ending = match cause {
+            Cause::Us(ending) => ending,
+            Cause::Itself(_) if self.exceeded.is_cancelled() => Ending::OutputExceeded,
+            Cause::Itself(exit) => {
+                let failed_setup =
+                    status.is_some_and(|status| exit.code().is_some() && !status.has_started());
+                if failed_setup {
+                    return Err(SandboxError::NotStarted {
+                        said: heard.tail.iter().cloned().collect::<Vec<_>>().join("; "),
+                    });
+                }
+                classify(exit)
+            }
+        };
+        Ok(Outcome {
+            ending,
+            wall: began.elapsed(),
+            memory_peak_bytes: self.peak.memory_bytes,
+            processes_peak: self.peak.processes,
+            output_bytes: heard.bytes,
+            tail: heard.tail.iter().cloned().collect(),
+            survivors,
+        })
+    }
+
+    /// Until it ends, or we have to end it.
+    async fn watch(&mut self, command: &Command, began: Instant) -> Result<Cause, SandboxError> {
+        let deadline = (began + command.limits.time).into();
+        let mut poll = interval(POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                exit = self.child.wait() => return exit.map(Cause::Itself).map_err(SandboxError::io("wait for the command")),
+                () = command.cancel.cancelled() => return Ok(Cause::Us(Ending::Cancelled)),
+                () = self.exceeded.cancelled() => return Ok(Cause::Us(Ending::OutputExceeded)),
+                () = sleep_until(deadline) => return Ok(Cause::Us(Ending::TimedOut)),
+                _ = poll.tick() => if let Some(ending) = self.weigh(command).await? {
+                    return Ok(Cause::Us(ending));
+                },
+            }
+        }
+    }
+
+    async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
+        let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
+        let own = self.own_processes;
+        let weighed = self
+            .family
+            .on(move |family| weigh(family, memory_max, processes_max, own))
+            .await;
+        let (memory_bytes, processes) = weighed?;
+        self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
+        self.peak.processes = self.peak.processes.max(processes);
+        Ok(if processes > processes_max {
+            Some(Ending::ProcessesExceeded)
+        } else if memory_bytes > memory_max {
+            Some(Ending::MemoryExceeded)
+        } else {
+            None
+        })
+    }
+
+    /// SIGTERM to all but bubblewrap's outer process, whose end would be SIGKILL for those inside.
+    async fn ask_to_end(&mut self) {
+        let spared = if self.own_processes > 0 {
+            vec![self.leader]
+        } else {
+            Vec::new()
+        };
+        if self
+            .family
+            .on(move |family| family.signal(Signal::SIGTERM, &spared))
+            .await
+            .is_ok()
+        {
+            let _ = timeout(TERM_GRACE, self.child.wait()).await;
+        }
+    }
+}
+
+/// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once
+/// per sharer, so where the sum is over the limit the dearer sum decides.
+pub(crate) fn weigh(
+    family: &mut Family,
+    memory_max: u64,
+    processes_max: u32,
+    own_processes: u32,
+) -> (u64, u32) {
+    let Some(members) = family.census_up_to(processes_max.saturating_add(own_processes)) else {
+        return (0, processes_max.saturating_add(1));
+    };
+    let processes = members
+        .iter()
+        .map(|member| member.threads)
+        .sum::<u32>()
+        .saturating_sub(own_processes);
+    let resident: u64 = members.iter().map(|member| member.resident_bytes).sum();
+    let memory = if resident > memory_max {
+        members.iter().map(proc::proportional_bytes).sum()
+    } else {
+        resident
+    };
+    (memory, processes)
+}
+
+/// bubblewrap and shells report a signal as 128 + n.
+fn classify(exit: ExitStatus) -> Ending {
+    match (exit.code(), exit.signal()) {
+        (Some(code @ 129..=159), _) => Ending::Signalled(code - 128),
+        (Some(code), _) => Ending::Exited(code),
+        (None, signal) => Ending::Signalled(signal.unwrap_or(0)),
+    }
+}
+
+/// Holds a family; whoever lets go of it before its end (a dropped future) has it killed.
+struct Leash(Option<Arc<Mutex<Family>>>);
+
+impl Leash {
+    /// Reads of /proc block, so they happen beside the runtime's own threads.
+    async fn on<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Family) -> T + Send + 'static,
+    ) -> Result<T, SandboxError> {
+        let family = self
+            .0
+            .clone()
+            .ok_or_else(|| invalid("run", "a run that has not ended", "an ended one"))?;
+        let done =
+            task::spawn_blocking(move || act(&mut family.lock().unwrap_or_else(PoisonError::into_inner)));
+        done.await.map_err(|error| SandboxError::Io {
+            doing: "look after the command's processes".to_owned(),
+            source: error.into(),
+        })
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        if let Some(family) = self.0.take() {
+            let hunt = move || {
+                family
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .kill_all(KILL_WAIT)
+            };
+            if let Err(error) = thread::Builder::new().name("leash".into()).spawn(hunt) {
+                tracing::error!(%error, "the processes of a dropped run could not be hunted");
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Removed(Option<PathBuf>);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Makes the folder for this user alone if it is missing; leaves one that is there as it is.
+pub(crate) fn make_private(path: &Path) -> Result<(), SandboxError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(SandboxError::io(format!("make {}", path.display())))
+}
+
+fn copy_cargo_config(config: &Path, home: &Path) -> Result<(), SandboxError> {
+    let folder = home.join(".cargo");
+    make_private(&folder)?;
+    let copy = folder.join("config.toml");
+    // A link left there would be written through.
+    let _ = fs::remove_file(&copy);
+    fs::copy(config, &copy)
+        .map(|_| ())
+        .map_err(SandboxError::io(format!(
+            "copy {} to {}",
+            config.display(),
+            copy.display()
+        )))
+}

@@ -1,0 +1,145 @@
+//! Opening: lock, connections, migrations, and the jobs that a dead process left behind.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
+use tokio::sync::{Mutex, mpsc};
+
+use super::value::store_error;
+use super::writer::{BATCH_MAX, Writer};
+use super::{Shared, Signals, Store, StoreOptions, directory};
+use crate::model::StoreError;
+
+/// A reader costs a thread and a page cache; what they do takes microseconds.
+const READERS_MAX: u32 = 3;
+const READER_IDLE: Duration = Duration::from_mins(1);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the write-ahead log shrinks back to after a burst.
+const LOG_BYTES_KEPT: u32 = 8 * 1024 * 1024;
+
+pub(super) async fn open(options: StoreOptions) -> Result<Store, StoreError> {
+    let name: Arc<str> = options.dir.display().to_string().into();
+    let failed = |doing: &'static str| {
+        let name = Arc::clone(&name);
+        move |source| store_error(&name, doing, source)
+    };
+    let dir = options.dir.clone();
+    let (lock, database) = tokio::task::spawn_blocking(move || directory::take(&dir))
+        .await
+        .map_err(|_| StoreError::Closed)??;
+
+    let connecting = write_options(&database, options.max_page_count);
+    let mut conn = connecting.connect().await.map_err(failed("open its database"))?;
+    migrate(&mut conn)
+        .await
+        .map_err(failed("bring its tables up to date"))?;
+    let returned = return_running_jobs(&mut conn)
+        .await
+        .map_err(failed("hand back interrupted jobs"))?;
+    if returned > 0 {
+        tracing::info!(store = %name, jobs = returned, "jobs that the process before was running wait again");
+    }
+
+    let reads = SqlitePoolOptions::new()
+        .max_connections(READERS_MAX)
+        .idle_timeout(READER_IDLE)
+        .test_before_acquire(false)
+        .connect_lazy_with(read_options(&database));
+    let (sender, receiver) = mpsc::channel(BATCH_MAX);
+    let signals = Arc::new(Signals::default());
+    let writer = Writer {
+        name: Arc::clone(&name),
+        conn,
+        signals: Arc::clone(&signals),
+        lock,
+    };
+    let writer = Mutex::new(Some(tokio::spawn(writer.run(receiver))));
+    let queue = std::sync::Mutex::new(Some(sender));
+    Ok(Store {
+        shared: Arc::new(Shared {
+            name,
+            reads,
+            queue,
+            writer,
+            signals,
+        }),
+    })
+}
+
+fn write_options(database: &Path, max_page_count: Option<u32>) -> SqliteConnectOptions {
+    let options = SqliteConnectOptions::new()
+        .filename(database)
+        .journal_mode(SqliteJournalMode::Wal)
+        // NORMAL would lose the last commits when the power fails.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .pragma("journal_size_limit", LOG_BYTES_KEPT.to_string())
+        .disable_statement_logging();
+    match max_page_count {
+        Some(pages) => options.pragma("max_page_count", pages.to_string()),
+        None => options,
+    }
+}
+
+fn read_options(database: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+async fn migrate(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let store = Migration::new(
+        1,
+        "store".into(),
+        MigrationType::Simple,
+        include_str!("../../migrations/0001_store.sql").into_sql_str(),
+        false,
+    );
+    let outcome = Migrator::with_migrations(vec![store]).run(conn).await;
+    outcome.map_err(|error| match error {
+        // Unwrapped, so that a full disk is told as such.
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
+        other => sqlx::Error::Migrate(Box::new(other)),
+    })
+}
+
+/// This process alone holds the store, so whoever ran these jobs is gone. Their attempt stays counted, or a job that
+/// kills its bot would be tried for ever.
+async fn return_running_jobs(conn: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "UPDATE jobs SET status = 'waiting', holder = NULL, lease_until_ms = NULL WHERE status = 'running'",
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No test can cut the power, so this one holds the settings that survive it.
+    #[tokio::test]
+    async fn a_commit_is_answered_when_it_is_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_lock, database) = directory::take(dir.path()).unwrap();
+        let mut conn = write_options(&database, None).connect().await.unwrap();
+        let settings = [
+            ("journal_mode", "wal"),
+            ("synchronous", "2"),
+            ("foreign_keys", "1"),
+        ];
+        for (name, expected) in settings {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}"));
+            let found: String = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+}

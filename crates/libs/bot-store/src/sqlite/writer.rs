@@ -1,0 +1,154 @@
+//! The one task that writes: what waits is applied together, each in its savepoint, and answered once it is durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sqlx::{Connection as _, SqliteConnection};
+use tokio::sync::mpsc;
+
+use super::Signals;
+use super::directory::Lock;
+use super::value::{NOW_MS, repeat, store_error};
+use super::write::{Change, Queue, Tx};
+use crate::model::StoreError;
+
+/// The most writes in one transaction, and the most that wait before callers are held back.
+pub(super) const BATCH_MAX: usize = 128;
+
+type Batch = Vec<Box<dyn Queue>>;
+
+/// Writes that failed alone, by their place in the batch, rising.
+type Failed = Vec<(usize, StoreError)>;
+
+/// Why a transaction did not become durable.
+enum Lost {
+    /// Everyone in it is told.
+    All(StoreError),
+    /// The database gave the whole transaction up at this write; the others can be applied again without it.
+    At(usize, StoreError),
+}
+
+/// Holds the write connection, and the lock for as long as that is open.
+pub(super) struct Writer {
+    pub(super) name: Arc<str>,
+    pub(super) conn: SqliteConnection,
+    pub(super) signals: Arc<Signals>,
+    pub(super) lock: Lock,
+}
+
+impl Writer {
+    /// Works until every sender is gone, then closes the files and gives the lock back.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Queue>>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.write(std::mem::take(&mut batch)).await;
+        }
+        if let Err(error) = self.conn.close().await {
+            tracing::warn!(store = %self.name, %error, "the store's files did not close cleanly");
+        }
+        drop(self.lock);
+    }
+
+    async fn write(&mut self, mut batch: Batch) {
+        while !batch.is_empty() {
+            match self.transact(&mut batch).await {
+                Ok((change, failed)) => {
+                    self.wake(change);
+                    answer(batch, failed);
+                    return;
+                }
+                Err(Lost::At(index, error)) => batch.remove(index).fail(error),
+                Err(Lost::All(error)) => {
+                    for pending in batch {
+                        pending.fail(repeat(&error));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One transaction around the batch. Answers what changed, and the writes that failed alone.
+    async fn transact(&mut self, batch: &mut Batch) -> Result<(Change, Failed), Lost> {
+        let result = match self.begin_and_apply(batch).await {
+            Ok(applied) => match self.run_sql("COMMIT").await {
+                Ok(()) => return Ok(applied),
+                Err(source) => Err(Lost::All(self.error("make a transaction durable", source))),
+            },
+            Err(lost) => Err(lost),
+        };
+        // Fails where the database rolled back by itself; either way nothing is left open.
+        let _ = self.run_sql("ROLLBACK").await;
+        result
+    }
+
+    async fn begin_and_apply(&mut self, batch: &mut Batch) -> Result<(Change, Failed), Lost> {
+        let begun = self.run_sql("BEGIN IMMEDIATE").await;
+        begun.map_err(|source| Lost::All(self.error("begin a transaction", source)))?;
+        let now_ms = sqlx::query_scalar(NOW_MS).fetch_one(&mut self.conn).await;
+        let now_ms = now_ms.map_err(|source| Lost::All(self.error("read the clock", source)))?;
+        let mut all = Change::default();
+        let mut failed = Vec::new();
+        for (index, pending) in batch.iter_mut().enumerate() {
+            let entered = self.run_sql("SAVEPOINT one").await;
+            entered.map_err(|source| Lost::All(self.error("begin a savepoint", source)))?;
+            let applied = pending
+                .apply(&mut Tx {
+                    conn: &mut self.conn,
+                    now_ms,
+                })
+                .await;
+            let keep = applied.as_ref().is_ok_and(|change| change.wrote);
+            let left = self.leave_savepoint(keep).await;
+            match (applied, left) {
+                (Ok(change), Ok(())) => all.merge(change),
+                (Err(source), Ok(())) => failed.push((index, self.error(pending.doing(), source))),
+                // On some errors, a full disk among them, SQLite ends the whole transaction, savepoints included.
+                (Err(source), Err(_)) | (Ok(_), Err(source)) => {
+                    return Err(Lost::At(index, self.error(pending.doing(), source)));
+                }
+            }
+        }
+        Ok((all, failed))
+    }
+
+    async fn leave_savepoint(&mut self, keep: bool) -> Result<(), sqlx::Error> {
+        if !keep {
+            self.run_sql("ROLLBACK TO one").await?;
+        }
+        self.run_sql("RELEASE one").await
+    }
+
+    async fn run_sql(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::query(sql).execute(&mut self.conn).await.map(|_| ())
+    }
+
+    fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
+        store_error(&self.name, doing, source)
+    }
+
+    fn wake(&self, change: Change) {
+        if change.wrote {
+            self.signals.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        if change.outbox {
+            self.signals.outbox.notify_one();
+        }
+        if change.jobs {
+            self.signals.jobs.notify_one();
+        }
+        if change.timers {
+            self.signals.timers.notify_one();
+        }
+    }
+}
+
+fn answer(batch: Batch, failed: Failed) {
+    let mut failed = failed.into_iter().peekable();
+    for (index, pending) in batch.into_iter().enumerate() {
+        match failed.next_if(|(at, _)| *at == index) {
+            Some((_, error)) => pending.fail(error),
+            None => pending.succeed(),
+        }
+    }
+}
