@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Duration,
 };
 
@@ -256,13 +256,17 @@ fn environment(
     if limits.memory_mib == 0 || limits.processes == 0 || limits.log_mib == 0 {
         from.wrong("limits", "expected every limit above zero");
     }
+    if target.as_ref().is_some_and(|target| target.path.components().any(|part| part == Component::ParentDir)) {
+        from.wrong("target.path", "expected a path without `..`");
+    }
     let Target { kind: TargetKind::Directory, path } = target?;
     let (repositories, refs) = (repositories?, refs?);
     (mistakes.len() == mistakes_before).then(|| Environment {
         name: name.to_owned(),
         repositories,
         refs,
-        root: base.join(path),
+        // By its components, which leaves out every `.`: what is served must have a plain path.
+        root: base.join(path).components().collect(),
         serves: matches!(serve, ServeMode::Auto),
         port,
         health_deadline_max: health.deadline.0,

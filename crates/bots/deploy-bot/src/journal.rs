@@ -41,7 +41,7 @@ pub(crate) struct Switch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) to: Option<Release>,
     pub(crate) job: String,
-    /// The fencing token under which it was done; never falls.
+    /// The fencing token under which it was done; never falls within a job.
     pub(crate) token: i64,
     pub(crate) kind: Kind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,10 +67,10 @@ pub(crate) struct Wanted {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JournalError {
     #[error(
-        "{} was last written under fencing token {last} and refuses the older {token}: another attempt has the \
-         environment; where the bot's store was made anew, move the journal away", .path.display()
+        "job {job} under fencing token {token} does not hold {}: job {holder} under token {held} does; this attempt was \
+         taken over and has to end", .path.display()
     )]
-    Stale { path: PathBuf, last: i64, token: i64 },
+    Stale { path: PathBuf, job: String, token: i64, holder: String, held: i64 },
     #[error("line {line} of {} is damaged: {source}; restore the file, or move it away to begin a new history", .path.display())]
     Damaged { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("{} cannot be used: {source}; see that the folder exists, has space and belongs to the bot's user", .path.display())]
@@ -153,6 +153,15 @@ impl History {
     }
 }
 
+/// The attempt that may write. Tokens rise within a job and mean nothing between jobs, so it is not the higher token that
+/// wins but the last claim. That is safe because a job claims first and asks its store afterwards whether it still has
+/// its lease: who claimed late is told there, who was overtaken is told here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Holder {
+    job: String,
+    token: i64,
+}
+
 /// The file.
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
@@ -169,25 +178,60 @@ impl Journal {
         Ok(self.read_whole()?.0)
     }
 
+    /// Makes this attempt the only one that may write, unless a later attempt of the same job already is.
+    pub(crate) fn claim(&self, job: &str, token: i64) -> Result<(), JournalError> {
+        let _lock = self.lock()?;
+        let holder = self.holder()?;
+        let newest = self.read()?.of_job(job).iter().map(|switch| switch.token).max().unwrap_or(token);
+        if holder.job == job && holder.token > token || newest > token {
+            return Err(self.stale(job, token, holder));
+        }
+        let text = serde_json::to_vec(&Holder { job: job.to_owned(), token }).map_err(|error| self.io()(error.into()))?;
+        let (place, new) = (self.path.with_extension("holder"), self.path.with_extension("holder.new"));
+        fs::write(&new, text).and_then(|()| fs::rename(new, place)).map_err(self.io())
+    }
+
     /// Makes a switch the truth, unless the job has made its `nth` already: then that one is returned.
     pub(crate) fn append(&self, wanted: Wanted) -> Result<Switch, JournalError> {
-        // Two processes of one bot may both believe that they hold the job; the file decides between them.
-        let lock = self.open(&self.path.with_extension("lock"))?;
-        lock.lock().map_err(self.io())?;
+        let _lock = self.lock()?;
+        let holder = self.holder()?;
+        if holder.job != wanted.job || holder.token != wanted.token {
+            return Err(self.stale(&wanted.job, wanted.token, holder));
+        }
         let (history, bytes) = self.read_whole()?;
         if let Some(made) = history.of_job(&wanted.job).get(wanted.nth) {
             return Ok((*made).clone());
         }
-        let (seq, last) = history.last().map_or((1, i64::MIN), |last| (last.seq + 1, last.token));
-        if wanted.token < last {
-            return Err(JournalError::Stale { path: self.path.clone(), last, token: wanted.token });
-        }
+        let seq = history.last().map_or(1, |last| last.seq + 1);
         let from = history.current().map(|release| release.digest().clone());
         let Wanted { at, to, job, token, kind, reason, requested_by, nth: _ } = wanted;
         let switch = Switch { seq, at, from, to, job, token, kind, reason, requested_by };
         let bytes = if history.switches.len() >= LINES_MAX { self.rotate(&history)? } else { bytes };
         self.write(&switch, bytes).map_err(self.io())?;
         Ok(switch)
+    }
+
+    /// Two processes of one bot may both believe that they hold the job; the folder decides between them.
+    fn lock(&self) -> Result<File, JournalError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(self.path.with_extension("lock")).map_err(self.io())?;
+        lock.lock().map_err(self.io())?;
+        Ok(lock)
+    }
+
+    fn holder(&self) -> Result<Holder, JournalError> {
+        match fs::read_to_string(self.path.with_extension("holder")) {
+            // Renamed into place, so never half; whatever else it may be is nobody's claim.
+            Ok(text) => Ok(serde_json::from_str(&text).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Holder::default()),
+            Err(error) => Err(self.io()(error)),
+        }
+    }
+
+    fn stale(&self, job: &str, token: i64, holder: Holder) -> JournalError {
+        let Holder { job: holder, token: held } = holder;
+        JournalError::Stale { path: self.path.clone(), job: job.to_owned(), token, holder, held }
     }
 
     /// The history, and how many bytes of the file hold it: a line without its end was never committed.
@@ -244,11 +288,6 @@ impl Journal {
         self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
-    fn open(&self, path: &Path) -> Result<File, JournalError> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600).open(path).map_err(self.io())
-    }
-
     fn io(&self) -> impl Fn(io::Error) -> JournalError + use<> {
         let path = self.path.clone();
         move |source| JournalError::Io { path: path.clone(), source }
@@ -278,18 +317,23 @@ mod tests {
         (folder, journal)
     }
 
-    fn deploy(journal: &Journal, token: i64, to: char) {
-        journal.append(wanted(&format!("job-{token}"), token, Some(to), Kind::Deploy, 0)).unwrap();
+    fn append(journal: &Journal, wanted: Wanted) -> Switch {
+        journal.claim(&wanted.job, wanted.token).unwrap();
+        journal.append(wanted).unwrap()
+    }
+
+    fn deploy(journal: &Journal, number: u32, to: char) {
+        append(journal, wanted(&format!("job-{number}"), 1, Some(to), Kind::Deploy, 0));
     }
 
     #[test]
     fn the_one_before_leaves_out_what_was_taken_back() {
         let (_folder, journal) = journal();
         assert_eq!(journal.read().unwrap(), History::default());
-        for (token, to) in [(1, 'a'), (2, 'b'), (3, 'c')] {
-            deploy(&journal, token, to);
+        for (number, to) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+            deploy(&journal, number, to);
         }
-        journal.append(wanted("job-3", 3, Some('b'), Kind::Rollback, 1)).unwrap();
+        append(&journal, wanted("job-3", 1, Some('b'), Kind::Rollback, 1));
         let history = journal.read().unwrap();
         assert_eq!(history.current(), Some(&release('b')));
         assert_eq!(history.previous(), Some(&release('a')), "c was never good");
@@ -303,21 +347,28 @@ mod tests {
     #[test]
     fn a_job_switches_once_and_takes_back_once() {
         let (_folder, journal) = journal();
-        let first = journal.append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0)).unwrap();
-        let again = journal.append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0)).unwrap();
+        let first = append(&journal, wanted("job-1", 1, Some('a'), Kind::Deploy, 0));
+        let again = append(&journal, wanted("job-1", 2, Some('a'), Kind::Deploy, 0));
         assert_eq!(first, again);
-        journal.append(wanted("job-1", 2, None, Kind::Rollback, 1)).unwrap();
-        journal.append(wanted("job-1", 3, None, Kind::Rollback, 1)).unwrap();
+        append(&journal, wanted("job-1", 2, None, Kind::Rollback, 1));
+        append(&journal, wanted("job-1", 3, None, Kind::Rollback, 1));
         let history = journal.read().unwrap();
         assert_eq!((history.of_job("job-1").len(), history.current(), history.previous()), (2, None, None));
     }
 
     #[test]
-    fn an_older_token_is_refused() {
+    fn an_attempt_that_was_overtaken_is_refused() {
         let (_folder, journal) = journal();
-        deploy(&journal, 7, 'a');
-        let stale = journal.append(wanted("job-6", 6, Some('b'), Kind::Deploy, 0)).unwrap_err();
-        assert!(matches!(stale, JournalError::Stale { last: 7, token: 6, .. }), "{stale}");
+        journal.claim("job-1", 1).unwrap();
+        journal.claim("job-1", 2).unwrap();
+        let stale = journal.append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0)).unwrap_err();
+        assert!(matches!(stale, JournalError::Stale { token: 1, held: 2, .. }), "{stale}");
+        assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "it does not come back");
+        journal.append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0)).unwrap();
+        journal.claim("job-2", 1).unwrap();
+        let stale = journal.append(wanted("job-1", 2, None, Kind::Rollback, 1)).unwrap_err();
+        assert!(matches!(stale, JournalError::Stale { .. }), "{stale}");
+        assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "the lines remember too");
         assert_eq!(journal.read().unwrap().current(), Some(&release('a')));
     }
 

@@ -2,7 +2,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -66,6 +66,23 @@ impl Releases {
     /// Where an artifact is once it is unpacked.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.root.join(digest.hex())
+    }
+
+    /// Makes `<environment>/current` lead to an artifact, or to nothing. Never half: a link is renamed over the other.
+    pub(crate) fn point(&self, digest: Option<&Digest>) -> anyhow::Result<()> {
+        let current = self.root.with_file_name("current");
+        if fs::symlink_metadata(&current).is_ok_and(|found| !found.is_symlink()) {
+            anyhow::bail!("{} is no link and not ours to remove: move it away", current.display());
+        }
+        let Some(digest) = digest else { return remove(&current) };
+        let target = Path::new("releases").join(digest.hex());
+        if fs::read_link(&current).is_ok_and(|found| found == target) {
+            return Ok(());
+        }
+        let new = self.root.with_file_name(".current.new");
+        remove(&new)?;
+        let renamed = symlink(target, &new).and_then(|()| fs::rename(&new, &current));
+        renamed.with_context(|| format!("{} cannot be replaced by a link", current.display()))
     }
 
     /// Fetches and unpacks an artifact, unless it is there. It gets its name last, so what has one is whole.

@@ -18,7 +18,7 @@ pub mod telemetry;
 mod tools;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
-pub use bus::{Bus, BusOptions, Link, Properties, PublishError};
+pub use bus::{Bus, BusOptions, Link, Properties, PublishError, watch};
 pub use config::{BotConfig, Constraints, schema as config_schema};
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Hears, Jobs, Says, TimerDue, contract_of};
 pub use effects::{Effect, Effects, Fail, Outcome};

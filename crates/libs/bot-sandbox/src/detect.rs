@@ -210,7 +210,7 @@ impl Sandbox {
         }
     }
 
-    /// Kills every process of this owner's runs whose label starts with `label_prefix` (all with an empty one), those
+    /// Kills every process of this owner's runs whose label starts with `label_prefix` (all with an empty one; end it with a separator, as `job-1` also begins `job-10`), those
     /// of an earlier bot with the same owner too. For the start of a bot and before a new attempt. Returns how many.
     pub async fn reap_stale(&self, label_prefix: &str) -> Result<usize, SandboxError> {
         let marker = Marker::prefix(RUN_MARKER, format!("{}/{label_prefix}", self.inner.owner));

@@ -18,7 +18,8 @@ const OPEN_MAX: usize = 1000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Alert {
     /// The same for the same trouble.
-    pub(crate) alert_id: String,
+    #[serde(rename = "alert_id")]
+    pub(crate) id: String,
     /// How bad.
     pub(crate) severity: Severity,
     /// What it is about: `bot:build-bot`, `application:staging`.
@@ -59,7 +60,14 @@ pub(crate) struct Alerts {
 
 impl Alerts {
     /// There is trouble. Said the first time, counted after that.
-    pub(crate) fn raise(&mut self, id: &str, severity: Severity, subject: &str, summary: String, now: DateTime<Utc>) {
+    pub(crate) fn raise(
+        &mut self,
+        id: &str,
+        severity: Severity,
+        subject: &str,
+        summary: String,
+        now: DateTime<Utc>,
+    ) {
         if let Some(alert) = self.open.get_mut(id) {
             alert.count = alert.count.saturating_add(1);
             alert.last = now;
@@ -71,7 +79,7 @@ impl Alerts {
             return;
         }
         let alert = Alert {
-            alert_id: id.to_owned(),
+            id: id.to_owned(),
             severity,
             subject: subject.to_owned(),
             summary,
@@ -81,25 +89,29 @@ impl Alerts {
             resolved: None,
         };
         let said = AlertTriggered {
-            alert_id: alert.alert_id.clone(),
+            alert_id: alert.id.clone(),
             severity,
             subject: alert.subject.clone(),
             summary: alert.summary.clone(),
         };
-        self.unsaid.push_back((episode(&alert), Announcement::Triggered(said)));
+        self.unsaid
+            .push_back((episode(&alert), Announcement::Triggered(said)));
         self.open.insert(id.to_owned(), alert);
     }
 
     /// The trouble is over, if there was any.
     pub(crate) fn resolve(&mut self, id: &str, summary: impl FnOnce() -> String, now: DateTime<Utc>) {
-        let Some(mut alert) = self.open.remove(id) else { return };
+        let Some(mut alert) = self.open.remove(id) else {
+            return;
+        };
         let said = AlertResolved {
-            alert_id: alert.alert_id.clone(),
+            alert_id: alert.id.clone(),
             subject: alert.subject.clone(),
             summary: summary(),
             duration_ms: (now - alert.since).num_milliseconds().try_into().unwrap_or(0),
         };
-        self.unsaid.push_back((episode(&alert), Announcement::Resolved(said)));
+        self.unsaid
+            .push_back((episode(&alert), Announcement::Resolved(said)));
         alert.resolved = Some(now);
         self.resolved.push_front(alert);
         self.resolved.truncate(RESOLVED_MAX);
@@ -124,7 +136,11 @@ impl Alerts {
 
     /// Ids of the open ones that begin so.
     pub(crate) fn open_ids(&self, beginning: &str) -> Vec<String> {
-        self.open.keys().filter(|id| id.starts_with(beginning)).cloned().collect()
+        self.open
+            .keys()
+            .filter(|id| id.starts_with(beginning))
+            .cloned()
+            .collect()
     }
 
     /// What is to be said next, with its correlation.
@@ -140,7 +156,7 @@ impl Alerts {
 
 /// Begin and end of one trouble share a correlation; the next time it is another one.
 fn episode(alert: &Alert) -> String {
-    format!("{}:{}", alert.alert_id, alert.since.timestamp_millis())
+    format!("{}:{}", alert.id, alert.since.timestamp_millis())
 }
 
 #[cfg(test)]
@@ -152,18 +168,33 @@ mod tests {
     fn a_trouble_is_said_once_and_counted() {
         let mut alerts = Alerts::default();
         for ms in [0, 500] {
-            alerts.raise("silent:build-bot", Severity::Critical, "bot:build-bot", format!("for {ms}"), at(ms));
+            alerts.raise(
+                "silent:build-bot",
+                Severity::Critical,
+                "bot:build-bot",
+                format!("for {ms}"),
+                at(ms),
+            );
         }
         let open = alerts.open();
-        assert_eq!((open.len(), open[0].count, open[0].summary.as_str()), (1, 2, "for 500"));
+        assert_eq!(
+            (open.len(), open[0].count, open[0].summary.as_str()),
+            (1, 2, "for 500")
+        );
         alerts.resolve("silent:build-bot", || "it is back".into(), at(900));
         alerts.resolve("silent:build-bot", || "it is back".into(), at(901));
         let (first, triggered) = alerts.next_unsaid().unwrap();
-        assert!(matches!(&triggered, Announcement::Triggered(a) if a.summary == "for 0"), "{triggered:?}");
+        assert!(
+            matches!(&triggered, Announcement::Triggered(a) if a.summary == "for 0"),
+            "{triggered:?}"
+        );
         assert_eq!(alerts.next_unsaid().unwrap().1, triggered, "until it was said");
         alerts.said();
         let (second, resolved) = alerts.next_unsaid().unwrap();
-        assert!(matches!(&resolved, Announcement::Resolved(a) if a.duration_ms == 900), "{resolved:?}");
+        assert!(
+            matches!(&resolved, Announcement::Resolved(a) if a.duration_ms == 900),
+            "{resolved:?}"
+        );
         assert_eq!(first, second, "one correlation for begin and end");
         alerts.said();
         assert_eq!((alerts.next_unsaid(), alerts.resolved().count()), (None, 1));
@@ -176,7 +207,7 @@ mod tests {
         alerts.raise("b", Severity::Critical, "bot:y", "s".into(), at(1));
         let back: Alerts = serde_json::from_str(&serde_json::to_string(&alerts).unwrap()).unwrap();
         assert_eq!(back, alerts);
-        assert_eq!(back.open()[0].alert_id, "b", "worst first");
+        assert_eq!(back.open()[0].id, "b", "worst first");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `/metrics`: what is watched, in the text format of Prometheus. Every metric's name is here.
 use std::{fmt, sync::atomic::AtomicU64};
 
+use bot_messages::telemetry::Heartbeat as H;
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::{
     encoding::text,
@@ -64,62 +65,183 @@ fn fleet(page: &mut Page, bots: &[Bot]) {
     page.gauge("lota_bot_active", "1 while a process of the bot is heard", active);
 }
 
+/// Name, meaning, value.
+type Figure<T> = (&'static str, &'static str, fn(&H) -> T);
+
+const COUNTERS: [Figure<u64>; 3] = [
+    (
+        "lota_bot_processed",
+        "Deliveries settled since the process started",
+        |h| h.processed,
+    ),
+    (
+        "lota_bot_errors",
+        "Deliveries that failed since the process started",
+        |h| h.errors,
+    ),
+    (
+        "lota_bot_records_dropped",
+        "Log and health records dropped",
+        |h| h.records_dropped,
+    ),
+];
+
+const GAUGES: [Figure<f64>; 9] = [
+    (
+        "lota_bot_processing_rate",
+        "Deliveries settled per second over the last minute",
+        |h| h.rate_per_s,
+    ),
+    (
+        "lota_bot_error_rate",
+        "Failures per delivery over the last minute, 0 to 1",
+        |h| h.error_rate,
+    ),
+    ("lota_bot_in_flight", "Deliveries in hand", |h| h.in_flight as f64),
+    ("lota_bot_jobs_running", "Jobs that run", |h| {
+        h.jobs_running as f64
+    }),
+    ("lota_bot_jobs_waiting", "Jobs that wait", |h| {
+        h.jobs_waiting as f64
+    }),
+    (
+        "lota_bot_outbox_unsent",
+        "Messages not yet confirmed by the broker",
+        |h| h.outbox_unsent as f64,
+    ),
+    ("lota_bot_resident_memory_bytes", "Resident memory", |h| {
+        h.rss_bytes as f64
+    }),
+    ("lota_bot_cpu_percent", "Share of one core", |h| h.cpu_percent),
+    ("lota_bot_uptime_seconds", "Since the process started", |h| {
+        h.uptime_s as f64
+    }),
+];
+
 fn processes(page: &mut Page, bots: &[Bot]) {
-    let all: Vec<_> = bots
+    let heard = bots
         .iter()
         .flat_map(|b| &b.instances)
-        .filter(|i| i.heard_at.is_some())
-        .map(|i| (vec![("bot", slug(&i.heartbeat.bot)), ("instance", i.heartbeat.instance.clone())], &i.heartbeat))
+        .filter(|i| i.heard_at.is_some());
+    let all: Vec<(Labels, &H)> = heard
+        .map(|i| {
+            let (bot, instance) = (slug(&i.heartbeat.bot), i.heartbeat.instance.clone());
+            (vec![("bot", bot), ("instance", instance)], &i.heartbeat)
+        })
         .collect();
-    macro_rules! each {
-        ($kind:ident, $name:literal, $help:literal, $value:expr) => {
-            page.$kind($name, $help, all.iter().map(|(labels, h)| (labels.clone(), $value(h))))
-        };
+    for (name, help, value) in COUNTERS {
+        page.counter(
+            name,
+            help,
+            all.iter().map(|(labels, h)| (labels.clone(), value(h))),
+        );
     }
-    use bot_messages::telemetry::Heartbeat as H;
-    each!(counter, "lota_bot_processed", "Deliveries settled since the process started", |h: &H| h.processed);
-    each!(counter, "lota_bot_errors", "Deliveries that failed since the process started", |h: &H| h.errors);
-    each!(counter, "lota_bot_records_dropped", "Log and health records dropped", |h: &H| h.records_dropped);
-    each!(gauge, "lota_bot_processing_rate", "Deliveries settled per second over the last minute", |h: &H| h.rate_per_s);
-    each!(gauge, "lota_bot_error_rate", "Failures per delivery over the last minute, 0 to 1", |h: &H| h.error_rate);
-    each!(gauge, "lota_bot_in_flight", "Deliveries in hand", |h: &H| h.in_flight as f64);
-    each!(gauge, "lota_bot_jobs_running", "Jobs that run", |h: &H| h.jobs_running as f64);
-    each!(gauge, "lota_bot_jobs_waiting", "Jobs that wait", |h: &H| h.jobs_waiting as f64);
-    each!(gauge, "lota_bot_outbox_unsent", "Messages not yet confirmed by the broker", |h: &H| h.outbox_unsent as f64);
-    each!(gauge, "lota_bot_resident_memory_bytes", "Resident memory", |h: &H| h.rss_bytes as f64);
-    each!(gauge, "lota_bot_cpu_percent", "Share of one core", |h: &H| h.cpu_percent);
-    each!(gauge, "lota_bot_uptime_seconds", "Since the process started", |h: &H| h.uptime_s as f64);
+    for (name, help, value) in GAUGES {
+        page.gauge(
+            name,
+            help,
+            all.iter().map(|(labels, h)| (labels.clone(), value(h))),
+        );
+    }
     let quantiles = all.iter().flat_map(|(labels, h)| {
         [("0.5", h.response_p50_us), ("0.99", h.response_p99_us)].map(|(q, us)| {
-            let labels = labels.iter().cloned().chain([("quantile", q.to_owned())]).collect();
+            let labels = labels
+                .iter()
+                .cloned()
+                .chain([("quantile", q.to_owned())])
+                .collect();
             (labels, us as f64 / 1_000_000.0)
         })
     });
-    page.gauge("lota_bot_response_seconds", "From delivery to settled, over the last minute", quantiles);
+    page.gauge(
+        "lota_bot_response_seconds",
+        "From delivery to settled, over the last minute",
+        quantiles,
+    );
 }
 
 fn system(page: &mut Page, watch: &Watch, now: DateTime<Utc>) {
-    let one = |value: f64| [(Labels::new(), value)];
     let report = Report::of(watch, now);
-    page.counter("lota_messages", "Messages seen on the events tap", [(Labels::new(), watch.traffic.total())]);
-    page.gauge("lota_messages_per_second", "Messages seen per second over the last minute", one(watch.traffic.per_second(now)));
-    let latency = watch.correlations.latency_s(now - LATENCY_OVER).map(|s| (Labels::new(), s));
-    page.gauge("lota_end_to_end_seconds", "Average from the first to the latest message of what ended in 5 minutes", latency);
-    page.gauge("lota_jobs_running", "Jobs that have begun and not ended", one(watch.jobs.running() as f64));
-    page.gauge("lota_health_score", "Health of the fleet, 0 to 100", one(f64::from(report.score)));
-    page.gauge("lota_alerts_open", "Alerts that are open", one(report.alerts.len() as f64));
-    let up = watch.applications.all().filter(|a| a.health != Health::Unknown);
-    let up = up.map(|a| (vec![("environment", a.environment.clone())], f64::from(u8::from(a.health == Health::Up))));
-    page.gauge("lota_application_up", "1 while the application answers its health check", up);
+    let messages = Counter::<u64>::default();
+    messages.inc_by(watch.traffic.total());
+    page.registry
+        .register("lota_messages", "Messages seen on the events tap", messages);
+    for (name, help, value) in [
+        (
+            "lota_messages_per_second",
+            "Messages seen per second over the last minute",
+            Some(watch.traffic.per_second(now)),
+        ),
+        (
+            "lota_end_to_end_seconds",
+            "Average from the first to the latest message of what ended in the last 5 minutes",
+            watch.correlations.latency_s(now - LATENCY_OVER),
+        ),
+        (
+            "lota_jobs_running",
+            "Jobs that have begun and not ended",
+            Some(watch.jobs.running() as f64),
+        ),
+        (
+            "lota_health_score",
+            "Health of the fleet, 0 to 100",
+            Some(f64::from(report.score)),
+        ),
+        (
+            "lota_alerts_open",
+            "Alerts that are open",
+            Some(report.alerts.len() as f64),
+        ),
+    ] {
+        if let Some(value) = value {
+            let gauge = Gauge::<f64, AtomicU64>::default();
+            gauge.set(value);
+            page.registry.register(name, help, gauge);
+        }
+    }
+    let known = watch.applications.all().filter(|a| a.health != Health::Unknown);
+    let up = known.map(|a| {
+        let labels = vec![("environment", a.environment.clone())];
+        (labels, f64::from(u8::from(a.health == Health::Up)))
+    });
+    page.gauge(
+        "lota_application_up",
+        "1 while the application answers its health check",
+        up,
+    );
 }
 
 fn queues(page: &mut Page, watch: &Watch) {
-    let known = watch.queues.as_ref().map(|s| s.queues.iter()).into_iter().flatten();
-    let depths: Vec<_> = known.map(|(queue, depth)| (vec![("queue", queue.clone())], depth)).collect();
-    let of = |value: fn(&crate::queues::Depth) -> u64| depths.iter().map(move |(l, d)| (l.clone(), value(d) as f64)).collect::<Vec<_>>();
-    page.gauge("lota_queue_messages", "Messages in a queue, ready and in hand", of(|d| d.messages));
-    page.gauge("lota_queue_messages_ready", "Messages in a queue that wait", of(|d| d.ready));
-    page.gauge("lota_queue_consumers", "Who reads from a queue", of(|d| d.consumers));
+    let known = watch
+        .queues
+        .as_ref()
+        .map(|s| s.queues.iter())
+        .into_iter()
+        .flatten();
+    let depths: Vec<_> = known
+        .map(|(queue, depth)| (vec![("queue", queue.clone())], depth))
+        .collect();
+    let of = |value: fn(&crate::queues::Depth) -> u64| {
+        depths
+            .iter()
+            .map(move |(l, d)| (l.clone(), value(d) as f64))
+            .collect::<Vec<_>>()
+    };
+    page.gauge(
+        "lota_queue_messages",
+        "Messages in a queue, ready and in hand",
+        of(|d| d.messages),
+    );
+    page.gauge(
+        "lota_queue_messages_ready",
+        "Messages in a queue that wait",
+        of(|d| d.ready),
+    );
+    page.gauge(
+        "lota_queue_consumers",
+        "Who reads from a queue",
+        of(|d| d.consumers),
+    );
 }
 
 /// What the monitor itself could not keep or read.
@@ -131,7 +253,11 @@ fn losses(page: &mut Page, watch: &Watch) {
         ("log_lines", watch.logs.dropped()),
     ];
     let values = forgotten.map(|(what, n)| (vec![("what", what.to_owned())], n));
-    page.counter("lota_monitor_dropped", "What the monitor could not read, or dropped to make room", values);
+    page.counter(
+        "lota_monitor_dropped",
+        "What the monitor could not read, or dropped to make room",
+        values,
+    );
 }
 
 #[cfg(test)]
@@ -149,8 +275,21 @@ mod tests {
     fn the_page_tells_of_bots_messages_and_queues() {
         let mut w = Watch::new(&Config::default());
         w.fleet.heard(beat("BuildBot", "a", BotState::Running), at(0));
-        w.event(&observed("1", "repository.pushed", None, 0, &serde_json::json!({})));
-        let queues = [("build-bot.work".to_owned(), Depth { messages: 4, ..Depth::default() })].into();
+        w.event(&observed(
+            "1",
+            "repository.pushed",
+            None,
+            0,
+            &serde_json::json!({}),
+        ));
+        let queues = [(
+            "build-bot.work".to_owned(),
+            Depth {
+                messages: 4,
+                ..Depth::default()
+            },
+        )]
+        .into();
         w.queues = Some(Snapshot { at: at(0), queues });
         let page = render(&w, at(1)).unwrap();
         for line in [

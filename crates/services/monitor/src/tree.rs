@@ -70,10 +70,18 @@ impl Tree {
         let by_id: HashMap<&str, &Message> = order.iter().map(|m| (m.id.as_str(), *m)).collect();
         let mut below: HashMap<Option<&str>, Vec<&Message>> = HashMap::new();
         for message in &order {
-            below.entry(hangs_below(message, &by_id)).or_default().push(message);
+            below
+                .entry(hangs_below(message, &by_id))
+                .or_default()
+                .push(message);
         }
         let first = span.map_or_else(DateTime::default, |s| s.0);
-        let drawing = Drawing { correlation, by_id: &by_id, below: &below, first };
+        let drawing = Drawing {
+            correlation,
+            by_id: &by_id,
+            below: &below,
+            first,
+        };
         Self {
             id: id.to_owned(),
             state: correlation.state(),
@@ -97,7 +105,11 @@ fn hangs_below<'a>(message: &'a Message, by_id: &HashMap<&'a str, &'a Message>) 
     let mut at = message;
     while let Some(parent) = at.parent.as_deref().and_then(|p| by_id.get(p)) {
         if !met.insert(&parent.id) {
-            return if parent.id == message.id { None } else { line.first().copied() };
+            return if parent.id == message.id {
+                None
+            } else {
+                line.first().copied()
+            };
         }
         line.push(&parent.id);
         at = parent;
@@ -116,7 +128,12 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     fn nodes(&self, parent: Option<&str>) -> Vec<Node> {
-        self.below.get(&parent).into_iter().flatten().map(|m| self.node(m)).collect()
+        self.below
+            .get(&parent)
+            .into_iter()
+            .flatten()
+            .map(|m| self.node(m))
+            .collect()
     }
 
     fn node(&self, message: &Message) -> Node {
@@ -131,7 +148,12 @@ impl Drawing<'_> {
             // Clocks of two machines may disagree; nothing happens before its cause.
             hop_ms: parent.map(|p| (message.at - p.at).num_milliseconds().max(0)),
             summary: message.summary.clone(),
-            handled: self.correlation.handled.get(&message.id).cloned().unwrap_or_default(),
+            handled: self
+                .correlation
+                .handled
+                .get(&message.id)
+                .cloned()
+                .unwrap_or_default(),
             children: self.nodes(Some(&message.id)),
         }
     }
@@ -147,39 +169,72 @@ mod tests {
     use bot_messages::telemetry::Outcome;
 
     fn tree(messages: &[(&str, Option<&str>, i64)]) -> Tree {
-        let mut c = Correlations::new(Bounds { messages_each: 500, messages: 500, ..BOUNDS });
+        let mut c = Correlations::new(Bounds {
+            messages_each: 500,
+            messages: 500,
+            ..BOUNDS
+        });
         for (id, parent, ms) in messages {
             say(&mut c, id, "a.b", *parent, *ms);
         }
-        c.handled("correlation-1", "1", Handled { bot: "LintBot".into(), outcome: Outcome::Ignored, reason: "no".into(), duration_us: None });
+        c.handled(
+            "correlation-1",
+            "1",
+            Handled {
+                bot: "LintBot".into(),
+                outcome: Outcome::Ignored,
+                reason: "no".into(),
+                duration_us: None,
+            },
+        );
         let (id, found) = c.find("correl").unwrap();
         Tree::of(id, found)
     }
 
     fn shape(nodes: &[Node]) -> String {
-        nodes.iter().fold(String::new(), |all, n| format!("{all}{}({})", n.id, shape(&n.children)))
+        nodes.iter().fold(String::new(), |all, n| {
+            format!("{all}{}({})", n.id, shape(&n.children))
+        })
     }
 
     #[test]
     fn each_message_hangs_below_its_cause_however_it_arrived() {
-        let t = tree(&[("3", Some("2"), 30), ("1", None, 10), ("4", Some("1"), 12), ("2", Some("1"), 15), ("5", Some("unknown"), 40)]);
+        let t = tree(&[
+            ("3", Some("2"), 30),
+            ("1", None, 10),
+            ("4", Some("1"), 12),
+            ("2", Some("1"), 15),
+            ("5", Some("unknown"), 40),
+        ]);
         assert_eq!(shape(&t.roots), "1(4()2(3()))5()");
         let two = &t.roots[0].children[1];
         assert_eq!((two.offset_ms, two.hop_ms, t.duration_ms), (5, Some(5), 30));
-        assert_eq!((t.roots[1].parent.as_deref(), t.roots[1].hop_ms), (Some("unknown"), None));
+        assert_eq!(
+            (t.roots[1].parent.as_deref(), t.roots[1].hop_ms),
+            (Some("unknown"), None)
+        );
         assert_eq!(t.roots[0].handled[0].bot, "LintBot");
     }
 
     #[test]
     fn a_circle_of_causes_is_drawn_all_the_same() {
-        let t = tree(&[("1", Some("2"), 1), ("2", Some("1"), 2), ("3", Some("3"), 3), ("4", Some("1"), 4)]);
+        let t = tree(&[
+            ("1", Some("2"), 1),
+            ("2", Some("1"), 2),
+            ("3", Some("3"), 3),
+            ("4", Some("1"), 4),
+        ]);
         assert_eq!(shape(&t.roots), "1(4())2()3()");
     }
 
     #[test]
     fn a_long_chain_is_not_nested_too_deep_for_readers() {
         let ids: Vec<String> = (0..300).map(|i| format!("m{i}")).collect();
-        let chain: Vec<_> = ids.iter().enumerate().map(|(i, id)| (id.as_str(), i.checked_sub(1).map(|p| ids[p].as_str()), i as i64)).collect();
+        let chain: Vec<_> = ids
+            .iter()
+            .enumerate()
+            .map(|(i, id)| (id.as_str(), i.checked_sub(1).map(|p| ids[p].as_str()), i as i64))
+            .collect();
         let t = tree(&chain);
         let text = serde_json::to_string(&t).unwrap();
         let read: serde_json::Value = serde_json::from_str(&text).expect("not nested too deep");

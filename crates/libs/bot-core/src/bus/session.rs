@@ -104,7 +104,7 @@ impl Supervisor {
 
     async fn begin(&self, address: &str) -> Result<Session, String> {
         let (publish, consume) = timeout(CONNECT_TIMEOUT, async {
-            Ok::<_, String>((self.connect(address, "publish").await?, self.connect(address, "consume").await?))
+            Ok::<_, String>((connect(&self.options, address, "publish").await?, connect(&self.options, address, "consume").await?))
         })
         .await
         .map_err(|_| format!("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs()))??;
@@ -125,20 +125,6 @@ impl Supervisor {
         self.link.send_modify(|l| *l = Link { epoch, up: true, blocked: None, trouble: None });
         tracing::info!(address, epoch, "session begun");
         Ok(Session { publish, consume, light, fault, over, tasks })
-    }
-
-    async fn connect(&self, address: &str, role: &str) -> Result<Connection, String> {
-        let mut uri: AMQPUri = address.parse().map_err(|e| format!("{address} is no AMQP address: {e}"))?;
-        let file = &self.options.password_file;
-        let password = tokio::fs::read_to_string(file)
-            .await
-            .map_err(|e| format!("the password file {} cannot be read: {e}", file.display()))?;
-        uri.authority.userinfo.username.clone_from(&self.options.user);
-        password.trim_end().clone_into(&mut uri.authority.userinfo.password);
-        uri.query.heartbeat = Some(AMQP_HEARTBEAT_S);
-        let name = format!("{} {role}", self.options.name);
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        Connection::connect_uri(uri, properties).await.map_err(|e| format!("{address}: {e}"))
     }
 
     /// Until the session is over; says why.
@@ -175,6 +161,21 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// One connection; the password is read anew, so that a new one holds from the next session on.
+pub(super) async fn connect(options: &BusOptions, address: &str, role: &str) -> Result<Connection, String> {
+    let mut uri: AMQPUri = address.parse().map_err(|e| format!("{address} is no AMQP address: {e}"))?;
+    let file = &options.password_file;
+    let password = tokio::fs::read_to_string(file)
+        .await
+        .map_err(|e| format!("the password file {} cannot be read: {e}", file.display()))?;
+    uri.authority.userinfo.username.clone_from(&options.user);
+    password.trim_end().clone_into(&mut uri.authority.userinfo.password);
+    uri.query.heartbeat = Some(AMQP_HEARTBEAT_S);
+    let name = format!("{} {role}", options.name);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    Connection::connect_uri(uri, properties).await.map_err(|e| format!("{address}: {e}"))
 }
 
 async fn send_light(channel: &Channel, message: &Outgoing, fault: &SessionFault) {

@@ -133,6 +133,9 @@ impl Files {
             // Makes the script become the node instead of waiting beside it: one process less, and signals and the
             // parent-death signal reach the node itself.
             .env("RUNNING_UNDER_SYSTEMD", "true")
+            // RabbitMQ looks after epmd every minute by running a second `erl`, which would start a daemon of its own
+            // in place of ours if ours was just ended.
+            .env("ERL_AFLAGS", "-start_epmd false")
             .env("RABBITMQ_NODENAME", &record.node_name)
             .env("RABBITMQ_DIST_PORT", record.ports.distribution.to_string())
             .env("RABBITMQ_MNESIA_BASE", at("data"))

@@ -1,0 +1,136 @@
+//! Where a fleet's state lies, and how its broker is reached from there. One home is one fleet.
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use bot_core::BusOptions;
+use bot_provision::{Management, Secret};
+use serde::{Deserialize, Serialize};
+
+/// A fleet's folder: `fleet.json`, `secrets/`, `config/`, `broker/`, `bots/`, `objects/`, `logs/`.
+#[derive(Clone, Debug)]
+pub(crate) struct Home(PathBuf);
+
+/// How the fleet is reached; written by `lota up`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FleetRecord {
+    /// Without user and password.
+    pub(crate) amqp_url: String,
+    /// Of the management API.
+    pub(crate) management_url: String,
+    /// Its administrator; only the provisioner uses it.
+    pub(crate) admin: String,
+    /// Whether the node is ours to stop.
+    pub(crate) own_broker: bool,
+    /// The process that watches over the bots.
+    pub(crate) supervisor_pid: u32,
+    /// When that process was started, in the kernel's ticks: a pid alone may be somebody else's by now.
+    pub(crate) supervisor_started: u64,
+}
+
+impl Home {
+    pub(crate) fn new(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self(std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+    pub(crate) fn join(&self, part: &str) -> PathBuf {
+        self.0.join(part)
+    }
+    /// The data folder of one bot.
+    pub(crate) fn bot(&self, slug: &str) -> PathBuf {
+        self.0.join("bots").join(slug)
+    }
+    pub(crate) fn log(&self, slug: &str) -> PathBuf {
+        self.0.join("logs").join(format!("{slug}.log"))
+    }
+    pub(crate) fn password_file(&self, user: &str) -> PathBuf {
+        self.0.join("secrets").join(format!("{user}.password"))
+    }
+
+    /// Makes the folders; only their owner may look inside.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        for dir in ["", "secrets", "config", "broker", "bots", "objects", "logs"] {
+            let dir = self.0.join(dir);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
+    }
+
+    /// The password of a user; made on first use.
+    pub(crate) fn password(&self, user: &str) -> anyhow::Result<Secret> {
+        let file = self.password_file(user);
+        match fs::read_to_string(&file) {
+            Ok(text) => Ok(Secret::new(text.trim_end())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let secret = Secret::random(40);
+                write_private(&file, secret.expose().as_bytes())?;
+                Ok(secret)
+            }
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    pub(crate) fn record(&self) -> anyhow::Result<Option<FleetRecord>> {
+        match fs::read(self.0.join("fleet.json")) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context("fleet.json cannot be read: delete it and run `lota up`")?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).context("fleet.json cannot be read"),
+        }
+    }
+
+    pub(crate) fn write_record(&self, record: &FleetRecord) -> anyhow::Result<()> {
+        write_private(&self.0.join("fleet.json"), &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// The record of a fleet that is there, or an error that says how to get one.
+    pub(crate) fn fleet(&self) -> anyhow::Result<FleetRecord> {
+        match self.record()? {
+            Some(record) => Ok(record),
+            None => bail!("there is no fleet in {}: run `lota up`, or name another folder with --home", self.0.display()),
+        }
+    }
+
+    /// How a user of this fleet reaches the broker.
+    pub(crate) fn bus(&self, user: &str) -> anyhow::Result<BusOptions> {
+        let fleet = self.fleet()?;
+        Ok(bot_core::bus_options(vec![fleet.amqp_url], user.to_owned(), self.password_file(user), format!("lota {user}")))
+    }
+
+    /// The management API, as the administrator.
+    pub(crate) fn management(&self) -> anyhow::Result<Management> {
+        let fleet = self.fleet()?;
+        let password = self.password(&fleet.admin)?;
+        Ok(Management::new(&fleet.management_url, &fleet.admin, password)?)
+    }
+
+    /// Where the monitor answers, once it does.
+    pub(crate) fn monitor_url(&self) -> anyhow::Result<String> {
+        let file = self.bot("monitor-bot").join("http-address");
+        match fs::read_to_string(&file) {
+            Ok(address) => Ok(format!("http://{}", address.trim())),
+            Err(_) => bail!("the monitor is not up yet ({} is missing): see `lota status` and {}", file.display(), self.log("monitor-bot").display()),
+        }
+    }
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+}
