@@ -24,6 +24,9 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 /// Of the newest switches, those whose application may have lost its record.
 const STRAYS: usize = 3;
 
+/// Instead of the configured grace, when the bot itself is waited for.
+const HURRIED_GRACE: Duration = Duration::from_secs(3);
+
 /// Starts and stops applications; one for all environments of the bot.
 pub(crate) struct Host {
     sandbox: Sandbox,
@@ -58,13 +61,19 @@ impl Host {
         });
         let sandbox = sandbox.await?;
         tools.sandbox_is(sandbox.kind().as_str());
-        Ok(Self { sandbox, toolchains, stop_grace })
+        Ok(Self {
+            sandbox,
+            toolchains,
+            stop_grace,
+        })
     }
 
     /// The application of the switch `seq`, if it runs.
     pub(crate) fn find(environment: &Environment, seq: u64) -> Result<Option<Running>, SandboxError> {
         let found = Served::adopt(&record(environment))?.filter(|served| served.id() == id(environment, seq));
-        Ok(found.zip(kept_port(environment)).map(|(served, port)| Running { served, port }))
+        Ok(found
+            .zip(kept_port(environment))
+            .map(|(served, port)| Running { served, port }))
     }
 
     /// Makes the application of the switch `seq` the one that runs: finds it, or ends what is there and starts it.
@@ -79,7 +88,7 @@ impl Host {
         if let Ok(Some(running)) = Self::find(environment, seq) {
             return Ok(running);
         }
-        self.stop(environment, history).await?;
+        self.stop(environment, history, false).await?;
         let port = claim_port(environment)?;
         let logs = environment.root.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
@@ -96,20 +105,33 @@ impl Host {
             log_file: log_file(environment, seq),
             record: record(environment),
         });
-        Ok(Running { served: served.await?, port })
+        Ok(Running {
+            served: served.await?,
+            port,
+        })
     }
 
-    /// Ends whatever runs in the environment.
-    pub(crate) async fn stop(&self, environment: &Environment, history: &History) -> Result<(), SandboxError> {
+    /// Ends whatever runs in the environment; `hurried` leaves it less time to end by itself.
+    pub(crate) async fn stop(
+        &self,
+        environment: &Environment,
+        history: &History,
+        hurried: bool,
+    ) -> Result<(), SandboxError> {
         let record = record(environment);
+        let grace = if hurried {
+            self.stop_grace.min(HURRIED_GRACE)
+        } else {
+            self.stop_grace
+        };
         match Served::adopt(&record) {
-            Ok(Some(served)) => return served.stop(self.stop_grace).await,
+            Ok(Some(served)) => return served.stop(grace).await,
             Ok(None) | Err(SandboxError::BadRecord { .. }) => {}
             Err(error) => return Err(error),
         }
         // Without the process that the record names, its children may still be there, known by their id.
         for seq in history.newest(STRAYS) {
-            self.sandbox.stop_by_id(&id(environment, seq), self.stop_grace).await?;
+            self.sandbox.stop_by_id(&id(environment, seq), grace).await?;
         }
         // A broken record would be in the way of the next start; one that is left over is rewritten by it.
         let _ = fs::remove_file(record);
@@ -134,7 +156,11 @@ fn id(environment: &Environment, seq: u64) -> String {
 
 /// The port under which an application was started last.
 pub(crate) fn kept_port(environment: &Environment) -> Option<u16> {
-    fs::read_to_string(environment.root.join("port")).ok()?.trim().parse().ok()
+    fs::read_to_string(environment.root.join("port"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The operator's port; or the one of before, so that the address stays; or the first free one from a place that
@@ -158,7 +184,8 @@ fn claim_port(environment: &Environment) -> anyhow::Result<u16> {
     };
     if kept != Some(port) {
         let new = environment.root.join(".port.new");
-        let kept = fs::write(&new, format!("{port}\n")).and_then(|()| fs::rename(&new, environment.root.join("port")));
+        let kept = fs::write(&new, format!("{port}\n"))
+            .and_then(|()| fs::rename(&new, environment.root.join("port")));
         kept.context("the port cannot be written down")?;
     }
     Ok(port)
@@ -170,7 +197,12 @@ pub(crate) fn log_tail(environment: &Environment, seq: u64) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<String> = text
         .lines()
-        .map(|line| line.chars().filter(|c| !c.is_control()).take(TAIL_LINE_CHARS).collect())
+        .map(|line| {
+            line.chars()
+                .filter(|c| !c.is_control())
+                .take(TAIL_LINE_CHARS)
+                .collect()
+        })
         .collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
@@ -187,7 +219,11 @@ fn read_tail(path: &Path) -> io::Result<Vec<u8>> {
 /// Removes what no release or application of the environment needs any more.
 pub(crate) fn prune(environment: &Environment, history: &History) -> anyhow::Result<()> {
     Releases::in_folder(&environment.root).prune(&history.kept(environment.keep))?;
-    let kept: Vec<String> = history.newest(environment.keep).iter().map(|seq| format!("{seq}.log")).collect();
+    let kept: Vec<String> = history
+        .newest(environment.keep)
+        .iter()
+        .map(|seq| format!("{seq}.log"))
+        .collect();
     let logs = match fs::read_dir(environment.root.join("logs")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         logs => logs?,
@@ -196,7 +232,10 @@ pub(crate) fn prune(environment: &Environment, history: &History) -> anyhow::Res
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // `7.log.1` is the older half of `7.log`.
-        if !kept.iter().any(|log| name == *log || name.strip_prefix(log.as_str()) == Some(".1")) {
+        if !kept
+            .iter()
+            .any(|log| name == *log || name.strip_prefix(log.as_str()) == Some(".1"))
+        {
             fs::remove_file(entry.path())?;
         }
     }

@@ -14,7 +14,7 @@ use bot_messages::{
     pipeline::{DeployStage, Health, Serve},
 };
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
+use tokio::{runtime::Handle, task::spawn_blocking};
 
 /// A tested artifact and how the pipeline wants it served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,12 @@ pub(crate) struct Release {
 
 impl Release {
     pub(crate) fn new(artifact: ObjectRef, revision: Revision, stage: DeployStage) -> Self {
-        Self { artifact, revision, serve: stage.serve, health: stage.health }
+        Self {
+            artifact,
+            revision,
+            serve: stage.serve,
+            health: stage.health,
+        }
     }
 
     pub(crate) fn digest(&self) -> &Digest {
@@ -60,7 +65,9 @@ pub(crate) struct Releases {
 
 impl Releases {
     pub(crate) fn in_folder(root: &Path) -> Self {
-        Self { root: root.join("releases") }
+        Self {
+            root: root.join("releases"),
+        }
     }
 
     /// Where an artifact is once it is unpacked.
@@ -72,9 +79,14 @@ impl Releases {
     pub(crate) fn point(&self, digest: Option<&Digest>) -> anyhow::Result<()> {
         let current = self.root.with_file_name("current");
         if fs::symlink_metadata(&current).is_ok_and(|found| !found.is_symlink()) {
-            anyhow::bail!("{} is no link and not ours to remove: move it away", current.display());
+            anyhow::bail!(
+                "{} is no link and not ours to remove: move it away",
+                current.display()
+            );
         }
-        let Some(digest) = digest else { return remove(&current) };
+        let Some(digest) = digest else {
+            return remove(&current);
+        };
         let target = Path::new("releases").join(digest.hex());
         if fs::read_link(&current).is_ok_and(|found| found == target) {
             return Ok(());
@@ -103,11 +115,12 @@ impl Releases {
             .map_err(Fail::Retry)?;
         let tree = self.root.join(format!("{UNFINISHED}{attempt}"));
         let packed = self.root.join(format!("{UNFINISHED}{attempt}.packed"));
-        let fetched = objects.get_file(&artifact.digest, &packed, sizes.artifact_bytes_max).await;
-        fetched.map_err(|error| object_fail(artifact, error))?;
-        let digest = artifact.digest.clone();
+        let (objects, artifact, runtime) = (objects.clone(), artifact.clone(), Handle::current());
         let unpacked = spawn_blocking(move || {
-            let unpacked = unpack_as(&digest, &packed, &tree, &place, &sizes.unpacked);
+            let fetched =
+                runtime.block_on(objects.get_file(&artifact.digest, &packed, sizes.artifact_bytes_max));
+            fetched.map_err(|error| object_fail(&artifact, error))?;
+            let unpacked = unpack_as(&artifact.digest, &packed, &tree, &place, &sizes.unpacked);
             for left in [packed, tree] {
                 remove(&left).map_err(Fail::Retry)?;
             }
@@ -136,10 +149,19 @@ fn object_fail(artifact: &ObjectRef, error: ObjectError) -> Fail {
         ObjectError::TooLarge { .. } => Code::LimitExceeded,
         _ => return Fail::retry(error),
     };
-    Fail::reject(code, anyhow::Error::from(error).context(format!("the artifact {} cannot be had", artifact.digest.short())))
+    Fail::reject(
+        code,
+        anyhow::Error::from(error).context(format!("the artifact {} cannot be had", artifact.digest.short())),
+    )
 }
 
-fn unpack_as(digest: &Digest, packed: &Path, tree: &Path, place: &Path, limits: &ArchiveLimits) -> Result<(), Fail> {
+fn unpack_as(
+    digest: &Digest,
+    packed: &Path,
+    tree: &Path,
+    place: &Path,
+    limits: &ArchiveLimits,
+) -> Result<(), Fail> {
     remove(tree).map_err(Fail::Retry)?;
     archive::unpack(packed, tree, limits).map_err(|error| {
         let code = match error {
@@ -147,9 +169,14 @@ fn unpack_as(digest: &Digest, packed: &Path, tree: &Path, place: &Path, limits: 
             ArchiveError::TooMuch { .. } => Code::LimitExceeded,
             _ => Code::Rejected,
         };
-        Fail::reject(code, anyhow::Error::from(error).context(format!("the artifact {} cannot be unpacked", digest.short())))
+        Fail::reject(
+            code,
+            anyhow::Error::from(error).context(format!("the artifact {} cannot be unpacked", digest.short())),
+        )
     })?;
-    seal(tree).context("the unpacked artifact cannot be made read-only").map_err(Fail::Retry)?;
+    seal(tree)
+        .context("the unpacked artifact cannot be made read-only")
+        .map_err(Fail::Retry)?;
     name(tree, place).map_err(Fail::Retry)
 }
 
@@ -175,7 +202,10 @@ fn seal(path: &Path) -> io::Result<()> {
             seal(&entry?.path())?;
         }
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(meta.permissions().mode() & 0o555))
+    fs::set_permissions(
+        path,
+        fs::Permissions::from_mode(meta.permissions().mode() & 0o555),
+    )
 }
 
 /// Removes a file or a sealed tree; what is not there is removed.

@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Bindings first, then whatever they need: the error of one step. What was done before stays, and a second run
+/// The first step that failed. What was done before it stays, and a second run
 /// goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {

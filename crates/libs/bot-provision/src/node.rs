@@ -24,6 +24,7 @@ pub use record::{NodePorts, NodeRecord};
 const START_LIMIT: Duration = Duration::from_mins(2);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+const PORTS_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TELL_EVERY: Duration = Duration::from_secs(3);
 const LOG_LINES_SHOWN: usize = 25;
@@ -149,9 +150,7 @@ impl Node {
                 }
             }
         };
-        if let Some(port) = ports.all().into_iter().find(|&port| !is_free(port)) {
-            return Err(NodeError::PortTaken { port, dir });
-        }
+        wait_until_free(ports, &dir).await?;
         let record = NodeRecord::new(&options, ports);
         // Before anything runs: should this process die now, the next start finds the same ports.
         record.write(&dir)?;
@@ -351,6 +350,19 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// A killed node counts as gone when its first thread is; the kernel closes its sockets a moment later.
+async fn wait_until_free(ports: NodePorts, dir: &Path) -> Result<(), NodeError> {
+    let begun = Instant::now();
+    while let Some(port) = ports.all().into_iter().find(|&port| !is_free(port)) {
+        if begun.elapsed() > PORTS_LIMIT {
+            let dir = dir.to_owned();
+            return Err(NodeError::PortTaken { port, dir });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// By connecting: to try whether the port can be bound would now and then take it from the node that is about to.

@@ -210,8 +210,9 @@ impl Sandbox {
         }
     }
 
-    /// Kills every process of this owner's runs whose label starts with `label_prefix` (all with an empty one; end it with a separator, as `job-1` also begins `job-10`), those
-    /// of an earlier bot with the same owner too. For the start of a bot and before a new attempt. Returns how many.
+    /// Kills every process of this owner's runs whose label starts with `label_prefix` (all with an empty one), those
+    /// of an earlier bot with the same owner too. For the start of a bot and before a new attempt. End the prefix with
+    /// a separator: `job-1` also begins `job-10`. Returns how many there were.
     pub async fn reap_stale(&self, label_prefix: &str) -> Result<usize, SandboxError> {
         let marker = Marker::prefix(RUN_MARKER, format!("{}/{label_prefix}", self.inner.owner));
         let ended = task::spawn_blocking(move || {

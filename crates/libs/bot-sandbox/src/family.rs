@@ -31,6 +31,9 @@ pub const APP_MARKER: &str = "LOTA_APP_ID";
 /// How long SIGKILL may take. Only a process that hangs in the kernel needs more.
 pub(crate) const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// With growing pauses about a third of a second.
+const UNCLEAR_LOOKS: u32 = 12;
+
 /// Which value of which variable makes a process a member.
 #[derive(Clone, Debug)]
 pub(crate) struct Marker {
@@ -57,14 +60,10 @@ impl Marker {
         }
     }
 
-    fn is_on(&self, pid: i32) -> bool {
-        proc::environment(pid, self.variable).iter().any(|value| {
-            if self.prefix {
-                value.starts_with(&self.value)
-            } else {
-                *value == self.value
-            }
-        })
+    /// `None` while nobody can tell.
+    fn is_on(&self, pid: i32) -> Option<bool> {
+        let fits = |value: &String| if self.prefix { value.starts_with(&self.value) } else { *value == self.value };
+        Some(proc::environment(pid, self.variable)?.iter().any(fits))
     }
 }
 
@@ -78,6 +77,10 @@ pub(crate) struct Family {
     groups: HashSet<i32>,
     /// Looked at before, without a marker; nobody gains one later.
     strangers: HashSet<Identity>,
+    /// How many could not be judged at the last look: in the middle of `exec` a process shows no marker.
+    unclear: usize,
+    /// A leader's own session and group are its family's before it was ever seen in them.
+    held: Option<i32>,
     /// Never touched: ourselves and pid 1.
     me: i32,
     my_session: i32,
@@ -96,10 +99,20 @@ impl Family {
             sessions: HashSet::new(),
             groups: HashSet::new(),
             strangers: HashSet::new(),
+            unclear: 0,
+            held: None,
             me: std::process::id() as i32,
             my_session: getsid(None).map_or(-1, Pid::as_raw),
             my_group: getpgrp().as_raw(),
         }
+    }
+
+    /// For one whose end the caller waits for, so that its number cannot have become another's unnoticed.
+    pub(crate) fn holding_leader(mut self) -> Self {
+        self.held = self.leader.map(|identity| identity.pid);
+        self.sessions.extend(self.held);
+        self.groups.extend(self.held);
+        self
     }
 
     /// All members there are now, zombies too.
@@ -132,17 +145,17 @@ impl Family {
     /// Completes the membership by all rules, and remembers it.
     fn settle(&mut self, table: Vec<Process>) -> Vec<Process> {
         // A number may come back as another's session once its last process is gone.
-        self.sessions
-            .retain(|session| table.iter().any(|process| process.session == *session));
-        self.groups
-            .retain(|group| table.iter().any(|process| process.group == *group));
+        let held = self.held;
+        self.sessions.retain(|session| held == Some(*session) || table.iter().any(|process| process.session == *session));
+        self.groups.retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
         let mut members: HashSet<i32> = HashSet::new();
         let mut strangers = HashSet::new();
+        self.unclear = 0;
         for process in table.iter().filter(|process| self.may_belong(process)) {
-            if self.is_seed(process) {
-                members.insert(process.pid());
-            } else {
-                strangers.insert(process.identity);
+            match self.judge(process) {
+                Some(true) => drop(members.insert(process.pid())),
+                Some(false) => drop(strangers.insert(process.identity)),
+                None => self.unclear += usize::from(process.is_alive() && self.is_younger(process)),
             }
         }
         self.strangers = strangers;
@@ -177,9 +190,16 @@ impl Family {
         process.pid() != self.me && process.pid() > 2 && process.parent != 2
     }
 
-    fn is_seed(&self, process: &Process) -> bool {
-        let is_new = !self.strangers.contains(&process.identity);
-        self.is_known(process) || self.is_related(process) || is_new && self.marker.is_on(process.pid())
+    /// Whether it belongs by itself, not by its parent. `None` if that will show later.
+    fn judge(&self, process: &Process) -> Option<bool> {
+        if self.is_known(process) || self.is_related(process) {
+            return Some(true);
+        }
+        if self.strangers.contains(&process.identity) { Some(false) } else { self.marker.is_on(process.pid()) }
+    }
+
+    fn is_younger(&self, process: &Process) -> bool {
+        self.leader.is_none_or(|leader| process.identity.start >= leader.start)
     }
 
     fn is_known(&self, process: &Process) -> bool {
@@ -217,6 +237,7 @@ impl Family {
         self.kill_groups();
         let deadline = Instant::now() + wait;
         let mut pause = Duration::from_millis(1);
+        let mut unclear_looks = 0;
         loop {
             let members = self.census();
             self.kill_groups();
@@ -229,7 +250,10 @@ impl Family {
             for identity in &alive {
                 send(*identity, Signal::SIGKILL);
             }
-            if alive.is_empty() && zombies == 0 || Instant::now() >= deadline {
+            unclear_looks = if alive.is_empty() && self.unclear > 0 { unclear_looks + 1 } else { 0 };
+            // One that still cannot be judged after all those was given no environment, as others' daemons are.
+            let is_clear = self.unclear == 0 || unclear_looks >= UNCLEAR_LOOKS;
+            if alive.is_empty() && zombies == 0 && is_clear || Instant::now() >= deadline {
                 return alive.iter().map(|identity| identity.pid).collect();
             }
             thread::sleep(pause);

@@ -67,19 +67,12 @@ pub(crate) fn identity(pid: i32) -> Option<Identity> {
     read(pid).map(|process| process.identity)
 }
 
-/// The values of the wanted variable names in the environment a process was started with. Empty if not ours to read.
-pub(crate) fn environment(pid: i32, wanted: &str) -> Vec<String> {
-    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    bytes
-        .split(|byte| *byte == 0)
-        .filter_map(|entry| {
-            std::str::from_utf8(entry)
-                .ok()?
-                .strip_prefix(wanted)?
-                .strip_prefix('=')
-        })
-        .map(str::to_owned)
-        .collect()
+/// The values of one variable in the environment a process was started with. `None` if it has no environment at all:
+/// then it is a zombie, was given none, or is in the middle of `exec`. What is not ours to read has no value.
+pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
+    let Ok(bytes) = fs::read(format!("/proc/{pid}/environ")) else { return Some(Vec::new()) };
+    let value = |entry| std::str::from_utf8(entry).ok()?.strip_prefix(wanted)?.strip_prefix('=').map(str::to_owned);
+    (!bytes.is_empty()).then(|| bytes.split(|byte| *byte == 0).filter_map(value).collect())
 }
 
 /// Memory with shared pages counted once over all sharers; dearer to read than the resident size.

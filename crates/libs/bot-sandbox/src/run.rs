@@ -91,7 +91,8 @@ impl Sandbox {
         let _watched = guardian
             .zip(leader)
             .map(|(guardian, leader)| guardian.watch(leader.pid));
-        let family = Leash(Some(Arc::new(Mutex::new(Family::new(plan.marker, leader)))));
+        let family = Family::new(plan.marker, leader).holding_leader();
+        let family = Leash(Some(Arc::new(Mutex::new(family))));
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),

@@ -19,7 +19,7 @@ use bot_messages::{
 };
 use chrono::DateTime;
 use monitor::{Config, Known, MonitorBot};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -46,12 +46,13 @@ fn record(kind: RecordKind, message: &str) -> LogRecord {
     }
 }
 
-#[tokio::test]
-async fn a_push_can_be_followed_from_its_tree_to_its_log() {
-    let dir = tempfile::tempdir().unwrap();
-    let monitor = Running::start(dir.path(), &[]).await;
-    let runtime = &monitor.runtime;
-    let job = BuildStarted::example().job_id;
+/// The named members, in order.
+fn pick(value: &Value, names: &[&str]) -> Value {
+    names.iter().map(|name| value[*name].clone()).collect()
+}
+
+/// A push that `BuildBot` took up: three lines of output so far.
+async fn push(runtime: &Runtime, job: &str) {
     runtime
         .say("push-1", "ci", None, &RepositoryPushed::example())
         .await;
@@ -67,13 +68,22 @@ async fn a_push_can_be_followed_from_its_tree_to_its_log() {
         .say("started-1", "BuildBot", Some("push-1"), &BuildStarted::example())
         .await;
     for line in 1..=3 {
+        let output = record(RecordKind::Output, &format!("line {line}"));
         let output = LogRecord {
-            job_id: Some(job.clone()),
+            job_id: Some(job.into()),
             line: Some(line),
-            ..record(RecordKind::Output, &format!("line {line}"))
+            ..output
         };
         runtime.feed(Tap::Logs, "log.build-bot.info", None, &output).await;
     }
+}
+
+#[tokio::test]
+async fn a_push_can_be_followed_from_its_tree_to_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let monitor = Running::start(dir.path(), &[]).await;
+    let job = BuildStarted::example().job_id;
+    push(&monitor.runtime, &job).await;
     let log = monitor
         .eventually(&format!("/api/v1/jobs/{}/log?after=1", &job[..24]), |l| {
             l["next"] == 3
@@ -83,27 +93,18 @@ async fn a_push_can_be_followed_from_its_tree_to_its_log() {
         log["lines"],
         json!([{"line": 2, "text": "line 2"}, {"line": 3, "text": "line 3"}])
     );
-    assert_eq!(
-        (&log["ended"], &log["dropped"], &log["job"]),
-        (&json!(false), &json!(0), &json!(job))
-    );
+    assert_eq!(pick(&log, &["ended", "dropped", "job"]), json!([false, 0, job]));
     let list = monitor
         .eventually("/api/v1/correlations?limit=5", |l| {
             l["correlations"][0]["count"] == 2
         })
         .await;
-    let entry = &list["correlations"][0];
-    assert_eq!(
-        (&entry["id"], &entry["type"], &entry["state"]),
-        (
-            &json!(CORRELATION),
-            &json!("repository.pushed"),
-            &json!("running")
-        )
-    );
+    let entry = pick(&list["correlations"][0], &["id", "type", "state"]);
+    assert_eq!(entry, json!([CORRELATION, "repository.pushed", "running"]));
 
-    runtime.pass(5_000);
-    runtime
+    monitor.runtime.pass(5_000);
+    monitor
+        .runtime
         .say(
             "completed-1",
             "BuildBot",
@@ -116,37 +117,24 @@ async fn a_push_can_be_followed_from_its_tree_to_its_log() {
             t["count"] == 3
         })
         .await;
-    let root = &tree["roots"][0];
     assert_eq!(
-        root["handled"],
-        json!([{"bot": "BuildBot", "outcome": "acted", "reason": "build started", "duration_us": 800}])
+        pick(&tree, &["state", "duration_ms"]),
+        json!(["completed", 5_120])
     );
+    let root = &tree["roots"][0];
+    let handled =
+        json!({"bot": "BuildBot", "outcome": "acted", "reason": "build started", "duration_us": 800});
+    assert_eq!(root["handled"], json!([handled]));
     let started = &root["children"][0];
     assert_eq!(
-        (&started["hop_ms"], &started["offset_ms"], &started["source"]),
-        (&json!(120), &json!(120), &json!("BuildBot"))
+        pick(started, &["hop_ms", "offset_ms", "source"]),
+        json!([120, 120, "BuildBot"])
     );
     assert_eq!(started["children"][0]["summary"], "shop/api@4f2d9c1e");
-    assert_eq!(
-        (&tree["state"], &tree["duration_ms"]),
-        (&json!("completed"), &json!(5_120))
-    );
     let (_, found) = monitor.get(&format!("/api/v1/jobs/{job}")).await;
-    assert_eq!(
-        (
-            &found["state"],
-            &found["kind"],
-            &found["bot"],
-            &found["correlation"]
-        ),
-        (
-            &json!("completed"),
-            &json!("build"),
-            &json!("BuildBot"),
-            &json!(CORRELATION)
-        )
-    );
-    runtime.pass(1_000);
+    let found = pick(&found, &["state", "kind", "bot", "correlation"]);
+    assert_eq!(found, json!(["completed", "build", "BuildBot", CORRELATION]));
+    monitor.runtime.pass(1_000);
     assert_eq!(
         monitor.get(&format!("/api/v1/jobs/{job}/log?after=3")).await.1["ended"],
         true

@@ -1,2 +1,56 @@
-//! The operator's command.
-fn main() {}
+//! `lota`, the operator's command: starts and stops a fleet, pushes through it, looks into it.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod cli;
+mod client;
+mod home;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use home::Home;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread for all: a child's parent-death signal comes when the thread that started it ends.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("lota: the async runtime cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("lota: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let home = Home::new(&cli.home)?;
+    match cli.command {
+        Command::Up(args) => up::up(&home, &args).await,
+        Command::Down(args) => up::down(&home, &args).await,
+        Command::Demo(args) => up::demo(&args).await,
+        Command::Doctor => up::doctor().await,
+        Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Push(args) => client::push::run(&home, args).await,
+        Command::Publish(args) => client::publish::run(&home, args).await,
+        Command::Watch(args) => client::watch::run(&home, args).await,
+        Command::Show(args) => client::show::run(&home, args).await,
+        Command::Logs(args) => client::logs::run(&home, args).await,
+        Command::Jobs(args) => client::status::jobs(&home, args).await,
+        Command::Status(args) => client::status::run(&home, args).await,
+        Command::Dlq(args) => client::dlq::run(&home, args).await,
+        Command::Connection(args) => client::connection::run(&home, args).await,
+        Command::Pause(args) => client::control::pause(&home, args).await,
+        Command::Resume(args) => client::control::resume(&home, args).await,
+        Command::Cancel(args) => client::control::cancel(&home, args).await,
+        Command::Probe(args) => client::control::probe(&home, args).await,
+    }
+}

@@ -6,9 +6,9 @@
 
 mod consume;
 mod light;
+mod observe;
 mod publish;
 mod session;
-mod watch;
 mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ pub use publish::PublishError;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use wire::{ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE};
-pub use watch::watch;
+pub use observe::watch;
 pub use wire::Properties;
 
 /// How to reach the broker.

@@ -1,0 +1,510 @@
+//! How a [`DeployJob`] is done: fetch, switch, start, ask, and take back what is not healthy. Every step can be repeated
+//! by a later attempt, which finds in the journal how far the earlier one came.
+use std::time::Duration;
+
+use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
+use bot_messages::{
+    Code, FailureReason, SafeError,
+    deploy::{DeployCompleted, DeployFailed, DeployRolledBack, DeployStarted},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use crate::{
+    DeployBot, DeployJob, Want,
+    application::{self, Host, Running},
+    environments::Environment,
+    health::{self, Answer, Question},
+    journal::{History, Journal, JournalError, Kind, Switch, Wanted},
+    release::{Release, Releases},
+};
+
+/// A job that was told to stop has 15 s until it is dropped: then the former release has only this long to answer.
+const HURRIED_DEADLINE: Duration = Duration::from_secs(6);
+
+/// Why a switch is taken back. Remembered before that is done, so that a crash in between changes nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Verdict {
+    reason: FailureReason,
+    code: Code,
+    message: String,
+    log_tail: Vec<String>,
+}
+
+/// Where a release is once it is there and healthy.
+struct Up {
+    url: Option<String>,
+    health_url: Option<String>,
+}
+
+enum Down {
+    /// It is not healthy.
+    Bad(Verdict),
+    /// It was not found out: the attempt ends.
+    Halted(Fail),
+}
+
+/// One attempt of one job.
+pub(crate) struct Deployment<'a> {
+    pub(crate) job: &'a DeployJob,
+    pub(crate) bot: &'a DeployBot,
+    pub(crate) cx: &'a JobCx<DeployBot>,
+    pub(crate) environment: &'a Environment,
+    pub(crate) host: &'a Host,
+    pub(crate) journal: Journal,
+    pub(crate) releases: Releases,
+}
+
+impl Deployment<'_> {
+    /// Begins, or goes on where an earlier attempt of this job ended.
+    pub(crate) async fn run(&self) -> Outcome<DeployBot> {
+        let (journal, job, token) = (self.journal.clone(), self.cx.id.clone(), self.cx.token);
+        let root = self.environment.root.clone();
+        let claimed = beside(move || {
+            std::fs::create_dir_all(&root).map_err(Fail::retry)?;
+            journal.claim(&job, token).map_err(journal_fail)
+        });
+        claimed.await?;
+        let history = self.history().await?;
+        let Some(first) = history.of_job(&self.cx.id).first().map(|first| (*first).clone()) else {
+            return self.begin(&history).await;
+        };
+        if history.last().is_some_and(|last| last.job != self.cx.id) {
+            let why = anyhow::anyhow!(
+                "another job has switched {} since this one did",
+                self.environment.name
+            );
+            return Err(Fail::reject(Code::Rejected, why));
+        }
+        match self.cx.recall::<Verdict>("verdict").await? {
+            Some(verdict) => self.take_back(&first, verdict).await,
+            None => self.finish(&first).await,
+        }
+    }
+
+    /// Everything before the switch: until then, stopping changes nothing.
+    async fn begin(&self, history: &History) -> Outcome<DeployBot> {
+        let (release, kind) = self.wanted(history)?;
+        if kind == Kind::Deploy {
+            let started = DeployStarted {
+                environment: self.environment.name.clone(),
+                revision: release.revision.clone(),
+                job_id: self.cx.id.clone(),
+                artifact: release.artifact.clone(),
+                previous: history.current().map(|current| current.digest().clone()),
+            };
+            self.cx.emit("started", Effects::none().say(started)).await?;
+        }
+        self.heed()?;
+        self.cx
+            .progress(10, &format!("unpacking {}", release.digest().short()));
+        self.unpack(&release).await?;
+        self.heed()?;
+        if let Some(there) = self.already_there(history, &release).await? {
+            return Ok(there);
+        }
+        // Whoever has lost the lease learns it here, while nothing has been touched.
+        let from = history.current().map(Release::digest);
+        self.cx
+            .remember("intent", &json!({"from": from, "to": release.digest()}))
+            .await?;
+        let (reason, by) = self.job.history();
+        let first = self.switch(0, Some(release), kind, reason, by).await?;
+        self.finish(&first).await
+    }
+
+    /// What the job is to put there.
+    fn wanted(&self, history: &History) -> Result<(Release, Kind), Fail> {
+        let name = &self.environment.name;
+        match &self.job.want {
+            Want::Artifact {
+                artifact,
+                revision,
+                stage,
+            } => Ok((
+                Release::new(artifact.clone(), revision.clone(), stage.clone()),
+                Kind::Deploy,
+            )),
+            Want::Back { to: Some(digest), .. } => match history.release(digest) {
+                Some(release) => Ok((release.clone(), Kind::Rollback)),
+                None => Err(Fail::reject(
+                    Code::PermissionDenied,
+                    anyhow::anyhow!(
+                        "{} was never in {name}: roll back to what was, or deploy it",
+                        digest.short()
+                    ),
+                )),
+            },
+            Want::Back { to: None, .. } => match history.previous() {
+                Some(release) => Ok((release.clone(), Kind::Rollback)),
+                None => Err(Fail::reject(
+                    Code::Rejected,
+                    anyhow::anyhow!(
+                        "there is nothing in {name} to go back to: its history holds no earlier release"
+                    ),
+                )),
+            },
+        }
+    }
+
+    async fn unpack(&self, release: &Release) -> Result<(), Fail> {
+        let attempt = format!("{}.{}", self.cx.id, self.cx.token);
+        self.releases
+            .unpack(&release.artifact, &self.bot.objects, self.bot.sizes, &attempt)
+            .await
+    }
+
+    /// The end of the job where nothing would change and the application answers.
+    async fn already_there(
+        &self,
+        history: &History,
+        release: &Release,
+    ) -> Result<Option<Effects<DeployBot>>, Fail> {
+        let Some(last) = history
+            .last()
+            .filter(|last| last.to.as_ref().is_some_and(|to| to.is_same(release)))
+        else {
+            return Ok(None);
+        };
+        match self.bring_up(last).await {
+            Ok(up) => {
+                let there = Switch {
+                    to: Some(release.clone()),
+                    ..last.clone()
+                };
+                let note = format!(
+                    "{} is in {} already, and healthy",
+                    release.digest().short(),
+                    self.environment.name
+                );
+                self.cx.line(&note);
+                Ok(Some(self.succeeded(&there, up).note(note)))
+            }
+            Err(Down::Halted(fail)) => Err(fail),
+            Err(Down::Bad(_)) => {
+                self.heed()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The `nth` switch of this job. The former application ends first: both want the same port.
+    async fn switch(
+        &self,
+        nth: usize,
+        to: Option<Release>,
+        kind: Kind,
+        reason: Option<String>,
+        requested_by: Option<String>,
+    ) -> Result<Switch, Fail> {
+        let history = self.history().await?;
+        if let Some(made) = history.of_job(&self.cx.id).get(nth) {
+            return Ok((*made).clone());
+        }
+        let name = to.as_ref().map_or("nothing", |release| release.digest().short());
+        self.cx
+            .progress(50, &format!("switching {} to {name}", self.environment.name));
+        self.host
+            .stop(self.environment, &history, self.hurried())
+            .await
+            .map_err(Fail::retry)?;
+        let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
+        let wanted = Wanted {
+            at,
+            to,
+            job,
+            token,
+            kind,
+            reason,
+            requested_by,
+            nth,
+        };
+        let journal = self.journal.clone();
+        beside(move || journal.append(wanted).map_err(journal_fail)).await
+    }
+
+    /// From the switch on: healthy, or taken back.
+    async fn finish(&self, first: &Switch) -> Outcome<DeployBot> {
+        match self.bring_up(first).await {
+            Ok(up) => {
+                self.prune().await;
+                Ok(self.succeeded(first, up))
+            }
+            Err(Down::Halted(fail)) => Err(fail),
+            Err(Down::Bad(verdict)) => self.take_back(first, verdict).await,
+        }
+    }
+
+    /// Makes the machine what the journal says: link, application, answer.
+    async fn bring_up(&self, switch: &Switch) -> Result<Up, Down> {
+        let halted = Down::Halted;
+        let (releases, digest) = (
+            self.releases.clone(),
+            switch.to.as_ref().map(|to| to.digest().clone()),
+        );
+        beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry))
+            .await
+            .map_err(halted)?;
+        let history = self.history().await.map_err(halted)?;
+        let serve = switch
+            .to
+            .as_ref()
+            .and_then(|to| Some((to, to.serve.as_ref().filter(|_| self.environment.serves)?)));
+        let Some((release, serve)) = serve else {
+            let stopped = self.host.stop(self.environment, &history, self.hurried()).await;
+            stopped.map_err(|error| halted(Fail::retry(error)))?;
+            return Ok(Up {
+                url: None,
+                health_url: None,
+            });
+        };
+        let switches = history.of_job(&self.cx.id).len();
+        let path = self.releases.path(release.digest());
+        let started = self
+            .host
+            .run(self.environment, &history, switch.seq, path, serve)
+            .await;
+        let Running { served, port } = started.map_err(|error| {
+            let message = format!("{} could not be started: {error:#}", release.digest().short());
+            self.bad(switch, FailureReason::Error, Code::UnknownError, message)
+        })?;
+        let question = Question::new(port, release.health.as_ref());
+        self.cx.progress(70, &format!("asking {question}"));
+        let deadline = self.deadline(release);
+        let answer = health::ask(
+            &self.bot.http,
+            &question,
+            deadline,
+            || served.is_running(),
+            || self.must_end(switches),
+        );
+        match answer.await {
+            Answer::Healthy => Ok(Up {
+                url: Some(health::base_url(port)),
+                health_url: question.url().map(str::to_owned),
+            }),
+            Answer::Stopped => Err(self.stopped(switch, switches)),
+            Answer::Gone => {
+                let message = format!("{} ended before {question} answered", release.digest().short());
+                Err(self.bad(switch, FailureReason::Failed, Code::HealthCheckFailed, message))
+            }
+            Answer::NotInTime(last) => {
+                let message = format!(
+                    "{question} {last} until the deadline of {} s",
+                    deadline.as_secs_f64()
+                );
+                Err(self.bad(switch, FailureReason::Failed, Code::HealthCheckFailed, message))
+            }
+        }
+    }
+
+    fn bad(&self, switch: &Switch, reason: FailureReason, code: Code, message: String) -> Down {
+        let log_tail = application::log_tail(self.environment, switch.seq);
+        Down::Bad(Verdict {
+            reason,
+            code,
+            message,
+            log_tail,
+        })
+    }
+
+    /// The smaller of what the pipeline and the operator allow.
+    fn deadline(&self, release: &Release) -> Duration {
+        let asked = release.health.clone().unwrap_or_default().deadline.0;
+        let deadline = asked.min(self.environment.health_deadline_max);
+        if self.hurried() {
+            deadline.min(HURRIED_DEADLINE)
+        } else {
+            deadline
+        }
+    }
+
+    /// Back to what was there before, and the one terminal event of a deployment that failed.
+    async fn take_back(&self, first: &Switch, verdict: Verdict) -> Outcome<DeployBot> {
+        self.cx.remember("verdict", &verdict).await?;
+        self.cx.line(&verdict.message);
+        let former = self.history().await?.before(first.seq).cloned();
+        if let Some(former) = &former
+            && let Err(fail) = self.unpack(former).await
+        {
+            // It was unpacked once; if it is gone and cannot be had, the start below says so.
+            self.cx.line(&fail.message());
+        }
+        let kind = if first.kind == Kind::Deploy {
+            Kind::Rollback
+        } else {
+            Kind::Deploy
+        };
+        let back = self
+            .switch(1, former.clone(), kind, Some(verdict.message.clone()), None)
+            .await?;
+        let trouble = match self.bring_up(&back).await {
+            Ok(_) => None,
+            Err(Down::Bad(trouble)) => Some(trouble.message),
+            Err(Down::Halted(fail)) => return Err(fail),
+        };
+        self.prune().await;
+        Ok(self.failed(first, former.as_ref(), verdict, trouble))
+    }
+
+    fn succeeded(&self, first: &Switch, up: Up) -> Effects<DeployBot> {
+        let Some(release) = &first.to else {
+            return Effects::none();
+        };
+        let environment = self.environment.name.clone();
+        match &self.job.want {
+            Want::Artifact { .. } => Effects::none().say(DeployCompleted {
+                environment,
+                revision: release.revision.clone(),
+                job_id: self.cx.id.clone(),
+                digest: release.digest().clone(),
+                previous: first.from.clone(),
+                url: up.url,
+                health_url: up.health_url,
+                duration_ms: self.cx.duration_ms(),
+            }),
+            Want::Back { reason, .. } => Effects::none().say(DeployRolledBack {
+                environment,
+                job_id: self.cx.id.clone(),
+                from: first.from.clone().unwrap_or_else(|| release.digest().clone()),
+                to: Some(release.digest().clone()),
+                reason: reason.clone(),
+            }),
+        }
+    }
+
+    fn failed(
+        &self,
+        first: &Switch,
+        former: Option<&Release>,
+        verdict: Verdict,
+        trouble: Option<String>,
+    ) -> Effects<DeployBot> {
+        let Some(release) = &first.to else {
+            return Effects::none();
+        };
+        let environment = self.environment.name.clone();
+        let state = match (former.map(|former| former.digest().short()), &trouble) {
+            (Some(former), None) => format!("{former}, which was there before, is back"),
+            (None, None) => "nothing was there before, and nothing is there now".to_owned(),
+            (Some(former), Some(trouble)) => format!(
+                "going back failed too: {trouble}; the journal and `current` name {former} now, it does not answer, and the \
+                 bot goes on trying to keep it running"
+            ),
+            (None, Some(trouble)) => {
+                format!("nothing was there before, but what is there could not be ended: {trouble}")
+            }
+        };
+        let failed = DeployFailed {
+            environment: environment.clone(),
+            revision: Some(release.revision.clone()),
+            job_id: Some(self.cx.id.clone()),
+            digest: release.digest().clone(),
+            reason: verdict.reason,
+            error: SafeError::new(
+                verdict.code,
+                format!("{}; {state}", verdict.message),
+                self.cx.now(),
+            ),
+            current: former.map(|former| former.digest().clone()),
+            log_tail: verdict.log_tail,
+            duration_ms: self.cx.duration_ms(),
+        };
+        let effects = if first.kind == Kind::Deploy && trouble.is_none() {
+            Effects::none().say(DeployRolledBack {
+                environment,
+                job_id: self.cx.id.clone(),
+                from: release.digest().clone(),
+                to: former.map(|former| former.digest().clone()),
+                reason: verdict.message,
+            })
+        } else {
+            Effects::none()
+        };
+        effects.say(failed)
+    }
+
+    async fn history(&self) -> Result<History, Fail> {
+        let journal = self.journal.clone();
+        beside(move || journal.read().map_err(journal_fail)).await
+    }
+
+    /// What is left over costs space, nothing else: it never fails a deployment.
+    async fn prune(&self) {
+        let pruned = match self.history().await {
+            Ok(history) => {
+                application::prune(self.environment, &history).map_err(|error| format!("{error:#}"))
+            }
+            Err(fail) => Err(fail.message()),
+        };
+        if let Err(error) = pruned {
+            self.cx
+                .line(&format!("old releases could not be removed: {error}"));
+        }
+    }
+
+    /// Ends an attempt that was told to stop before it touched anything.
+    fn heed(&self) -> Result<(), Fail> {
+        if !self.cx.cancelled.is_cancelled() {
+            return Ok(());
+        }
+        Err(match self.cx.stop() {
+            Some(Stop::Asked(why)) => Fail::reject(Code::Cancelled, anyhow::anyhow!("cancelled: {why}")),
+            Some(Stop::TimedOut) => {
+                Fail::reject(Code::TimedOut, anyhow::anyhow!("the time for the job is over"))
+            }
+            Some(Stop::LeaseLost) => Fail::LeaseLost,
+            Some(Stop::BotStopping) | None => Fail::Later(
+                Duration::ZERO,
+                anyhow::anyhow!("the bot stops; the job goes on when it is back"),
+            ),
+        })
+    }
+
+    /// Whether there is little time, because the runtime waits for the job to end.
+    fn hurried(&self) -> bool {
+        self.cx.cancelled.is_cancelled()
+    }
+
+    /// Whether waiting for an answer has to end. Who asked to stop gets what they asked for once it is being taken back.
+    fn must_end(&self, switches: usize) -> bool {
+        let taken_back = switches > 1 && matches!(self.cx.stop(), Some(Stop::Asked(_) | Stop::TimedOut));
+        self.hurried() && !taken_back
+    }
+
+    /// What stopping means after so many switches of this job.
+    fn stopped(&self, switch: &Switch, switches: usize) -> Down {
+        match (self.cx.stop(), switches) {
+            (Some(Stop::Asked(why)), 1..) => self.bad(
+                switch,
+                FailureReason::Cancelled,
+                Code::Cancelled,
+                format!("cancelled: {why}"),
+            ),
+            (Some(Stop::TimedOut), 1..) => {
+                let message = "the time for the job was over before it was healthy".to_owned();
+                self.bad(switch, FailureReason::TimedOut, Code::TimedOut, message)
+            }
+            _ => Down::Halted(self.heed().err().unwrap_or(Fail::LeaseLost)),
+        }
+    }
+}
+
+/// What blocks happens beside the runtime's own threads.
+async fn beside<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, Fail> + Send + 'static,
+) -> Result<T, Fail> {
+    spawn_blocking(act).await.map_err(Fail::retry)?
+}
+
+fn journal_fail(error: JournalError) -> Fail {
+    match error {
+        JournalError::Stale { .. } => {
+            tracing::warn!("{error}");
+            Fail::LeaseLost
+        }
+        JournalError::Damaged { .. } => Fail::reject(Code::UnknownError, error),
+        JournalError::Io { .. } => Fail::retry(error),
+    }
+}

@@ -1,0 +1,356 @@
+//! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
+use std::{
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_core::{Bot, Effect, Effects, Handle, Job, JobCx, Meta, Outcome, ServiceCx, ServicePort, Tools};
+use bot_messages::{
+    Digest, Event, ObjectRef, Priority, Revision,
+    deploy::DeployRollbackRequested,
+    pipeline::{DeployStage, Health, Serve, Span},
+    test::TestCompleted,
+};
+use bot_test::JobRecord;
+use deploy_bot::{DeployBot, DeployJob, Settings};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+const ENVIRONMENTS: &str = "
+local:
+  repositories: ['shop/*']
+  refs: [refs/heads/*]
+  target: {type: directory, path: environments/local}
+  health: {deadline: 5s}
+  keep: 2
+";
+
+pub struct Field {
+    pub bot: Arc<DeployBot>,
+    dir: tempfile::TempDir,
+    objects: Objects,
+}
+
+/// How a job ended: its last effects, and what it said and recorded before.
+pub struct Ended {
+    pub outcome: Outcome<DeployBot>,
+    pub record: Arc<JobRecord>,
+}
+
+impl Ended {
+    /// The types of everything that was said, in order.
+    pub fn said(&self) -> Vec<&'static str> {
+        let mut said = self.record.said();
+        said.extend(self.outcome.as_ref().unwrap().list.iter().filter_map(said_type));
+        said
+    }
+
+    /// The only event of this type.
+    pub fn event<E: Event>(&self) -> E {
+        let effects = self.record.effects();
+        let all = effects.iter().chain(&self.outcome.as_ref().unwrap().list);
+        let events: Vec<&Value> = all
+            .filter_map(|effect| match effect {
+                Effect::Say { event_type, data, .. } if *event_type == E::TYPE => Some(data),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(events.len(), 1, "{} in {:?}", E::TYPE, self.said());
+        serde_json::from_value(events[0].clone()).unwrap()
+    }
+
+    /// Types that end a job; exactly one may be said.
+    pub fn terminal(&self) -> Vec<&'static str> {
+        self.said()
+            .into_iter()
+            .filter(|said| matches!(*said, "deploy.completed" | "deploy.failed"))
+            .collect()
+    }
+}
+
+fn said_type(effect: &Effect) -> Option<&'static str> {
+    match effect {
+        Effect::Say { event_type, .. } => Some(event_type),
+        _ => None,
+    }
+}
+
+impl Field {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("config")).unwrap();
+        fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
+        let objects = Objects::directory(&dir.path().join("objects")).unwrap();
+        Self {
+            bot: Self::bot_in(dir.path()),
+            dir,
+            objects,
+        }
+    }
+
+    fn bot_in(dir: &Path) -> Arc<DeployBot> {
+        let mut tools = Tools::default();
+        // As the sandbox wants it: without links on the way.
+        let dir = dir.canonicalize().unwrap();
+        tools.dir = dir.join("bot");
+        tools.objects = dir.join("objects");
+        tools.config_dir = dir.join("config");
+        tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+        let brief = Span(Duration::from_millis(50));
+        let settings = Settings {
+            check_every: brief,
+            stop_grace: Span(Duration::from_secs(2)),
+            ..Settings::default()
+        };
+        Arc::new(DeployBot::new(settings, tools).unwrap())
+    }
+
+    /// Another process of the bot on the same folders.
+    pub fn restart(&mut self) {
+        self.bot = Self::bot_in(self.dir.path());
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir
+            .path()
+            .canonicalize()
+            .unwrap()
+            .join("bot/environments/local")
+    }
+
+    /// Stores a release of the site; `mode` is how it behaves.
+    pub async fn artifact(&self, page: &str, mode: &str) -> ObjectRef {
+        let tree = tempfile::tempdir().unwrap();
+        fs::copy(site(), tree.path().join("site")).unwrap();
+        fs::write(tree.path().join("page"), page).unwrap();
+        fs::write(tree.path().join("mode"), mode).unwrap();
+        let limits = ArchiveLimits {
+            entries_max: 100,
+            bytes_max: 1 << 30,
+        };
+        let packed = self.dir.path().join("packed");
+        pack(
+            tree.path(),
+            &list_tree(tree.path(), 100).unwrap(),
+            &packed,
+            &limits,
+        )
+        .unwrap();
+        self.objects.put_file(&packed, "application/zstd").await.unwrap()
+    }
+
+    /// The job that follows from a passed test.
+    pub fn deploy_job(&self, artifact: &ObjectRef) -> DeployJob {
+        let health = Health {
+            path: "/health".into(),
+            deadline: Span(Duration::from_secs(20)),
+        };
+        let serve = Serve {
+            run: "exec ./site".into(),
+            env: [].into(),
+        };
+        self.job_of_stage(
+            artifact,
+            DeployStage {
+                when: None,
+                serve: Some(serve),
+                health: Some(health),
+            },
+        )
+    }
+
+    pub fn job_of_stage(&self, artifact: &ObjectRef, stage: DeployStage) -> DeployJob {
+        let tested = TestCompleted {
+            artifact: artifact.clone(),
+            revision: Revision::example(),
+            deploy: [("local".to_owned(), stage)].into(),
+            ..TestCompleted::example()
+        };
+        started(
+            self.bot
+                .handle(tested, &mut <DeployBot as Bot>::State::default(), &meta())
+                .unwrap(),
+        )
+    }
+
+    pub fn rollback_job(&self, to: Option<Digest>) -> DeployJob {
+        let wanted = DeployRollbackRequested {
+            environment: "local".into(),
+            to,
+            ..DeployRollbackRequested::example()
+        };
+        started(
+            self.bot
+                .handle(wanted, &mut <DeployBot as Bot>::State::default(), &meta())
+                .unwrap(),
+        )
+    }
+
+    /// A context for the next attempt of a job.
+    pub fn cx(&self, id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
+        let mut cx = record.cx();
+        id.clone_into(&mut cx.id);
+        cx
+    }
+
+    pub async fn run(&self, id: &str, job: &DeployJob) -> Ended {
+        self.attempt(id, job, &JobRecord::new()).await
+    }
+
+    pub async fn attempt(&self, id: &str, job: &DeployJob, record: &Arc<JobRecord>) -> Ended {
+        let outcome = job.run(&self.bot, &self.cx(id, record)).await;
+        Ended {
+            outcome,
+            record: record.clone(),
+        }
+    }
+
+    /// Runs the bot's service until the returned guard is dropped.
+    pub fn keep(&self) -> tokio_util::sync::DropGuard {
+        struct NoPort;
+        impl ServicePort for NoPort {
+            fn commit<'a>(
+                &'a self,
+                _: &'a str,
+                _: Vec<Effect>,
+            ) -> Pin<Box<dyn Future<Output = Result<(), bot_core::Fail>> + Send + 'a>> {
+                unreachable!("the keeper says nothing")
+            }
+            fn observe(&self, _: bot_messages::Tap) -> tokio::sync::mpsc::Receiver<bot_core::Observed> {
+                unreachable!("the keeper observes nothing")
+            }
+            fn now(&self) -> chrono::DateTime<chrono::Utc> {
+                meta().now
+            }
+        }
+        let cancelled = CancellationToken::new();
+        tokio::spawn(
+            self.bot
+                .clone()
+                .service(ServiceCx::new(cancelled.clone(), Arc::new(NoPort))),
+        );
+        cancelled.drop_guard()
+    }
+
+    /// What the site answers now.
+    pub async fn page(&self) -> Option<String> {
+        let port = fs::read_to_string(self.root().join("port")).ok()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .timeout(Duration::from_secs(2))
+            .build();
+        let answer = client
+            .unwrap()
+            .get(format!("http://127.0.0.1:{}/", port.trim()))
+            .send()
+            .await
+            .ok()?;
+        answer.text().await.ok()
+    }
+
+    pub async fn page_becomes(&self, wanted: &str) {
+        let answers = async {
+            while self.page().await.as_deref() != Some(wanted) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let answered = tokio::time::timeout(Duration::from_secs(10), answers).await;
+        assert!(answered.is_ok(), "the page never became {wanted}");
+    }
+
+    /// The lines of the journal.
+    pub fn journal(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.root().join("journal.jsonl")).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// How often a job switched.
+    pub fn switches(&self, id: &str) -> usize {
+        self.journal().iter().filter(|line| line["job"] == id).count()
+    }
+
+    /// Where `current` leads.
+    pub fn current(&self) -> Option<String> {
+        let link = fs::read_link(self.root().join("current")).ok()?;
+        Some(link.file_name().unwrap().to_str().unwrap().to_owned())
+    }
+
+    /// The site's processes.
+    pub fn processes(&self) -> Vec<i32> {
+        processes_below(&self.root())
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn processes_below(root: &Path) -> Vec<i32> {
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_below =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+    pids.filter(is_below).collect()
+}
+
+/// The example of this crate, which cargo builds with the tests.
+fn site() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let site = tests.ancestors().nth(2).unwrap().join("examples/site");
+    assert!(
+        site.is_file(),
+        "{} is missing: run the tests of the whole crate, or `cargo build --examples`",
+        site.display()
+    );
+    site
+}
+
+pub fn started(effects: Effects<DeployBot>) -> DeployJob {
+    match effects.list.as_slice() {
+        [Effect::Start { payload, .. }] => serde_json::from_value(payload.clone()).unwrap(),
+        other => panic!("expected one job, got {other:?}"),
+    }
+}
+
+pub fn meta() -> Meta {
+    Meta {
+        id: "message-1".into(),
+        publisher: "test-bot".into(),
+        correlation_id: "correlation-1".into(),
+        priority: Priority::Medium,
+        attempt: 1,
+        now: chrono::DateTime::from_timestamp(1_793_534_400, 0).unwrap(),
+    }
+}
+
+/// A future that is dropped when it wants to be polled once more than `times`: a process that died there.
+pub async fn killed_after<F: Future>(times: usize, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut left = times;
+    std::future::poll_fn(move |cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}

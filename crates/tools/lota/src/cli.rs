@@ -1,0 +1,57 @@
+//! The command line: what can be asked, and who answers.
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{client, up};
+
+/// The operator's command of a LotaBots fleet.
+#[derive(Debug, Parser)]
+#[command(name = "lota", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The fleet's folder.
+    #[arg(long, global = true, env = "LOTA_HOME", default_value = ".lota")]
+    pub(crate) home: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a fleet on this machine: a broker of its own and the four bots
+    Up(up::UpArgs),
+    /// Stop the fleet; applications it deployed go on unless --apps
+    Down(up::DownArgs),
+    /// One push through a whole fleet, from nothing, and away again
+    Demo(up::DemoArgs),
+    /// What is missing on this machine
+    Doctor,
+    /// The broker's exchanges, queues, users and permissions
+    Topology(up::TopologyArgs),
+    /// Push a commit of a repository through the fleet
+    Push(client::push::PushArgs),
+    /// Say any message
+    Publish(client::publish::PublishArgs),
+    /// See every message as it passes
+    Watch(client::watch::WatchArgs),
+    /// The tree of all that followed from one cause
+    Show(client::show::ShowArgs),
+    /// What a job printed
+    Logs(client::logs::LogsArgs),
+    /// Recent jobs
+    Jobs(client::status::JobsArgs),
+    /// How the fleet is
+    Status(client::status::StatusArgs),
+    /// Dead letters
+    Dlq(client::dlq::DlqArgs),
+    /// How an outside publisher connects
+    Connection(client::connection::ConnectionArgs),
+    /// Have a bot take no work for a while
+    Pause(client::control::PauseArgs),
+    /// Have a bot take work again
+    Resume(client::control::ResumeArgs),
+    /// Stop a job
+    Cancel(client::control::CancelArgs),
+    /// Ask a bot how it is
+    Probe(client::control::ProbeArgs),
+}

@@ -1,0 +1,92 @@
+//! `lota doctor`: what this machine lacks, each missing thing in one line with the command that gets it.
+#![allow(clippy::disallowed_methods, reason = "asks tools for their versions")]
+
+use std::process::ExitCode;
+
+use bot_provision::{Bundle, Installation, PackageCache, free_port};
+use tokio::process::Command;
+
+use super::environment;
+
+/// Something is unavailable (sysexits.h).
+const EXIT_UNAVAILABLE: u8 = 69;
+const MEMORY_MIN_MIB: u64 = 1024;
+const DISK_MIN_MIB: u64 = 1024;
+const OLDEST_RUST: (u32, u32) = (1, 95);
+
+pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
+    let mut missing = Vec::new();
+    for (tool, how) in [
+        ("make", "apt-get install -y make"),
+        ("git", "apt-get install -y git"),
+        ("cc", "apt-get install -y build-essential"),
+        ("setpriv", "apt-get install -y util-linux"),
+    ] {
+        match environment::find_program(tool) {
+            Some(path) => println!("ok       {tool}: {}", path.display()),
+            None => missing.push(format!("{tool}: {how}")),
+        }
+    }
+    match rust_version().await {
+        Some(version) if version >= OLDEST_RUST => println!("ok       rustc: {}.{}", version.0, version.1),
+        Some(version) => missing.push(format!("rustc {}.{} or newer (here is {}.{}): rustup update stable", OLDEST_RUST.0, OLDEST_RUST.1, version.0, version.1)),
+        None => missing.push("rustc: https://rustup.rs, or rustup default stable".to_owned()),
+    }
+    broker(&mut missing)?;
+    match memory_mib() {
+        Some(mib) if mib < MEMORY_MIN_MIB => missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}")),
+        Some(mib) => println!("ok       memory: {mib} MiB free"),
+        None => println!("unknown  memory: /proc/meminfo cannot be read"),
+    }
+    match disk_mib() {
+        Some(mib) if mib < DISK_MIN_MIB => missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}")),
+        Some(mib) => println!("ok       disk: {mib} MiB free here"),
+        None => println!("unknown  disk"),
+    }
+    match free_port() {
+        Ok(port) => println!("ok       ports: {port} and others are free"),
+        Err(e) => missing.push(format!("a free port: {e}")),
+    }
+    for line in &missing {
+        println!("missing  {line}");
+    }
+    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNAVAILABLE) })
+}
+
+fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
+    let cache = PackageCache::new(environment::cache_dir()?);
+    if environment::broker_url().is_some() {
+        println!("ok       broker: LOTA_BROKER_URL names one");
+    } else if Installation::installed().is_some() {
+        println!("ok       broker: the installed RabbitMQ, as a private node");
+    } else if cache.present(Bundle::RabbitMq).is_some() {
+        println!("ok       broker: RabbitMQ from the cache");
+    } else if environment::find_program("apt-get").is_some() {
+        println!("ok       broker: RabbitMQ's packages will be unpacked into the cache (34 MB, without root)");
+    } else {
+        missing.push("broker: install rabbitmq-server with this system's package manager, or name one in LOTA_BROKER_URL".to_owned());
+    }
+    match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
+        Some(_) => println!("ok       sandbox: bubblewrap"),
+        None => println!("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
+    }
+    Ok(())
+}
+
+async fn rust_version() -> Option<(u32, u32)> {
+    let output = Command::new("rustc").arg("--version").output().await.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut parts = text.split_whitespace().nth(1)?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn memory_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+}
+
+fn disk_mib() -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(".").ok()?;
+    Some(stat.blocks_available() * stat.fragment_size() / 1024 / 1024)
+}

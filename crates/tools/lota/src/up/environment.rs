@@ -1,0 +1,50 @@
+//! What `lota` itself reads from its environment and of its own place, in one file.
+#![allow(clippy::disallowed_methods, reason = "the environment's one home in this tool")]
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, bail};
+
+/// `amqp://user:password@host:port`: the administrator of a broker that is not ours to start.
+pub(crate) fn broker_url() -> Option<String> {
+    env::var("LOTA_BROKER_URL").ok().filter(|u| !u.is_empty())
+}
+
+/// The management API of that broker.
+pub(crate) fn broker_management_url() -> Option<String> {
+    env::var("LOTA_BROKER_MANAGEMENT_URL").ok().filter(|u| !u.is_empty())
+}
+
+/// Where unpacked packages lie, shared by all fleets of this user.
+pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
+    let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    dir("LOTA_CACHE")
+        .or_else(|| dir("XDG_CACHE_HOME").map(|d| d.join("lotabots")))
+        .or_else(|| dir("HOME").map(|d| d.join(".cache/lotabots")))
+        .context("neither LOTA_CACHE nor HOME is set: set LOTA_CACHE to a folder that may be written")
+}
+
+/// Folders that programs are looked for in.
+pub(crate) fn search_path() -> Vec<PathBuf> {
+    env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default()
+}
+
+/// A program on the path.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    search_path().into_iter().map(|d| d.join(name)).find(|p| p.is_file())
+}
+
+/// A program that lies beside this one.
+pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let own = own_program()?;
+    let path = own.with_file_name(name);
+    if !path.is_file() {
+        bail!("{} is missing: the bots' programs lie beside `lota`; build them with `cargo build --workspace --bins`", path.display());
+    }
+    Ok(path)
+}
+
+/// This program.
+pub(crate) fn own_program() -> anyhow::Result<PathBuf> {
+    env::current_exe().context("the path of this program is not known")
+}

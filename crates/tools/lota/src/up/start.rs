@@ -1,0 +1,238 @@
+//! `lota up`: broker, topology, bots; ready when every bot is heard.
+#![allow(clippy::disallowed_methods, reason = "starts itself again for --detach")]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bot_provision::{ApplyOptions, Bundle, PackageCache};
+
+use super::{
+    BOTS, broker, defaults, environment,
+    supervise::{Common, Supervisor},
+    topology,
+};
+use crate::home::{FleetRecord, Home};
+
+/// From the start of the bots to all of them being heard.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// From `lota up --detach` to ready, the broker's packages being fetched included.
+const DETACH_LIMIT: Duration = Duration::from_secs(600);
+const ATTEND_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Return once the fleet is ready, and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Where the monitor answers; 0 picks a port
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) monitor: String,
+    /// Stop deployed applications as well, when this fleet is told to stop
+    #[arg(long, hide = true)]
+    pub(crate) stop_apps: bool,
+}
+
+pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
+    if let Some(record) = home.record()?
+        && alive(&record)
+    {
+        bail!("a fleet is up in {} already (process {}): see `lota status`, or stop it with `lota down`", home.path().display(), record.supervisor_pid);
+    }
+    home.create()?;
+    if args.detach { detached(home, args).await } else { foreground(home, args).await }
+}
+
+/// Whether the record's supervisor still runs.
+pub(crate) fn alive(record: &FleetRecord) -> bool {
+    started_at(record.supervisor_pid) == Some(record.supervisor_started)
+}
+
+/// When a process was started, in the kernel's ticks: field 22 of its stat, after the name in parentheses.
+pub(crate) fn started_at(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let begun = Instant::now();
+    let (mut supervisor, mut broker) = assemble(home, args).await?;
+    let mut stop = Box::pin(told_to_stop());
+    supervisor.start_all()?;
+    println!("  bots: started, waiting until each is heard");
+    let ready = tokio::select! {
+        ready = wait_ready(home, &mut supervisor) => ready,
+        () = &mut stop => Err(anyhow::anyhow!("stopped before the fleet was ready")),
+    };
+    let result = match ready {
+        Ok(monitor) => {
+            println!("the fleet is ready after {:.1} s", begun.elapsed().as_secs_f64());
+            println!("  home     {}", home.path().display());
+            println!("  monitor  {monitor}/api/v1/health");
+            fs::write(home.join("ready"), std::process::id().to_string())?;
+            loop {
+                tokio::select! {
+                    () = &mut stop => break Ok(ExitCode::SUCCESS),
+                    () = tokio::time::sleep(ATTEND_EVERY) => supervisor.attend()?,
+                }
+            }
+        }
+        Err(e) => Err(e),
+    };
+    println!("stopping");
+    let _ = fs::remove_file(home.join("ready"));
+    supervisor.stop_all().await;
+    if let Some(node) = &mut broker.node {
+        node.stop().await?;
+    }
+    println!("stopped");
+    result
+}
+
+/// Broker, configuration, topology, record: everything but the bots.
+async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(Supervisor, broker::Broker)> {
+    let begun = Instant::now();
+    let broker = broker::start(home).await?;
+    println!("  broker: ready after {:.1} s", begun.elapsed().as_secs_f64());
+    defaults::write_missing(home)?;
+    let changes = topology::apply_to(home, &broker.management, ApplyOptions::default()).await?;
+    println!("  topology: {} changes", changes.len());
+    let pid = std::process::id();
+    home.write_record(&FleetRecord {
+        amqp_url: broker.amqp_url.clone(),
+        management_url: broker.management_url.clone(),
+        admin: broker.admin.clone(),
+        own_broker: broker.node.is_some(),
+        supervisor_pid: pid,
+        supervisor_started: started_at(pid).unwrap_or_default(),
+    })?;
+    // Of an earlier run; what is written from now on is of this one.
+    let _ = fs::remove_file(home.bot("monitor-bot").join("http-address"));
+    let common = Common {
+        amqp_url: broker.amqp_url.clone(),
+        management_url: broker.management_url.clone(),
+        bwrap: bubblewrap().await,
+        monitor_listen: args.monitor.clone(),
+    };
+    Ok((Supervisor::new(home, common)?, broker))
+}
+
+/// The system's bubblewrap, or one from the cache. Without any, bots say in their heartbeat what confines commands.
+async fn bubblewrap() -> Option<PathBuf> {
+    if let Some(found) = environment::find_program("bwrap") {
+        return Some(found);
+    }
+    let cache = PackageCache::new(environment::cache_dir().ok()?);
+    let progress = |line: &str| println!("  sandbox: {line}");
+    match cache.ensure(Bundle::Bubblewrap, &progress).await {
+        Ok(root) => Some(root.join(Bundle::Bubblewrap.program())),
+        Err(e) => {
+            println!("  sandbox: without bubblewrap ({e}); commands get limits but are not walled off");
+            None
+        }
+    }
+}
+
+/// Until the monitor has heard every bot; gives its address.
+async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<String> {
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+    let limit = Instant::now() + READY_LIMIT;
+    let mut told = Instant::now();
+    loop {
+        supervisor.attend()?;
+        if let Some(slug) = supervisor.refused().first() {
+            bail!("{slug} does not start; the end of {}:\n{}", home.log(slug).display(), log_end(home, slug));
+        }
+        let heard = match home.monitor_url() {
+            Ok(url) => heard(&http, &url).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let missing: Vec<&str> = BOTS.iter().map(|(slug, _)| *slug).filter(|slug| !heard.iter().any(|h| h == slug)).collect();
+        if missing.is_empty() {
+            return home.monitor_url();
+        }
+        if Instant::now() > limit {
+            let ends: String = missing.iter().map(|s| format!("\n{}:\n{}", home.log(s).display(), log_end(home, s))).collect();
+            bail!("not heard within {} s: {}{ends}", READY_LIMIT.as_secs(), missing.join(", "));
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            println!("  bots: still waiting for {}", missing.join(", "));
+            told = Instant::now();
+        }
+        tokio::time::sleep(ATTEND_EVERY).await;
+    }
+}
+
+/// Slugs of the bots whose latest heartbeat says that they work.
+async fn heard(http: &reqwest::Client, url: &str) -> anyhow::Result<Vec<String>> {
+    let body: serde_json::Value = http.get(format!("{url}/api/v1/bots")).send().await?.json().await?;
+    let list = body.get("bots").unwrap_or(&body).as_array().cloned().unwrap_or_default();
+    let working = list.into_iter().filter_map(|b| {
+        let heartbeat = b.get("heartbeat").unwrap_or(&b).clone();
+        let state = heartbeat.get("state")?.as_str()?.to_owned();
+        let name: bot_messages::BotName = heartbeat.get("bot")?.as_str()?.parse().ok()?;
+        (state != "starting" && state != "stopping").then(|| name.slug())
+    });
+    Ok(working.collect())
+}
+
+fn log_end(home: &Home, slug: &str) -> String {
+    let text = fs::read_to_string(home.log(slug)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// Starts itself in a session of its own, shows what it says, and returns when it is ready.
+async fn detached(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let log = home.join("logs/supervisor.log");
+    let out = fs::OpenOptions::new().create(true).write(true).truncate(true).open(&log)?;
+    let _ = fs::remove_file(home.join("ready"));
+    let mut command = tokio::process::Command::new("setsid");
+    command.arg(environment::own_program()?).arg("--home").arg(home.path()).args(["up", "--monitor", &args.monitor]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()
+        .context("cannot start the supervisor (by setsid, of the package util-linux)")?;
+    let limit = Instant::now() + DETACH_LIMIT;
+    let mut shown = 0;
+    loop {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        print!("{}", &text[shown.min(text.len())..]);
+        shown = text.len();
+        if home.join("ready").exists() {
+            println!("  stop it  lota --home {} down", home.path().display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the fleet did not start ({status}); its log is {}", log.display());
+        }
+        if Instant::now() > limit {
+            child.kill().await?;
+            bail!("the fleet was not ready within {} s; its log is {}", DETACH_LIMIT.as_secs(), log.display());
+        }
+        tokio::time::sleep(ATTEND_EVERY).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! The topology: what the broker has to hold for the installed bots and the granted publishers.
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bot_messages::{Contract, OutsidePublisher, catalogue, contract::control_types, keys, topology::Topology};
+use bot_provision::{ApplyOptions, Change, Management, apply, verify};
+use clap::Subcommand;
+use serde::Deserialize;
+
+use crate::home::Home;
+
+/// What `make gen` wrote of all bots.
+const CONTRACTS: &str = include_str!("../../../../../deploy/rabbitmq/contracts.json");
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopologyArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Make the broker hold exactly what the contracts say
+    Apply {
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say where the broker differs; exit 1 if it does
+    Verify,
+    /// Who may say what to whom
+    Show {
+        /// The whole topology as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publishers {
+    #[serde(default)]
+    publishers: Vec<OutsidePublisher>,
+}
+
+/// The contracts of the bots of this release.
+pub(crate) fn contracts() -> anyhow::Result<Vec<Contract>> {
+    serde_json::from_str(CONTRACTS).context("deploy/rabbitmq/contracts.json cannot be read: run `make gen`")
+}
+
+fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
+    let file = home.join("config/publishers.yaml");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", file.display())),
+    };
+    let read: Publishers = serde_saphyr::from_str(&text).with_context(|| format!("{} is wrong", file.display()))?;
+    Ok(read.publishers)
+}
+
+pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
+    Topology::new(&contracts()?, &publishers(home)?).context("config/publishers.yaml grants what cannot be")
+}
+
+/// Applies the topology; every user's password is in the fleet's folder.
+pub(crate) async fn apply_to(home: &Home, management: &Management, options: ApplyOptions) -> anyhow::Result<Vec<Change>> {
+    let topology = of(home)?;
+    let mut passwords = std::collections::BTreeMap::new();
+    for user in &topology.users {
+        passwords.insert(user.name.clone(), home.password(&user.name)?);
+    }
+    let password = |user: &str| passwords.get(user).cloned().unwrap_or_else(|| bot_provision::Secret::random(40));
+    Ok(apply(management, &topology, &password, options).await?)
+}
+
+pub(crate) async fn topology(home: &Home, args: &TopologyArgs) -> anyhow::Result<ExitCode> {
+    match &args.what {
+        What::Apply { dry_run } => {
+            let options = ApplyOptions { dry_run: *dry_run, ..ApplyOptions::default() };
+            let changes = apply_to(home, &home.management()?, options).await?;
+            for change in &changes {
+                println!("{change}");
+            }
+            println!("{} {}", changes.len(), if *dry_run { "changes would be made" } else { "changes" });
+        }
+        What::Verify => {
+            let drift = verify(&home.management()?, &of(home)?).await?;
+            for d in &drift {
+                println!("{d}");
+            }
+            if !drift.is_empty() {
+                println!("{} differences: `lota topology apply` mends them", drift.len());
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("the broker holds exactly what the contracts say");
+        }
+        What::Show { json: true } => println!("{}", serde_json::to_string_pretty(&of(home)?)?),
+        What::Show { json: false } => show(&of(home)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Publisher × key × who hears it.
+fn show(topology: &Topology) {
+    println!("{:<16} {:<34} heard by", "publisher", "key");
+    let mut rows: std::collections::BTreeMap<(&str, &str), Vec<&str>> = std::collections::BTreeMap::new();
+    for b in &topology.bindings {
+        if let Some(publisher) = b.source.strip_prefix(keys::EGRESS_PREFIX) {
+            let hearers = rows.entry((publisher, &b.routing_key)).or_default();
+            if let Some(bot) = b.destination.strip_suffix(".work").or_else(|| b.destination.strip_suffix(".control")) {
+                hearers.push(bot);
+            }
+        }
+    }
+    for ((publisher, key), hearers) in rows {
+        println!("{publisher:<16} {key:<34} {}", if hearers.is_empty() { "(taps only)".to_owned() } else { hearers.join(", ") });
+    }
+    let known = catalogue::all().len();
+    println!("{known} message types, {} of them commands every bot hears from the operator", control_types().len());
+}
