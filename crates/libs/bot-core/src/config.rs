@@ -217,7 +217,7 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
             file,
             mistakes: mistakes
                 .into_iter()
-                .map(|(at, message)| Mistake { line: places.line_of(&at), message })
+                .map(|(at, message)| Mistake { line: Some(places.line_of(&at)), message })
                 .collect(),
         }),
     }
@@ -289,7 +289,7 @@ fn listed(names: &[String]) -> String {
 
 /// `bot.name` or `triggers[0].pattern` as a JSON pointer.
 fn pointer(path: &str) -> String {
-    path.replace('[', ".").replace(']', "").split('.').filter(|p| !p.is_empty()).map(|p| format!("/{p}")).collect()
+    path.replace('[', ".").replace(']', "").split('.').filter(|p| !p.is_empty()).fold(String::new(), |all, p| all + "/" + p)
 }
 
 /// Whether a trigger's pattern fits a type: `*` is one word, `#` any number.
@@ -331,7 +331,7 @@ mod yaml {
 
     impl Places {
         /// The line of a JSON pointer, or of the nearest above it that is there.
-        pub(super) fn line_of(&self, pointer: &str) -> Option<u64> {
+        pub(super) fn line_of(&self, pointer: &str) -> u64 {
             let mut node = &self.0;
             for part in pointer.split('/').filter(|p| !p.is_empty()) {
                 let next = match &node.value {
@@ -344,7 +344,7 @@ mod yaml {
                     None => break,
                 }
             }
-            Some(node.referenced.line())
+            node.referenced.line()
         }
     }
 

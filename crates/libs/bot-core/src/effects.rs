@@ -136,6 +136,7 @@ impl<B: Bot> Effects<B> {
 
     /// Says an event that the contract declares.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "what is said is given away, and reads so at the call")]
     pub fn say<E: Event, I>(self, event: E) -> Self
     where
         B::Says: Has<E, I>,
@@ -145,6 +146,7 @@ impl<B: Bot> Effects<B> {
 
     /// Asks a bot, by a command that the contract declares.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "what is asked is given away, and reads so at the call")]
     pub fn ask<E: Event, I>(self, bot: &str, command: E) -> Self
     where
         B::Says: Has<E, I>,

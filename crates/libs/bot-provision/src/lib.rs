@@ -26,7 +26,7 @@ pub use management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo,
     QueueInfo, TopicPermissionInfo, UserInfo, UserLimits,
 };
-pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord};
+pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};
 pub use ports::{PortError, free_port, free_ports, is_free};
 pub use secret::Secret;

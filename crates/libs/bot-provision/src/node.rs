@@ -17,6 +17,7 @@ use crate::ports::{PortError, free_ports, is_free};
 use crate::{DebsError, Progress, Secret};
 use config::Files;
 pub use installation::Installation;
+pub use process::ProcessId;
 use process::{Spawned, Stopping, spawn};
 pub use record::{NodePorts, NodeRecord};
 

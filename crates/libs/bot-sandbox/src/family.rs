@@ -62,7 +62,13 @@ impl Marker {
 
     /// `None` while nobody can tell.
     fn is_on(&self, pid: i32) -> Option<bool> {
-        let fits = |value: &String| if self.prefix { value.starts_with(&self.value) } else { *value == self.value };
+        let fits = |value: &String| {
+            if self.prefix {
+                value.starts_with(&self.value)
+            } else {
+                *value == self.value
+            }
+        };
         Some(proc::environment(pid, self.variable)?.iter().any(fits))
     }
 }
@@ -146,8 +152,11 @@ impl Family {
     fn settle(&mut self, table: Vec<Process>) -> Vec<Process> {
         // A number may come back as another's session once its last process is gone.
         let held = self.held;
-        self.sessions.retain(|session| held == Some(*session) || table.iter().any(|process| process.session == *session));
-        self.groups.retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
+        self.sessions.retain(|session| {
+            held == Some(*session) || table.iter().any(|process| process.session == *session)
+        });
+        self.groups
+            .retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
         let mut members: HashSet<i32> = HashSet::new();
         let mut strangers = HashSet::new();
         self.unclear = 0;
@@ -195,11 +204,16 @@ impl Family {
         if self.is_known(process) || self.is_related(process) {
             return Some(true);
         }
-        if self.strangers.contains(&process.identity) { Some(false) } else { self.marker.is_on(process.pid()) }
+        if self.strangers.contains(&process.identity) {
+            Some(false)
+        } else {
+            self.marker.is_on(process.pid())
+        }
     }
 
     fn is_younger(&self, process: &Process) -> bool {
-        self.leader.is_none_or(|leader| process.identity.start >= leader.start)
+        self.leader
+            .is_none_or(|leader| process.identity.start >= leader.start)
     }
 
     fn is_known(&self, process: &Process) -> bool {
@@ -250,7 +264,11 @@ impl Family {
             for identity in &alive {
                 send(*identity, Signal::SIGKILL);
             }
-            unclear_looks = if alive.is_empty() && self.unclear > 0 { unclear_looks + 1 } else { 0 };
+            unclear_looks = if alive.is_empty() && self.unclear > 0 {
+                unclear_looks + 1
+            } else {
+                0
+            };
             // One that still cannot be judged after all those was given no environment, as others' daemons are.
             let is_clear = self.unclear == 0 || unclear_looks >= UNCLEAR_LOOKS;
             if alive.is_empty() && zombies == 0 && is_clear || Instant::now() >= deadline {

@@ -70,8 +70,16 @@ pub(crate) fn identity(pid: i32) -> Option<Identity> {
 /// The values of one variable in the environment a process was started with. `None` if it has no environment at all:
 /// then it is a zombie, was given none, or is in the middle of `exec`. What is not ours to read has no value.
 pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
-    let Ok(bytes) = fs::read(format!("/proc/{pid}/environ")) else { return Some(Vec::new()) };
-    let value = |entry| std::str::from_utf8(entry).ok()?.strip_prefix(wanted)?.strip_prefix('=').map(str::to_owned);
+    let Ok(bytes) = fs::read(format!("/proc/{pid}/environ")) else {
+        return Some(Vec::new());
+    };
+    let value = |entry| {
+        std::str::from_utf8(entry)
+            .ok()?
+            .strip_prefix(wanted)?
+            .strip_prefix('=')
+            .map(str::to_owned)
+    };
     (!bytes.is_empty()).then(|| bytes.split(|byte| *byte == 0).filter_map(value).collect())
 }
 

@@ -268,7 +268,7 @@ impl<B: Bot> Shared<B> {
 
     fn fail(&self, delivery: &Delivery, m: &Message, fail: &Fail, now: DateTime<Utc>, commit: &mut Commit) -> Verdict {
         let why = fail.message();
-        let returned = self.returned(delivery, m);
+        let returned = Self::returned(delivery, m);
         let policy = &self.constraints.retry_policy;
         let (code, why) = match fail {
             Fail::Later(delay, _) => {
@@ -288,7 +288,7 @@ impl<B: Bot> Shared<B> {
         verdict(Settled::DeadLettered, format!("{}: {why}", code.as_str()))
     }
 
-    fn returned<'a>(&self, delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {
+    fn returned<'a>(delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {
         Returned {
             body: &delivery.body,
             id: Some(&m.envelope.id),
@@ -303,7 +303,7 @@ impl<B: Bot> Shared<B> {
 
     async fn conflict(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
         let why = format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
-        let letters = self.speaker.dead_letter(&self.returned(delivery, m), Code::DuplicateId, &why, clock::now());
+        let letters = self.speaker.dead_letter(&Self::returned(delivery, m), Code::DuplicateId, &why, clock::now());
         self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
         Ok(verdict(Settled::DeadLettered, format!("DUPLICATE_ID: {why}")))
     }
@@ -326,7 +326,7 @@ impl<B: Bot> Shared<B> {
     }
 
     /// A message that ended the process several times is put aside unread.
-    pub(crate) fn crash_letter(&self, delivery: &Delivery, crashes: u32) -> Box<Letter> {
+    pub(crate) fn crash_letter(delivery: &Delivery, crashes: u32) -> Box<Letter> {
         let properties = delivery.properties.clone().unwrap_or_default();
         let publisher = delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown").to_owned();
         Box::new(Letter {

@@ -92,9 +92,9 @@ mod tests {
         Envelope::decode(body.to_string().as_bytes()).unwrap()
     }
 
-    fn verdict(exchange: &str, key: &str, headers: Properties, e: &Envelope) -> Result<Origin, String> {
+    fn verdict(exchange: &str, key: &str, headers: &Properties, e: &Envelope) -> Result<Origin, String> {
         let c = contract("DeployBot", &["deploy.requested"]);
-        let origin = origin(exchange, key, &headers, "deploy-bot", "operator").map_err(|r| r.message)?;
+        let origin = origin(exchange, key, headers, "deploy-bot", "operator").map_err(|r| r.message)?;
         check(&origin, key, e, &c).map_err(|r| r.message)?;
         Ok(origin)
     }
@@ -102,9 +102,9 @@ mod tests {
     #[test]
     fn a_granted_message_is_believed() {
         let e = envelope("ci", "*", "deploy.requested");
-        assert_eq!(verdict("lota.egress.ci", "deploy.requested", Properties::default(), &e).unwrap().publisher, "ci");
+        assert_eq!(verdict("lota.egress.ci", "deploy.requested", &Properties::default(), &e).unwrap().publisher, "ci");
         let c = envelope("operator", "DeployBot", "control.pause");
-        assert!(verdict("lota.egress.operator", "to.deploy-bot.control.pause", Properties::default(), &c).is_ok());
+        assert!(verdict("lota.egress.operator", "to.deploy-bot.control.pause", &Properties::default(), &c).is_ok());
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
             ("lota.requeue", "requeue.deploy-bot", none().header(PUBLISHER, "lint-bot"), e.clone(), "proves lint-bot"),
             ("lota.egress.ci", "to.deploy-bot.deploy.requested", none(), envelope("ci", "BuildBot", "deploy.requested"), "this is DeployBot"),
         ] {
-            let message = verdict(exchange, key, headers, &envelope).unwrap_err();
+            let message = verdict(exchange, key, &headers, &envelope).unwrap_err();
             assert!(message.contains(why), "{message}");
         }
     }
@@ -130,9 +130,9 @@ mod tests {
     fn retries_and_replays_keep_their_publisher() {
         let e = envelope("ci", "*", "deploy.requested");
         let headers = Properties::default().header(PUBLISHER, "ci");
-        let retried = verdict("lota.requeue", "requeue.deploy-bot", headers.clone(), &e).unwrap();
+        let retried = verdict("lota.requeue", "requeue.deploy-bot", &headers, &e).unwrap();
         assert_eq!((retried.publisher.as_str(), retried.replay), ("ci", 0));
-        let replayed = verdict("lota.egress.operator", "requeue.deploy-bot", headers.header(REPLAY, 2), &e).unwrap();
+        let replayed = verdict("lota.egress.operator", "requeue.deploy-bot", &headers.header(REPLAY, 2), &e).unwrap();
         assert_eq!((replayed.publisher.as_str(), replayed.replay), ("ci", 2));
     }
 }
