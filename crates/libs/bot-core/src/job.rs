@@ -154,14 +154,14 @@ impl<B: Bot> JobCx<B> {
 }
 
 /// A job's `run` without its type.
-pub type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
+pub(crate) type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
 
 /// How the runtime runs a job without knowing its type.
 pub struct ErasedJob<B: Bot> {
     /// Runs it.
-    pub run: RunJob<B>,
+    pub(crate) run: RunJob<B>,
     /// What is said when it is given up.
-    pub gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
+    pub(crate) gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
 }
 
 /// Jobs by kind.

@@ -159,15 +159,16 @@ impl Family {
             .retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
         let mut members: HashSet<i32> = HashSet::new();
         let mut strangers = HashSet::new();
-        self.unclear = 0;
+        let mut unclear = 0;
         for process in table.iter().filter(|process| self.may_belong(process)) {
             match self.judge(process) {
                 Some(true) => drop(members.insert(process.pid())),
                 Some(false) => drop(strangers.insert(process.identity)),
-                None => self.unclear += usize::from(process.is_alive() && self.is_younger(process)),
+                None => unclear += usize::from(process.is_alive() && self.is_younger(process)),
             }
         }
         self.strangers = strangers;
+        self.unclear = unclear;
         loop {
             let before = (members.len(), self.sessions.len(), self.groups.len());
             for process in &table {

@@ -1,0 +1,21 @@
+//! What an operator says to a running fleet and asks of it: one file per group of commands, and what they share.
+//! Nothing here starts or stops a fleet.
+
+mod clock;
+pub(crate) mod connection;
+pub(crate) mod control;
+pub(crate) mod dlq;
+mod flow;
+mod follow;
+mod git;
+pub(crate) mod logs;
+mod monitor;
+mod operator;
+pub(crate) mod publish;
+pub(crate) mod push;
+pub(crate) mod show;
+pub(crate) mod status;
+mod story;
+mod table;
+mod terminal;
+pub(crate) mod watch;
