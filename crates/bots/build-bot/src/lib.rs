@@ -1,1 +1,315 @@
 //! BuildBot builds a pushed commit.
+//!
+//! Hears `repository.pushed`. Says `build.started` once the source is there and it is known how it is built, and then
+//! exactly one of `build.completed` (with the artifact, the source, the log) and `build.failed`.
+//!
+//! How it fails: a repository that `repositories.yaml` does not list, and a URL or ref that is none, is answered with
+//! `build.failed` at once. A server that does not answer is tried again, a breaker per host keeps that from burning
+//! attempts. A missing commit, a wrong pipeline file, a failing step, a limit that was reached are final. Whatever
+//! happened, the log up to there is stored and named by `build.failed`.
+//!
+//! The commit's own code runs only in the sandbox, in a folder of the job. Secrets it has none to give.
+mod attempt;
+mod config;
+mod folder;
+mod git;
+mod log;
+mod mirrors;
+mod products;
+mod remote;
+mod repositories;
+mod steps;
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use bot_clients::Objects;
+use bot_core::{
+    About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools,
+};
+use bot_messages::{
+    Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
+    build::{BuildCompleted, BuildFailed, BuildStarted},
+    repository::RepositoryPushed,
+};
+use bot_sandbox::{Options, Sandbox, Search, Toolchains};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::{
+    attempt::{Attempt, Broken},
+    folder::{Folder, remove_tree_now},
+    git::{Git, NetworkEnv},
+    log::Log,
+    mirrors::Mirrors,
+    remote::{Remote, ref_fits},
+    repositories::Repositories,
+};
+
+pub use crate::{config::Config, repositories::Trust};
+
+/// See the module.
+pub struct BuildBot {
+    config: Config,
+    tools: Tools,
+    repositories: Repositories,
+    objects: Objects,
+    mirrors: Mirrors,
+    toolchains: Toolchains,
+    network: NetworkEnv,
+    /// Found out once something has to run.
+    sandbox: OnceCell<Sandbox>,
+    last_words: Mutex<VecDeque<LastWords>>,
+}
+
+impl Bot for BuildBot {
+    const ABOUT: About = About {
+        name: "BuildBot",
+        category: Category::Development,
+        responsibility: "builds a pushed commit",
+        never: &["deploys", "tests", "edits source"],
+        actions: &["build"],
+        dependencies: &[],
+        observes: &[],
+    };
+    type Hears = (RepositoryPushed, ());
+    type Says = (BuildStarted, (BuildCompleted, (BuildFailed, ())));
+    type Jobs = (BuildJob, ());
+    type Config = Config;
+    /// Every push stands for itself.
+    type State = ();
+
+    fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
+        config.check()?;
+        let repositories = Repositories::read(&tools.config_dir)?;
+        let objects = Objects::directory(&tools.objects)?;
+        // Nothing of an earlier process is of use: its jobs begin anew.
+        let leftovers = remove_tree_now(&work_dir(&tools));
+        leftovers.with_context(|| format!("cannot clear {}", work_dir(&tools).display()))?;
+        let mirrors = tools.subdir("mirrors");
+        for folder in [&work_dir(&tools), &mirrors] {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let network = NetworkEnv::of(&tools.toolchain_env);
+        let git = Git::new(&tools.dir, &config, &network)?;
+        Ok(Self {
+            mirrors: Mirrors::new(mirrors, git, config.mirror_mib << 20, config.mirrors, tools.clone()),
+            toolchains: find_toolchains(&tools),
+            sandbox: OnceCell::new(),
+            last_words: Mutex::default(),
+            config,
+            tools,
+            repositories,
+            objects,
+            network,
+        })
+    }
+
+    /// Finds out what confines the commands before the first one comes, so that the heartbeat names it.
+    async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
+        let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
+        self.tools.degraded("sandbox", problem);
+        cx.cancelled.cancelled().await;
+        Ok(())
+    }
+}
+
+impl Handle<RepositoryPushed> for BuildBot {
+    fn key(&self, push: &RepositoryPushed) -> String {
+        push.revision.repository.clone()
+    }
+
+    fn handle(&self, push: RepositoryPushed, _: &mut (), meta: &Meta) -> Outcome<Self> {
+        let RepositoryPushed { revision, bundle, .. } = push;
+        if means_deleted(&revision.commit) {
+            return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
+        }
+        let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
+        let judged = match form {
+            Err(why) => Err((Code::InvalidField, why)),
+            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
+        };
+        let (code, why) = match judged {
+            Ok(_) => {
+                let key = revision.repository.clone();
+                return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
+            }
+            Err(refusal) => refusal,
+        };
+        Ok(Effects::none().note(why.clone()).say(BuildFailed {
+            revision,
+            job_id: None,
+            reason: FailureReason::Error,
+            step: None,
+            error: SafeError::new(code, why, meta.now),
+            log_tail: Vec::new(),
+            log: None,
+            duration_ms: 0,
+        }))
+    }
+}
+
+/// Builds one commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BuildJob {
+    /// What.
+    pub revision: Revision,
+    /// A git bundle that holds it, where the repository itself cannot be reached.
+    pub bundle: Option<ObjectRef>,
+}
+
+impl Job for BuildJob {
+    type Bot = BuildBot;
+    const KIND: &'static str = "build";
+
+    async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
+        let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
+        let name = name_of(&cx.id);
+        // The separator keeps one job's processes apart from those of a job whose name begins alike.
+        let label = format!("{name}:");
+        sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        let folder = Folder::make(&work_dir(&bot.tools), &name).await.map_err(Fail::retry)?;
+        let live = |line: &str| cx.line(line);
+        let log_file = folder.file("log.txt");
+        let mut log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
+        let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
+        let ended = attempt.run(&mut log).await;
+        if let Err(Broken { fail, .. }) = &ended {
+            log.line(&fail.message());
+        }
+        let stored = bot.store_log(&mut log, &log_file).await;
+        let tail = log.tail();
+        if let Err(e) = folder.remove().await {
+            tracing::warn!(job_id = cx.id, "the job's folder stays until the next start: {e}");
+        }
+        match ended {
+            Ok(built) => Ok(Effects::none().say(BuildCompleted {
+                revision: self.revision.clone(),
+                job_id: cx.id.clone(),
+                artifact: built.artifact,
+                source: built.source,
+                keep: built.keep,
+                log: stored.map_err(Fail::retry)?,
+                steps: built.steps,
+                deploy: built.pipeline.deploy,
+                duration_ms: cx.duration_ms(),
+            })),
+            Err(Broken { step, fail }) => {
+                bot.remember(LastWords { job_id: cx.id.clone(), step, tail, log: stored.ok() });
+                Err(fail)
+            }
+        }
+    }
+
+    fn gave_up(&self, bot: &BuildBot, end: &GaveUp) -> Effects<BuildBot> {
+        let words = bot.recall(&end.job_id);
+        Effects::none().say(BuildFailed {
+            revision: self.revision.clone(),
+            job_id: Some(end.job_id.clone()),
+            reason: end.reason,
+            step: words.step,
+            error: end.error.clone(),
+            log_tail: words.tail,
+            log: words.log,
+            duration_ms: end.duration_ms,
+        })
+    }
+}
+
+/// What the last attempt of a failed job left. Only in memory: a process that ends takes its running jobs along, and
+/// they begin anew in the next.
+#[derive(Clone, Default)]
+struct LastWords {
+    job_id: String,
+    step: Option<String>,
+    tail: Vec<String>,
+    log: Option<ObjectRef>,
+}
+
+/// More jobs than ever wait for their end at a time.
+const LAST_WORDS_MAX: usize = 256;
+
+impl BuildBot {
+    async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
+        let detect = || async {
+            let sandbox = Sandbox::detect(Options {
+                // By folder, as two fleets on one machine must not end each other's processes.
+                owner: format!("build-bot:{}", short_hash(&self.tools.dir)),
+                bwrap: self.tools.bwrap.clone(),
+                path: split_path(&self.tools.path),
+                state: self.tools.subdir("sandbox"),
+                try_bubblewrap: true,
+            })
+            .await?;
+            sandbox.reap_stale("").await?;
+            self.tools.sandbox_is(sandbox.kind().as_str());
+            Ok(sandbox)
+        };
+        self.sandbox.get_or_try_init(detect).await
+    }
+
+    async fn store_log(&self, log: &mut Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
+        let flushed = log.flush().context("writing the log");
+        let stored = match flushed {
+            Ok(()) => self.objects.put_file(file, "text/plain").await.context("storing the log"),
+            Err(e) => Err(e),
+        };
+        stored.inspect_err(|e| tracing::warn!("{e:#}"))
+    }
+
+    fn remember(&self, words: LastWords) {
+        let mut all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known| known.job_id != words.job_id);
+        if all.len() == LAST_WORDS_MAX {
+            all.pop_front();
+        }
+        all.push_back(words);
+    }
+
+    fn recall(&self, job_id: &str) -> LastWords {
+        let all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|words| words.job_id == job_id).cloned().unwrap_or_default()
+    }
+}
+
+fn work_dir(tools: &Tools) -> PathBuf {
+    tools.subdir("work")
+}
+
+/// A forge says so with a commit of zeros.
+fn means_deleted(commit: &CommitId) -> bool {
+    commit.as_str().bytes().all(|b| b == b'0')
+}
+
+/// A job's id as the name of its folder and processes.
+fn name_of(job_id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if !job_id.is_empty() && job_id.len() <= 64 && job_id.chars().all(is_plain) {
+        return job_id.to_owned();
+    }
+    short_hash(Path::new(job_id))
+}
+
+fn short_hash(path: &Path) -> String {
+    hex::encode(Sha256::digest(path.as_os_str().as_encoded_bytes()))[..16].to_owned()
+}
+
+fn split_path(path: &str) -> Vec<PathBuf> {
+    path.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
+}
+
+fn find_toolchains(tools: &Tools) -> Toolchains {
+    let named = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
+    Toolchains::find(&Search {
+        path: split_path(&tools.path),
+        home: tools.home.clone().unwrap_or_else(|| tools.dir.clone()),
+        cargo_home: named("CARGO_HOME"),
+        rustup_home: named("RUSTUP_HOME"),
+        java_home: named("JAVA_HOME"),
+    })
+}

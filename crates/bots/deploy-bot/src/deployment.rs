@@ -118,14 +118,7 @@ impl Deployment<'_> {
     fn wanted(&self, history: &History) -> Result<(Release, Kind), Fail> {
         let name = &self.environment.name;
         match &self.job.want {
-            Want::Artifact {
-                artifact,
-                revision,
-                stage,
-            } => Ok((
-                Release::new(artifact.clone(), revision.clone(), stage.clone()),
-                Kind::Deploy,
-            )),
+            Want::Release(release) => Ok(((**release).clone(), Kind::Deploy)),
             Want::Back { to: Some(digest), .. } => match history.release(digest) {
                 Some(release) => Ok((release.clone(), Kind::Rollback)),
                 None => Err(Fail::reject(
@@ -345,7 +338,7 @@ impl Deployment<'_> {
             Err(Down::Halted(fail)) => return Err(fail),
         };
         self.prune().await;
-        Ok(self.failed(first, former.as_ref(), verdict, trouble))
+        Ok(self.failed(first, former.as_ref(), verdict, trouble.as_deref()))
     }
 
     fn succeeded(&self, first: &Switch, up: Up) -> Effects<DeployBot> {
@@ -354,7 +347,7 @@ impl Deployment<'_> {
         };
         let environment = self.environment.name.clone();
         match &self.job.want {
-            Want::Artifact { .. } => Effects::none().say(DeployCompleted {
+            Want::Release(_) => Effects::none().say(DeployCompleted {
                 environment,
                 revision: release.revision.clone(),
                 job_id: self.cx.id.clone(),
@@ -379,7 +372,7 @@ impl Deployment<'_> {
         first: &Switch,
         former: Option<&Release>,
         verdict: Verdict,
-        trouble: Option<String>,
+        trouble: Option<&str>,
     ) -> Effects<DeployBot> {
         let Some(release) = &first.to else {
             return Effects::none();

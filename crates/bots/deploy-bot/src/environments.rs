@@ -86,10 +86,14 @@ impl Patterns {
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be used:{}", .path.display(), .mistakes.iter().map(|m| format!("\n  - {m}")).collect::<String>())]
+#[error("{} cannot be used:{}", .path.display(), listed(.mistakes))]
 pub(crate) struct EnvironmentsError {
     path: PathBuf,
     mistakes: Vec<String>,
+}
+
+fn listed(mistakes: &[String]) -> String {
+    mistakes.iter().flat_map(|mistake| ["\n  - ", mistake]).collect()
 }
 
 /// Reads the file. Relative target paths start from `base`. No file is no environments.
@@ -204,7 +208,7 @@ impl Default for LimitsMax {
 /// One environment's fields, taken one by one so that a mistake in one does not hide the next.
 struct Fields<'a> {
     name: &'a str,
-    fields: Map<String, Value>,
+    left: Map<String, Value>,
     mistakes: &'a mut Vec<String>,
 }
 
@@ -214,14 +218,14 @@ impl Fields<'_> {
     }
 
     fn optional<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
-        let value = self.fields.remove(field)?;
+        let value = self.left.remove(field)?;
         serde_json::from_value(value)
             .map_err(|error| self.wrong(field, error))
             .ok()
     }
 
     fn required<T: DeserializeOwned>(&mut self, field: &str, example: &str) -> Option<T> {
-        if !self.fields.contains_key(field) {
+        if !self.left.contains_key(field) {
             self.wrong(field, format!("is missing: expected such as {example}"));
         }
         self.optional(field)
@@ -286,7 +290,7 @@ fn environment(
         .collect();
     let mut from = Fields {
         name,
-        fields,
+        left: fields,
         mistakes,
     };
     for field in unknown {
@@ -330,7 +334,7 @@ fn environment(
             format!("expected 2 (the current and the one before) to {KEEP_MAX} releases, got {keep}"),
         );
     }
-    let limits = from.optional("limits").unwrap_or_else(LimitsMax::default);
+    let limits: LimitsMax = from.optional("limits").unwrap_or_default();
     if limits.memory_mib == 0 || limits.processes == 0 || limits.log_mib == 0 {
         from.wrong("limits", "expected every limit above zero");
     }

@@ -35,7 +35,7 @@ use bot_messages::{
 use deployment::Deployment;
 use environments::{Environment, Environments};
 use journal::Journal;
-use release::{Releases, Sizes};
+use release::{Release, Releases, Sizes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -322,11 +322,7 @@ pub struct DeployJob {
 #[serde(rename_all = "snake_case")]
 enum Want {
     /// This.
-    Artifact {
-        artifact: ObjectRef,
-        revision: Revision,
-        stage: DeployStage,
-    },
+    Release(Box<Release>),
     /// What was there before; absent: just before.
     Back { to: Option<Digest>, reason: String },
 }
@@ -339,11 +335,8 @@ impl DeployJob {
         stage: &DeployStage,
         by: Option<String>,
     ) -> Self {
-        let want = Want::Artifact {
-            artifact: artifact.clone(),
-            revision: revision.clone(),
-            stage: stage.clone(),
-        };
+        let release = Release::new(artifact.clone(), revision.clone(), stage.clone());
+        let want = Want::Release(Box::new(release));
         Self {
             environment: name.to_owned(),
             want,
@@ -354,7 +347,7 @@ impl DeployJob {
     /// What the journal tells of it: why, and who asked.
     fn history(&self) -> (Option<String>, Option<String>) {
         let reason = match &self.want {
-            Want::Artifact { .. } => None,
+            Want::Release(_) => None,
             Want::Back { reason, .. } => Some(reason.clone()),
         };
         (reason, self.requested_by.clone())
@@ -394,9 +387,7 @@ impl Job for DeployJob {
             .unwrap_or_default();
         let current = history.current().map(|release| release.digest().clone());
         let (revision, digest) = match &self.want {
-            Want::Artifact {
-                artifact, revision, ..
-            } => (Some(revision.clone()), Some(artifact.digest.clone())),
+            Want::Release(release) => (Some(release.revision.clone()), Some(release.digest().clone())),
             Want::Back { to, .. } => (None, to.clone().or_else(|| current.clone())),
         };
         let Some(digest) = digest else {

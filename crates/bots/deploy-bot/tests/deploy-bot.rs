@@ -414,7 +414,9 @@ async fn killed_everywhere(mode: &str, good: bool) {
     let mut page = "0".to_owned();
     for polls in 1.. {
         let id = format!("job-{polls}");
+        let t0 = std::time::Instant::now();
         let artifact = field.artifact(&polls.to_string(), mode).await;
+        let t1 = t0.elapsed();
         let (job, record) = (field.deploy_job(&artifact), JobRecord::new());
         let (bot, cx) = (field.bot.clone(), field.cx(&id, &record));
         let killed = killed_after(polls, job.run(&bot, &cx)).await;
@@ -429,7 +431,9 @@ async fn killed_everywhere(mode: &str, good: bool) {
         if good {
             page = polls.to_string();
         }
+        let t2 = t0.elapsed();
         one_of_each(&field, &id, &ended, good, &page).await;
+        eprintln!("{polls} {t1:?} {t2:?} {:?}", t0.elapsed());
         if is_last {
             assert!(polls > 10, "it was never killed late: {polls}");
             break;

@@ -1,1 +1,497 @@
-//! TestBot runs the test suites of a build.
+//! `TestBot` runs the test suites of a build.
+//!
+//! **Hears** `build.completed`. **Says** `test.started`, then exactly one of `test.completed` (every suite passed; it
+//! vouches for the artifact and hands the deploy section on) and `test.failed`.
+//!
+//! One job per build: source, artifacts and kept files are unpacked into a workspace of the job's own, the pipeline is
+//! read from the source (before artifacts could replace it), and the suites run one after the other in the sandbox.
+//! Results come from `JUnit` files, or from what libtest prints; old report files are deleted before a suite runs.
+//!
+//! **How it fails**: a failing test, a suite that ends badly, one that found no test, one over its limits: `test.failed`
+//! as the answer of the job. Objects that are missing, archives and pipelines that are broken: rejected, and `test.failed`
+//! says so. A full disk, a store that does not answer: tried again. After a crash a job begins anew; what an earlier
+//! attempt left running is ended first.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use bot_clients::{Objects, read_pipeline};
+use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
+use bot_messages::{
+    Category, Code, FailureReason, ObjectRef, Revision, SafeError,
+    build::BuildCompleted,
+    pipeline::{DeployStage, Pipeline},
+    test::{TestCompleted, TestFailed, TestStarted},
+};
+use bot_sandbox::{Options, Sandbox, Search, Toolchains};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+mod junit;
+mod libtest;
+mod report;
+mod suite;
+mod workspace;
+
+use report::FAILURES_MAX;
+use suite::{Problem, Ran, Runner};
+use workspace::{Workspace, blocking};
+
+/// Lines of output in `test.failed`.
+const TAIL_LINES: usize = 40;
+
+/// The section `settings` of its configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Ends a suite that names no `timeout` of its own, seconds.
+    pub suite_timeout_s: u64,
+    /// Memory of a suite with all its processes, bytes.
+    pub memory_bytes_max: u64,
+    /// Processes and threads of a suite.
+    pub processes_max: u32,
+    /// What a suite may print, bytes.
+    pub output_bytes_max: u64,
+    /// The largest file a suite may write, bytes.
+    pub file_bytes_max: u64,
+    /// The largest archive that is fetched, bytes.
+    pub archive_bytes_max: u64,
+    /// Files and folders that an archive may hold, and a tree when reports are looked for.
+    pub tree_entries_max: u64,
+    /// What an archive may hold unpacked, bytes.
+    pub tree_bytes_max: u64,
+    /// The largest report that is read, bytes.
+    pub report_bytes_max: u64,
+    /// Report files of one suite.
+    pub reports_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            suite_timeout_s: 900,
+            memory_bytes_max: 4 << 30,
+            processes_max: 512,
+            output_bytes_max: 64 << 20,
+            file_bytes_max: 4 << 30,
+            archive_bytes_max: 2 << 30,
+            tree_entries_max: 500_000,
+            tree_bytes_max: 8 << 30,
+            report_bytes_max: 16 << 20,
+            reports_max: 500,
+        }
+    }
+}
+
+/// Tests.
+pub struct TestBot {
+    config: Config,
+    tools: Tools,
+    objects: Objects,
+    /// One folder per job.
+    work: PathBuf,
+    toolchains: Toolchains,
+    sandbox: OnceCell<Sandbox>,
+}
+
+impl Bot for TestBot {
+    const ABOUT: About = About {
+        name: "TestBot",
+        category: Category::Development,
+        responsibility: "runs the test suites of a build",
+        never: &["fixes tests", "edits code", "deploys"],
+        actions: &["run-tests"],
+        dependencies: &["BuildBot"],
+        observes: &[],
+    };
+    type Hears = (BuildCompleted, ());
+    type Says = (TestStarted, (TestCompleted, (TestFailed, ())));
+    type Jobs = (TestJob, ());
+    type Config = Config;
+    type State = ();
+
+    fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
+        let objects =
+            Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
+        let work =
+            std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
+        let variable = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
+        let toolchains = Toolchains::find(&Search {
+            path: search_path(&tools),
+            home: tools.home.clone().unwrap_or_default(),
+            cargo_home: variable("CARGO_HOME"),
+            rustup_home: variable("RUSTUP_HOME"),
+            java_home: variable("JAVA_HOME"),
+        });
+        Ok(Self {
+            config,
+            tools,
+            objects,
+            work,
+            toolchains,
+            sandbox: OnceCell::new(),
+        })
+    }
+
+    /// Finds out at the start what confines the suites, so that the heartbeat says it before the first job.
+    async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
+        if let Err(fail) = self.sandbox().await {
+            tracing::error!(
+                reason = fail.message(),
+                "no sandbox yet; the next job tries again"
+            );
+        }
+        cx.cancelled.cancelled().await;
+        Ok(())
+    }
+}
+
+fn search_path(tools: &Tools) -> Vec<PathBuf> {
+    tools
+        .path
+        .split(':')
+        .filter(|part| part.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}
+
+impl TestBot {
+    /// What confines the suites. The first call ends what an earlier process of this bot left, and its workspaces.
+    async fn sandbox(&self) -> Result<&Sandbox, Fail> {
+        let made = self.sandbox.get_or_try_init(|| async {
+            let options = Options {
+                owner: self.owner(),
+                bwrap: self.tools.bwrap.clone(),
+                path: search_path(&self.tools),
+                state: self.work.with_file_name("sandbox"),
+                try_bubblewrap: true,
+            };
+            let sandbox = Sandbox::detect(options).await?;
+            sandbox.reap_stale("").await?;
+            let work = self.work.clone();
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(work)).await;
+            self.tools.sandbox_is(sandbox.kind().as_str());
+            anyhow::Ok(sandbox)
+        });
+        made.await.map_err(Fail::Retry)
+    }
+
+    /// The same over restarts, and another for each fleet on a machine: by this name stale processes are ended.
+    fn owner(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let place: String = self.work.to_string_lossy().chars().map(plain).collect();
+        let begin = place.len().saturating_sub(150);
+        format!("test-bot{}", place.get(begin..).unwrap_or_default())
+    }
+}
+
+impl Handle<BuildCompleted> for TestBot {
+    fn key(&self, event: &BuildCompleted) -> String {
+        event.revision.repository.clone()
+    }
+    fn handle(&self, event: BuildCompleted, (): &mut (), _: &Meta) -> Outcome<Self> {
+        let repository = event.revision.repository.clone();
+        let job = TestJob {
+            revision: event.revision,
+            artifact: event.artifact,
+            source: event.source,
+            keep: event.keep,
+            deploy: event.deploy,
+        };
+        Ok(Effects::none().start(&repository, &job))
+    }
+}
+
+/// Tests one build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TestJob {
+    /// What is tested.
+    pub revision: Revision,
+    /// What `test.completed` vouches for.
+    pub artifact: ObjectRef,
+    /// The source tree.
+    pub source: ObjectRef,
+    /// What the build kept for the tests.
+    pub keep: Option<ObjectRef>,
+    /// Handed on.
+    pub deploy: BTreeMap<String, DeployStage>,
+}
+
+impl Job for TestJob {
+    type Bot = TestBot;
+    const KIND: &'static str = "test";
+
+    async fn run(&self, bot: &TestBot, cx: &JobCx<TestBot>) -> Outcome<TestBot> {
+        let sandbox = bot.sandbox().await?;
+        sandbox.reap_stale(&cx.id).await.map_err(Fail::retry)?;
+        let workspace = Workspace::create(bot.work.join(&cx.id)).await?;
+        let outcome = self.test(bot, sandbox, &workspace, cx).await;
+        if let Err(error) = workspace.remove().await {
+            tracing::warn!(job_id = cx.id, %error, "the workspace stays until the bot starts again");
+        }
+        outcome
+    }
+
+    fn gave_up(&self, _: &TestBot, end: &GaveUp) -> Effects<TestBot> {
+        Effects::none().say(TestFailed {
+            revision: self.revision.clone(),
+            job_id: Some(end.job_id.clone()),
+            reason: end.reason,
+            error: end.error.clone(),
+            suites: Vec::new(),
+            failures: Vec::new(),
+            log_tail: Vec::new(),
+            log: None,
+            duration_ms: end.duration_ms,
+        })
+    }
+}
+
+impl TestJob {
+    async fn test(
+        &self,
+        bot: &TestBot,
+        sandbox: &Sandbox,
+        workspace: &Workspace,
+        cx: &JobCx<TestBot>,
+    ) -> Outcome<TestBot> {
+        cx.progress(0, "unpacking");
+        workspace
+            .lay(&bot.objects, "source", &self.source.digest, &bot.config)
+            .await?;
+        let (pipeline, may_be_untested) = read(workspace).await?;
+        workspace
+            .lay(&bot.objects, "artifact", &self.artifact.digest, &bot.config)
+            .await?;
+        if let Some(keep) = &self.keep {
+            workspace
+                .lay(&bot.objects, "kept files", &keep.digest, &bot.config)
+                .await?;
+        }
+        let suites = pipeline.test.suites;
+        let started = TestStarted {
+            revision: self.revision.clone(),
+            job_id: cx.id.clone(),
+            suites: suites.keys().cloned().collect(),
+        };
+        cx.emit("started", Effects::none().say(started)).await?;
+        if suites.is_empty() && !may_be_untested {
+            return Ok(self.failed(cx, Vec::new(), vec![no_suites()], None));
+        }
+        let runner = Runner {
+            sandbox,
+            toolchains: &bot.toolchains,
+            config: &bot.config,
+            workspace,
+            cx,
+        };
+        let mut ran = Vec::new();
+        for (i, (name, suite)) in suites.iter().enumerate() {
+            cx.progress((i * 100 / suites.len()) as u8, name);
+            ran.push(runner.run(name, suite).await?);
+        }
+        let log = if workspace.log().exists() {
+            Some(
+                bot.objects
+                    .put_file(&workspace.log(), "text/plain")
+                    .await
+                    .map_err(Fail::retry)?,
+            )
+        } else {
+            None
+        };
+        let problems: Vec<Problem> = ran.iter().filter_map(|r| r.problem.clone()).collect();
+        Ok(if problems.is_empty() {
+            self.completed(cx, ran, log)
+        } else {
+            self.failed(cx, ran, problems, log)
+        })
+    }
+
+    fn completed(&self, cx: &JobCx<TestBot>, ran: Vec<Ran>, log: Option<ObjectRef>) -> Effects<TestBot> {
+        Effects::none().say(TestCompleted {
+            revision: self.revision.clone(),
+            job_id: cx.id.clone(),
+            artifact: self.artifact.clone(),
+            suites: ran.into_iter().map(|r| r.result).collect(),
+            log,
+            deploy: self.deploy.clone(),
+            duration_ms: cx.duration_ms(),
+        })
+    }
+
+    fn failed(
+        &self,
+        cx: &JobCx<TestBot>,
+        ran: Vec<Ran>,
+        problems: Vec<Problem>,
+        log: Option<ObjectRef>,
+    ) -> Effects<TestBot> {
+        let tail = ran
+            .iter()
+            .find(|r| r.problem.is_some())
+            .map(|r| r.tail.clone())
+            .unwrap_or_default();
+        let failures = ran
+            .iter()
+            .flat_map(|r| r.failures.clone())
+            .take(FAILURES_MAX)
+            .collect();
+        let whole = sum_up(problems);
+        Effects::none().say(TestFailed {
+            revision: self.revision.clone(),
+            job_id: Some(cx.id.clone()),
+            reason: whole.reason,
+            error: SafeError::new(whole.code, whole.message, cx.now()),
+            suites: ran.into_iter().map(|r| r.result).collect(),
+            failures,
+            log_tail: tail
+                .iter()
+                .skip(tail.len().saturating_sub(TAIL_LINES))
+                .cloned()
+                .collect(),
+            log,
+            duration_ms: cx.duration_ms(),
+        })
+    }
+}
+
+/// The pipeline of the source, and whether it is all right that it has no suites.
+async fn read(workspace: &Workspace) -> Result<(Pipeline, bool), Fail> {
+    let tree = workspace.tree();
+    let read =
+        blocking(move || read_pipeline(&tree).map(|found| (found, workspace::asks_for_no_tests(&tree))));
+    let ((pipeline, origin), asks_for_none) =
+        read.await?.map_err(|e| Fail::reject(Code::InvalidPipeline, e))?;
+    Ok((pipeline, origin == "static" || asks_for_none))
+}
+
+fn no_suites() -> Problem {
+    let message = "the pipeline names no test suite: add one to .lotabots.yaml such as `test: {suites: {unit: {run: make test}}}`, \
+                   or say `test: {suites: {}}` if there is nothing to test";
+    Problem {
+        reason: FailureReason::Failed,
+        code: Code::NoTests,
+        message: message.to_owned(),
+    }
+}
+
+/// The first problem speaks for all; further ones are told after it.
+fn sum_up(problems: Vec<Problem>) -> Problem {
+    let messages: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
+    let message = messages.join("; ");
+    match problems.into_iter().next() {
+        Some(first) => Problem { message, ..first },
+        None => no_suites(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bot_messages::{Event, Priority};
+
+    fn bot(dir: &std::path::Path) -> TestBot {
+        let mut tools = Tools::default();
+        tools.dir = dir.join("bot");
+        tools.objects = dir.join("objects");
+        TestBot::new(Config::default(), tools).unwrap()
+    }
+
+    #[test]
+    fn a_build_starts_a_job_that_knows_all_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let event = BuildCompleted::example();
+        let meta = Meta {
+            id: "m1".into(),
+            publisher: "build-bot".into(),
+            correlation_id: "c1".into(),
+            priority: Priority::Medium,
+            attempt: 1,
+            now: chrono::DateTime::default(),
+        };
+        let job = TestJob {
+            revision: event.revision.clone(),
+            artifact: event.artifact.clone(),
+            source: event.source.clone(),
+            keep: None,
+            deploy: event.deploy.clone(),
+        };
+        assert_eq!(
+            bot(dir.path()).handle(event, &mut (), &meta),
+            Ok(Effects::none().start("shop/api", &job))
+        );
+    }
+
+    #[test]
+    fn one_event_ends_a_job_that_was_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let e = BuildCompleted::example();
+        let job = TestJob {
+            revision: e.revision,
+            artifact: e.artifact,
+            source: e.source,
+            keep: None,
+            deploy: e.deploy,
+        };
+        let error = SafeError::new(
+            Code::Cancelled,
+            "cancelled by operator: wrong branch",
+            chrono::DateTime::default(),
+        );
+        let end = GaveUp {
+            job_id: "job-1".into(),
+            reason: FailureReason::Cancelled,
+            error: error.clone(),
+            attempts: 1,
+            duration_ms: 7,
+        };
+        let said = TestFailed {
+            revision: job.revision.clone(),
+            job_id: Some("job-1".into()),
+            reason: FailureReason::Cancelled,
+            error,
+            suites: Vec::new(),
+            failures: Vec::new(),
+            log_tail: Vec::new(),
+            log: None,
+            duration_ms: 7,
+        };
+        assert_eq!(job.gave_up(&bot(dir.path()), &end), Effects::none().say(said));
+    }
+
+    #[test]
+    fn the_first_problem_speaks_for_all() {
+        let problem = |code, message: &str| Problem {
+            reason: FailureReason::Failed,
+            code,
+            message: message.into(),
+        };
+        let both = sum_up(vec![
+            problem(Code::TestsFailed, "1 of 2 tests failed"),
+            problem(Code::NoTests, "no test"),
+        ]);
+        assert_eq!(both, problem(Code::TestsFailed, "1 of 2 tests failed; no test"));
+    }
+
+    #[test]
+    fn the_owner_is_the_same_over_restarts_and_fits_a_marker() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = bot(dir.path()).owner();
+        assert_eq!(owner, bot(dir.path()).owner());
+        assert!(
+            owner.len() < 200
+                && owner
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
+            "{owner}"
+        );
+    }
+
+    #[test]
+    fn settings_are_the_defaults_and_nothing_unknown() {
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+        assert!(serde_json::from_str::<Config>("{\"memory\": 1}").is_err());
+    }
+}

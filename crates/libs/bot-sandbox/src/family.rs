@@ -83,7 +83,8 @@ pub(crate) struct Family {
     groups: HashSet<i32>,
     /// Looked at before, without a marker; nobody gains one later.
     strangers: HashSet<Identity>,
-    /// How many could not be judged at the last look: in the middle of `exec` a process shows no marker.
+    /// How many could not be judged at the last look. In the middle of `exec` a process shows no marker; and one that
+    /// ended between being listed and being read may have left a child that came too late for the list.
     unclear: usize,
     /// A leader's own session and group are its family's before it was ever seen in them.
     held: Option<i32>,
@@ -123,8 +124,16 @@ impl Family {
 
     /// All members there are now, zombies too.
     pub(crate) fn census(&mut self) -> Vec<Process> {
-        let table = proc::table().collect();
-        self.settle(table)
+        let (mut table, mut vanished) = (Vec::new(), 0);
+        for pid in proc::pids() {
+            match proc::read(pid) {
+                Some(process) => table.push(process),
+                None => vanished += usize::from(!self.strangers.iter().any(|stranger| stranger.pid == pid)),
+            }
+        }
+        let members = self.settle(table);
+        self.unclear += vanished;
+        members
     }
 
     /// As [`Family::census`], but gives up at the first thread above `threads_max`: who meets a fork bomb has no time
@@ -270,7 +279,7 @@ impl Family {
             } else {
                 0
             };
-            // One that still cannot be judged after all those was given no environment, as others' daemons are.
+            // After so many it is others who come and go, or were given no environment.
             let is_clear = self.unclear == 0 || unclear_looks >= UNCLEAR_LOOKS;
             if alive.is_empty() && zombies == 0 && is_clear || Instant::now() >= deadline {
                 return alive.iter().map(|identity| identity.pid).collect();

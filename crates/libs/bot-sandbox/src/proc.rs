@@ -32,12 +32,15 @@ impl Process {
     }
 }
 
-/// All processes this pid namespace shows, read one by one as they are asked for. One that ends meanwhile is left out.
-pub(crate) fn table() -> impl Iterator<Item = Process> {
+/// The pids there were at some moment; no promise that all are still there when they are read.
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(read)
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// All processes this pid namespace shows. One that ends meanwhile is left out.
+pub(crate) fn table() -> impl Iterator<Item = Process> {
+    pids().filter_map(read)
 }
 
 pub(crate) fn read(pid: i32) -> Option<Process> {

@@ -1,4 +1,8 @@
 //! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test support: a broken assumption ends the test"
+)]
 use std::{
     fs,
     future::Future,
@@ -35,28 +39,28 @@ local:
   keep: 2
 ";
 
-pub struct Field {
-    pub bot: Arc<DeployBot>,
+pub(crate) struct Field {
+    pub(crate) bot: Arc<DeployBot>,
     dir: tempfile::TempDir,
     objects: Objects,
 }
 
 /// How a job ended: its last effects, and what it said and recorded before.
-pub struct Ended {
-    pub outcome: Outcome<DeployBot>,
-    pub record: Arc<JobRecord>,
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome<DeployBot>,
+    pub(crate) record: Arc<JobRecord>,
 }
 
 impl Ended {
     /// The types of everything that was said, in order.
-    pub fn said(&self) -> Vec<&'static str> {
+    pub(crate) fn said(&self) -> Vec<&'static str> {
         let mut said = self.record.said();
         said.extend(self.outcome.as_ref().unwrap().list.iter().filter_map(said_type));
         said
     }
 
     /// The only event of this type.
-    pub fn event<E: Event>(&self) -> E {
+    pub(crate) fn event<E: Event>(&self) -> E {
         let effects = self.record.effects();
         let all = effects.iter().chain(&self.outcome.as_ref().unwrap().list);
         let events: Vec<&Value> = all
@@ -70,7 +74,7 @@ impl Ended {
     }
 
     /// Types that end a job; exactly one may be said.
-    pub fn terminal(&self) -> Vec<&'static str> {
+    pub(crate) fn terminal(&self) -> Vec<&'static str> {
         self.said()
             .into_iter()
             .filter(|said| matches!(*said, "deploy.completed" | "deploy.failed"))
@@ -86,7 +90,7 @@ fn said_type(effect: &Effect) -> Option<&'static str> {
 }
 
 impl Field {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("config")).unwrap();
         fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
@@ -116,11 +120,11 @@ impl Field {
     }
 
     /// Another process of the bot on the same folders.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.bot = Self::bot_in(self.dir.path());
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir
             .path()
             .canonicalize()
@@ -129,7 +133,7 @@ impl Field {
     }
 
     /// Stores a release of the site; `mode` is how it behaves.
-    pub async fn artifact(&self, page: &str, mode: &str) -> ObjectRef {
+    pub(crate) async fn artifact(&self, page: &str, mode: &str) -> ObjectRef {
         let tree = tempfile::tempdir().unwrap();
         fs::copy(site(), tree.path().join("site")).unwrap();
         fs::write(tree.path().join("page"), page).unwrap();
@@ -150,7 +154,7 @@ impl Field {
     }
 
     /// The job that follows from a passed test.
-    pub fn deploy_job(&self, artifact: &ObjectRef) -> DeployJob {
+    pub(crate) fn deploy_job(&self, artifact: &ObjectRef) -> DeployJob {
         let health = Health {
             path: "/health".into(),
             deadline: Span(Duration::from_secs(20)),
@@ -169,7 +173,7 @@ impl Field {
         )
     }
 
-    pub fn job_of_stage(&self, artifact: &ObjectRef, stage: DeployStage) -> DeployJob {
+    pub(crate) fn job_of_stage(&self, artifact: &ObjectRef, stage: DeployStage) -> DeployJob {
         let tested = TestCompleted {
             artifact: artifact.clone(),
             revision: Revision::example(),
@@ -177,37 +181,39 @@ impl Field {
             ..TestCompleted::example()
         };
         started(
-            self.bot
+            &self
+                .bot
                 .handle(tested, &mut <DeployBot as Bot>::State::default(), &meta())
                 .unwrap(),
         )
     }
 
-    pub fn rollback_job(&self, to: Option<Digest>) -> DeployJob {
+    pub(crate) fn rollback_job(&self, to: Option<Digest>) -> DeployJob {
         let wanted = DeployRollbackRequested {
             environment: "local".into(),
             to,
             ..DeployRollbackRequested::example()
         };
         started(
-            self.bot
+            &self
+                .bot
                 .handle(wanted, &mut <DeployBot as Bot>::State::default(), &meta())
                 .unwrap(),
         )
     }
 
     /// A context for the next attempt of a job.
-    pub fn cx(&self, id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
+    pub(crate) fn cx(&self, id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
         let mut cx = record.cx();
         id.clone_into(&mut cx.id);
         cx
     }
 
-    pub async fn run(&self, id: &str, job: &DeployJob) -> Ended {
+    pub(crate) async fn run(&self, id: &str, job: &DeployJob) -> Ended {
         self.attempt(id, job, &JobRecord::new()).await
     }
 
-    pub async fn attempt(&self, id: &str, job: &DeployJob, record: &Arc<JobRecord>) -> Ended {
+    pub(crate) async fn attempt(&self, id: &str, job: &DeployJob, record: &Arc<JobRecord>) -> Ended {
         let outcome = job.run(&self.bot, &self.cx(id, record)).await;
         Ended {
             outcome,
@@ -216,7 +222,7 @@ impl Field {
     }
 
     /// Runs the bot's service until the returned guard is dropped.
-    pub fn keep(&self) -> tokio_util::sync::DropGuard {
+    pub(crate) fn keep(&self) -> tokio_util::sync::DropGuard {
         struct NoPort;
         impl ServicePort for NoPort {
             fn commit<'a>(
@@ -243,7 +249,7 @@ impl Field {
     }
 
     /// What the site answers now.
-    pub async fn page(&self) -> Option<String> {
+    pub(crate) async fn page(&self) -> Option<String> {
         let port = fs::read_to_string(self.root().join("port")).ok()?;
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -259,7 +265,7 @@ impl Field {
         answer.text().await.ok()
     }
 
-    pub async fn page_becomes(&self, wanted: &str) {
+    pub(crate) async fn page_becomes(&self, wanted: &str) {
         let answers = async {
             while self.page().await.as_deref() != Some(wanted) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -270,7 +276,7 @@ impl Field {
     }
 
     /// The lines of the journal.
-    pub fn journal(&self) -> Vec<Value> {
+    pub(crate) fn journal(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.root().join("journal.jsonl")).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -278,18 +284,18 @@ impl Field {
     }
 
     /// How often a job switched.
-    pub fn switches(&self, id: &str) -> usize {
+    pub(crate) fn switches(&self, id: &str) -> usize {
         self.journal().iter().filter(|line| line["job"] == id).count()
     }
 
     /// Where `current` leads.
-    pub fn current(&self) -> Option<String> {
+    pub(crate) fn current(&self) -> Option<String> {
         let link = fs::read_link(self.root().join("current")).ok()?;
         Some(link.file_name().unwrap().to_str().unwrap().to_owned())
     }
 
     /// The site's processes.
-    pub fn processes(&self) -> Vec<i32> {
+    pub(crate) fn processes(&self) -> Vec<i32> {
         processes_below(&self.root())
     }
 }
@@ -323,14 +329,14 @@ fn site() -> PathBuf {
     site
 }
 
-pub fn started(effects: Effects<DeployBot>) -> DeployJob {
+pub(crate) fn started(effects: &Effects<DeployBot>) -> DeployJob {
     match effects.list.as_slice() {
         [Effect::Start { payload, .. }] => serde_json::from_value(payload.clone()).unwrap(),
         other => panic!("expected one job, got {other:?}"),
     }
 }
 
-pub fn meta() -> Meta {
+pub(crate) fn meta() -> Meta {
     Meta {
         id: "message-1".into(),
         publisher: "test-bot".into(),
@@ -342,7 +348,7 @@ pub fn meta() -> Meta {
 }
 
 /// A future that is dropped when it wants to be polled once more than `times`: a process that died there.
-pub async fn killed_after<F: Future>(times: usize, future: F) -> Option<F::Output> {
+pub(crate) async fn killed_after<F: Future>(times: usize, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = times;
     std::future::poll_fn(move |cx| {

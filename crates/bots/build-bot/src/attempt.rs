@@ -1,0 +1,246 @@
+//! One attempt at one build, in the order in which it happens: source, pipeline, steps, products. `lib.rs` says what
+//! its end means to the fleet.
+use std::path::{Path, PathBuf};
+
+use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
+use bot_core::{Effects, Fail, JobCx};
+use bot_messages::{
+    Code, ObjectRef,
+    build::{BuildStarted, StepResult},
+    pipeline::Pipeline,
+};
+use bot_sandbox::Sandbox;
+use tokio::task::spawn_blocking;
+
+use crate::{
+    BuildBot, BuildJob,
+    folder::Folder,
+    git::Place,
+    log::Log,
+    mirrors::{FetchError, Wanted},
+    products::{ProductError, Products},
+    remote::Remote,
+    steps::{Runner, StepEnd},
+};
+
+/// A tar.zst.
+const ARCHIVE: &str = "application/zstd";
+/// So that `build.started` and `build.completed` fit into a message whatever the pipeline file says.
+const STEPS_MAX: usize = 200;
+const DEPLOY_BYTES_MAX: usize = 64 << 10;
+
+/// Why there is no build.
+pub(crate) struct Broken {
+    pub(crate) step: Option<String>,
+    pub(crate) fail: Fail,
+}
+
+impl From<Fail> for Broken {
+    fn from(fail: Fail) -> Self {
+        Self { step: None, fail }
+    }
+}
+
+/// What a build came to.
+pub(crate) struct Built {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) source: ObjectRef,
+    pub(crate) artifact: ObjectRef,
+    pub(crate) keep: Option<ObjectRef>,
+    pub(crate) steps: Vec<StepResult>,
+}
+
+/// What an attempt works with.
+pub(crate) struct Attempt<'a> {
+    pub(crate) bot: &'a BuildBot,
+    pub(crate) job: &'a BuildJob,
+    pub(crate) cx: &'a JobCx<BuildBot>,
+    pub(crate) sandbox: &'a Sandbox,
+    pub(crate) folder: &'a Folder,
+    /// Of its processes.
+    pub(crate) label: &'a str,
+}
+
+impl Attempt<'_> {
+    pub(crate) async fn run(&self, log: &mut Log<'_>) -> Result<Built, Broken> {
+        self.cx.progress(1, "fetching");
+        self.fetch(log).await?;
+        let source = self.store_source(log).await?;
+        let tree = self.folder.tree();
+        let (pipeline, origin) = blocking(move || read_pipeline(&tree)).await?.map_err(no_pipeline)?;
+        let products = check(&pipeline)?;
+        let started = BuildStarted {
+            revision: self.job.revision.clone(),
+            job_id: self.cx.id.clone(),
+            pipeline: origin.clone(),
+            steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
+        };
+        log.line(&format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
+        self.cx.emit("started", Effects::none().say(started)).await?;
+        let steps = self.run_steps(&pipeline, log).await?;
+        log.begin("store");
+        self.cx.progress(90, "storing the artifacts");
+        let artifact = self.store_products(&products.0, "artifact.tar.zst", log).await?;
+        let keep = match &products.1 {
+            Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
+            None => None,
+        };
+        Ok(Built { pipeline, source, artifact, keep, steps })
+    }
+
+    /// The commit's tree, unpacked.
+    async fn fetch(&self, log: &mut Log<'_>) -> Result<(), Fail> {
+        let revision = &self.job.revision;
+        log.begin("fetch");
+        log.line(&format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
+        let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
+        let remote = remote.map_err(|why| fail(Code::InvalidField, why))?;
+        let bundle = self.get_bundle().await?;
+        let (tar, git_home) = ("source.tar", self.folder.git_home());
+        let place = Place {
+            sandbox: self.sandbox,
+            repository: Path::new(""),
+            home: &git_home,
+            label: self.label,
+            stop: &self.cx.cancelled,
+        };
+        let wanted = Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar };
+        let fetched = self.bot.mirrors.fetch(&wanted).await;
+        self.go_on()?;
+        fetched.map_err(|e| match e {
+            FetchError::Refused(_) => fail(Code::FetchFailed, e),
+            FetchError::Later(after, _) => Fail::Later(after, e.into()),
+            FetchError::Unreachable(_) | FetchError::Machine(_) => Fail::retry(e),
+        })?;
+        let (tar, tree, limits) = (git_home.join(tar), self.folder.tree(), self.bot.config.source_limits());
+        let unpacked = blocking(move || {
+            let unpacked = unpack(&tar, &tree, &limits);
+            // As large as the source itself, and of no use any more.
+            std::fs::remove_file(&tar).map_err(Fail::retry)?;
+            unpacked.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))
+        });
+        let unpacked = unpacked.await??;
+        log.line(&format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
+        Ok(())
+    }
+
+    /// Comes with the push where the fleet cannot reach the repository.
+    async fn get_bundle(&self) -> Result<Option<PathBuf>, Fail> {
+        let Some(bundle) = &self.job.bundle else { return Ok(None) };
+        let path = self.folder.file("source.bundle");
+        let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
+        match got {
+            Ok(_) => Ok(Some(path)),
+            Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
+            Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
+        }
+    }
+
+    /// Before any step ran, so that it is what was committed and nothing else.
+    async fn store_source(&self, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+        let (tree, to, limits) = (self.folder.tree(), self.folder.file("source.tar.zst"), self.bot.config.source_limits());
+        let archive = to.clone();
+        let packed = blocking(move || {
+            let entries = list_tree(&tree, limits.entries_max)?;
+            pack(&tree, &entries, &archive, &limits)
+        });
+        packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
+        self.store(&to, "source", log).await
+    }
+
+    async fn run_steps(&self, pipeline: &Pipeline, log: &mut Log<'_>) -> Result<Vec<StepResult>, Broken> {
+        let runner = Runner {
+            sandbox: self.sandbox,
+            toolchains: &self.bot.toolchains,
+            network: &self.bot.network,
+            folder: self.folder,
+            label: self.label,
+            revision: &self.job.revision,
+            disk_bytes_max: self.bot.config.workspace_mib << 20,
+            stop: &self.cx.cancelled,
+        };
+        let mut results = Vec::new();
+        let count = pipeline.build.steps.len();
+        for (i, step) in pipeline.build.steps.iter().enumerate() {
+            self.go_on()?;
+            self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
+            let limits = self.bot.config.step_limits(step.timeout.map(|span| span.0));
+            let broken = |fail| Broken { step: Some(step.name.clone()), fail };
+            let (end, result) = runner.run(step, &limits, log).await.map_err(|e| broken(Fail::retry(e)))?;
+            match end {
+                StepEnd::Succeeded => results.push(result),
+                StepEnd::Failed { code, message } => return Err(broken(fail(code, message))),
+                StepEnd::Stopped => return Err(broken(stopped())),
+            }
+        }
+        Ok(results)
+    }
+
+    async fn store_products(&self, products: &Products, name: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+        self.go_on()?;
+        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
+        let (products, archive) = (products.clone(), to.clone());
+        let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
+        packed.map_err(|e| match e {
+            ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
+            ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
+        })?;
+        self.store(&to, name, log).await
+    }
+
+    async fn store(&self, file: &Path, what: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
+        log.line(&format!("{what}: {}, {} bytes", stored.digest, stored.size));
+        // It is in the store now, and the disk may be small.
+        tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
+        Ok(stored)
+    }
+
+    /// The runtime knows why it has to stop; what is said here only goes to the log.
+    fn go_on(&self) -> Result<(), Fail> {
+        if self.cx.cancelled.is_cancelled() { Err(stopped()) } else { Ok(()) }
+    }
+}
+
+fn stopped() -> Fail {
+    Fail::retry(anyhow::anyhow!("told to stop"))
+}
+
+/// Final: another attempt would come to the same.
+fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
+    Fail::reject(code, anyhow::anyhow!("{why:#}"))
+}
+
+/// Too large and hostile are final; a disk that fails is not.
+fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
+    match e {
+        ArchiveError::Io { .. } => Fail::retry(e),
+        ArchiveError::TooMuch { .. } => fail(Code::LimitExceeded, format!("{what}: {e}")),
+        _ => fail(hostile, format!("{what}: {e}")),
+    }
+}
+
+fn no_pipeline(e: bot_clients::PipelineProblem) -> Fail {
+    fail(Code::InvalidPipeline, e)
+}
+
+/// What can be known to be wrong before a step runs.
+fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
+    let wrong = |why: String| fail(Code::InvalidPipeline, why);
+    let count = pipeline.build.steps.len();
+    if count > STEPS_MAX {
+        return Err(wrong(format!("build.steps has {count} items: at most {STEPS_MAX} are run")));
+    }
+    let deploy_bytes = serde_json::to_vec(&pipeline.deploy).map_err(Fail::retry)?.len();
+    if deploy_bytes > DEPLOY_BYTES_MAX {
+        return Err(wrong(format!("deploy takes {deploy_bytes} bytes as JSON: at most {DEPLOY_BYTES_MAX} fit")));
+    }
+    let products = |section, patterns: &[String]| Products::new(section, patterns).map_err(|e| wrong(e.to_string()));
+    let keep = &pipeline.build.keep;
+    let keep = if keep.is_empty() { None } else { Some(products("keep", keep)?) };
+    Ok((products("artifacts", &pipeline.build.artifacts)?, keep))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
+    spawn_blocking(work).await.map_err(Fail::retry)
+}

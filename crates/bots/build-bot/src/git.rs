@@ -1,0 +1,245 @@
+//! One call of git in the sandbox, hardened: no hooks, no configuration but ours, no prompts, no helper programs, and
+//! one protocol at a time. What git is asked to do is `mirrors.rs`'s to say.
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use bot_sandbox::{Command, Ending, Limits, Program, Sandbox, SandboxError, Workspace};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    remote::{Protocol, Remote},
+};
+
+/// Our own global configuration. `upload-pack` of a local repository reads it too, and nothing given with `-c`:
+/// repositories of other users may be read, and any commit of theirs asked for by its id.
+const CONFIG_TEXT: &str = "[safe]\n\tdirectory = *\n[uploadpack]\n\tallowAnySHA1InWant = true\n";
+
+/// What every call gets.
+const HARDENED: [&str; 13] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.askPass=",
+    "credential.helper=",
+    "fetch.recurseSubmodules=false",
+    "fetch.writeCommitGraph=false",
+    "transfer.bundleURI=false",
+    "gc.autoDetach=false",
+    "maintenance.autoDetach=false",
+    "tar.umask=0022",
+    // A server that sends next to nothing for a minute is gone.
+    "http.lowSpeedLimit=100",
+    "http.lowSpeedTime=60",
+    "protocol.allow=never",
+];
+
+/// How git is called on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Git {
+    config_file: PathBuf,
+    limits: Limits,
+    ssh_files: Vec<PathBuf>,
+    ssh_command: String,
+    /// Proxies and certificates of the machine.
+    env: BTreeMap<String, String>,
+    env_files: Vec<PathBuf>,
+}
+
+/// Where and for whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) sandbox: &'a Sandbox,
+    /// The repository, bare.
+    pub(crate) repository: &'a Path,
+    /// The job's own: HOME of git, and where it may leave files.
+    pub(crate) home: &'a Path,
+    pub(crate) label: &'a str,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+/// What git answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) is_yes: bool,
+    /// The last lines of both streams.
+    pub(crate) lines: Vec<String>,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        self.lines.join("; ").chars().take(1500).collect()
+    }
+}
+
+/// git gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GitError {
+    #[error("told to stop")]
+    Stopped,
+    #[error("git {what} did not end within {seconds} s (settings.fetch_timeout_s)")]
+    TimedOut { what: String, seconds: u64 },
+    #[error("git {what} took more {limit} than allowed; see settings of build-bot.yaml")]
+    TooMuch { what: String, limit: &'static str },
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+impl Git {
+    /// Writes the configuration file into `dir`.
+    pub(crate) fn new(dir: &Path, config: &Config, network: &NetworkEnv) -> anyhow::Result<Self> {
+        let config_file = dir.join("gitconfig");
+        std::fs::write(&config_file, CONFIG_TEXT).with_context(|| format!("cannot write {}", config_file.display()))?;
+        let files = [&config.ssh_key_file, &config.ssh_known_hosts_file];
+        let shown = |file: &Option<PathBuf>| file.as_ref().map_or("/dev/null".to_owned(), |f| shell_word(f));
+        let ssh_command = format!(
+            "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=20 -o IdentitiesOnly=yes -o IdentityFile={} -o UserKnownHostsFile={}",
+            shown(files[0]),
+            shown(files[1]),
+        );
+        Ok(Self {
+            config_file,
+            limits: config.git_limits(),
+            ssh_files: files.into_iter().flatten().cloned().collect(),
+            ssh_command,
+            env: network.variables.clone(),
+            env_files: network.files.clone(),
+        })
+    }
+
+    /// A call that needs nothing outside the repository and `reads`.
+    pub(crate) async fn offline(
+        &self,
+        place: Place<'_>,
+        reads: &[PathBuf],
+        args: &[&str],
+    ) -> Result<Answer, GitError> {
+        self.call(place, None, reads, args).await
+    }
+
+    /// A call that speaks to `remote`, and to no other kind of remote.
+    pub(crate) async fn online(
+        &self,
+        place: Place<'_>,
+        remote: &Remote,
+        args: &[&str],
+    ) -> Result<Answer, GitError> {
+        self.call(place, Some(remote.protocol), &remote.local_folders(), args).await
+    }
+
+    async fn call(
+        &self,
+        place: Place<'_>,
+        protocol: Option<Protocol>,
+        reads: &[PathBuf],
+        args: &[&str],
+    ) -> Result<Answer, GitError> {
+        let what = args.first().copied().unwrap_or_default().to_owned();
+        let workspace = Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() };
+        let program = Program::Argv(argv(protocol, args));
+        let mut command = Command::new(place.label, program, workspace, self.limits.clone());
+        command.env = self.environment(protocol);
+        command.read_only = reads.to_vec();
+        command.read_only.push(self.config_file.clone());
+        command.network = protocol.is_some_and(|p| p != Protocol::File);
+        if command.network {
+            command.read_only.extend(self.env_files.iter().chain(&self.ssh_files).cloned());
+        }
+        command.cancel = place.stop.clone();
+        let outcome = place.sandbox.run(command).await?;
+        let too_much = |limit| GitError::TooMuch { what: what.clone(), limit };
+        match outcome.ending {
+            Ending::Exited(code) => Ok(Answer { is_yes: code == 0, lines: outcome.tail }),
+            Ending::Signalled(signal) => {
+                let mut lines = outcome.tail;
+                lines.push(format!("git was ended by signal {signal}"));
+                Ok(Answer { is_yes: false, lines })
+            }
+            Ending::Cancelled => Err(GitError::Stopped),
+            Ending::TimedOut => Err(GitError::TimedOut { what, seconds: self.limits.time.as_secs() }),
+            Ending::MemoryExceeded => Err(too_much("memory")),
+            Ending::ProcessesExceeded => Err(too_much("processes")),
+            Ending::OutputExceeded => Err(too_much("output")),
+        }
+    }
+
+    fn environment(&self, protocol: Option<Protocol>) -> BTreeMap<String, String> {
+        let mut env = self.env.clone();
+        let own = [
+            ("GIT_CONFIG_NOSYSTEM", "1".to_owned()),
+            ("GIT_CONFIG_GLOBAL", self.config_file.display().to_string()),
+            ("GIT_TERMINAL_PROMPT", "0".to_owned()),
+            ("GIT_ASKPASS", "/bin/false".to_owned()),
+            ("GIT_NO_LAZY_FETCH", "1".to_owned()),
+            ("GIT_NO_REPLACE_OBJECTS", "1".to_owned()),
+            ("GIT_ALLOW_PROTOCOL", protocol.map_or("none", Protocol::as_str).to_owned()),
+            ("GIT_SSH_COMMAND", self.ssh_command.clone()),
+            ("GIT_SSH_VARIANT", "ssh".to_owned()),
+        ];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        env
+    }
+}
+
+fn argv(protocol: Option<Protocol>, args: &[&str]) -> Vec<String> {
+    let mut argv: Vec<String> = vec!["git".to_owned(), "--git-dir=.".to_owned()];
+    let allowed = protocol.map(|protocol| format!("protocol.{}.allow=always", protocol.as_str()));
+    for setting in HARDENED.into_iter().map(str::to_owned).chain(allowed) {
+        argv.extend(["-c".to_owned(), setting]);
+    }
+    argv.extend(args.iter().map(ToString::to_string));
+    argv
+}
+
+fn shell_word(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// What the machine says about reaching the network, for git and for steps that may use it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NetworkEnv {
+    pub(crate) variables: BTreeMap<String, String>,
+    /// Files the variables name.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl NetworkEnv {
+    /// From what the runtime passes on. Tools differ in which case of a proxy's name they read, so they get both.
+    pub(crate) fn of(machine: &BTreeMap<String, String>) -> Self {
+        let mut own = Self::default();
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+            if let Some(value) = machine.get(name) {
+                own.variables.insert(name.to_owned(), value.clone());
+                own.variables.insert(name.to_lowercase(), value.clone());
+            }
+        }
+        if let Some(file) = machine.get("SSL_CERT_FILE").map(PathBuf::from).filter(|f| f.is_absolute() && f.is_file()) {
+            for name in ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"] {
+                own.variables.insert(name.to_owned(), file.display().to_string());
+            }
+            own.files.push(file);
+        }
+        own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_protocol_of_the_remote_is_allowed() {
+        let words = argv(Some(Protocol::Https), &["fetch", "--", "https://h/a"]).join(" ");
+        assert!(words.contains("-c protocol.allow=never -c protocol.https.allow=always fetch -- https://h/a"), "{words}");
+        assert!(!argv(None, &["init"]).join(" ").contains("always"));
+    }
+
+    #[test]
+    fn proxies_come_in_both_cases() {
+        let env = NetworkEnv::of(&[("HTTPS_PROXY".to_owned(), "http://p:1".to_owned())].into());
+        assert_eq!(env.variables.keys().collect::<Vec<_>>(), ["HTTPS_PROXY", "https_proxy"]);
+        assert!(env.files.is_empty());
+    }
+}

@@ -1,0 +1,114 @@
+//! What a build leaves behind: the files that the pipeline's patterns name, packed. The workspace is hostile by now,
+//! so nothing is followed out of it.
+use std::path::{Path, PathBuf};
+
+use bot_clients::{ArchiveError, ArchiveLimits, Packed, list_tree, pack};
+use globset::{GlobBuilder, GlobMatcher};
+
+/// Files looked at in a workspace; what a build may pack of them is limited by `settings.entries`.
+const WORKSPACE_ENTRIES_MAX: u64 = 2_000_000;
+
+/// Why there is no archive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProductError {
+    /// A mistake in the pipeline file, or in what the steps made.
+    #[error("build.{section}: {why}")]
+    Pattern { section: &'static str, why: String },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// The patterns of `build.artifacts` or `build.keep`.
+#[derive(Clone, Debug)]
+pub(crate) struct Products {
+    section: &'static str,
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Clone, Debug)]
+struct Pattern {
+    text: String,
+    /// The path itself, and whatever is below it: `dist` means the folder's content.
+    matchers: [GlobMatcher; 2],
+}
+
+impl Products {
+    pub(crate) fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
+        let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
+        let pattern = |text: &String| {
+            let plain = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
+            let matchers = glob(plain).and_then(|this| Ok([this, glob(&format!("{plain}/**"))?]));
+            let matchers = matchers.map_err(|e| {
+                let why = format!("`{text}` is no pattern: {}", e.kind());
+                ProductError::Pattern { section, why }
+            })?;
+            Ok(Pattern { text: text.clone(), matchers })
+        };
+        let patterns = patterns.iter().map(pattern).collect::<Result<_, ProductError>>()?;
+        Ok(Self { section, patterns })
+    }
+
+    /// Packs what the patterns name below `tree` into `to`. Synchronous.
+    pub(crate) fn pack(&self, tree: &Path, to: &Path, limits: &ArchiveLimits) -> Result<Packed, ProductError> {
+        let entries = self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?)?;
+        Ok(pack(tree, &entries, to, limits)?)
+    }
+
+    /// Every pattern has to name something: one that names nothing is a mistake that would show up much later.
+    fn choose(&self, all: Vec<PathBuf>) -> Result<Vec<PathBuf>, ProductError> {
+        let mut used = vec![false; self.patterns.len()];
+        let chosen = all.into_iter().filter(|path| {
+            let mut is_chosen = false;
+            for (pattern, used) in self.patterns.iter().zip(&mut used) {
+                let fits = pattern.matchers.iter().any(|matcher| matcher.is_match(path));
+                *used |= fits;
+                is_chosen |= fits;
+            }
+            is_chosen
+        });
+        let chosen = chosen.collect();
+        let unused = self.patterns.iter().zip(&used).find(|(_, used)| !**used);
+        if let Some((pattern, _)) = unused {
+            let why = format!(
+                "`{}` matches no file once the steps have run; correct the pattern, or what the steps write",
+                pattern.text
+            );
+            return Err(ProductError::Pattern { section: self.section, why });
+        }
+        Ok(chosen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(patterns: &[&str], all: &[&str]) -> Result<Vec<String>, String> {
+        let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+        let products = Products::new("artifacts", &patterns).map_err(|e| e.to_string())?;
+        let chosen = products.choose(all.iter().map(PathBuf::from).collect()).map_err(|e| e.to_string())?;
+        Ok(chosen.iter().map(|p| p.display().to_string()).collect())
+    }
+
+    #[test]
+    fn patterns_name_files_and_whole_folders() {
+        let all = ["a", "dist/x", "dist/deep/y", "src/a.rs", "target/app"];
+        for (patterns, want) in [
+            (&["**"][..], &all[..]),
+            (&["dist"], &["dist/x", "dist/deep/y"]),
+            (&["./dist/"], &["dist/x", "dist/deep/y"]),
+            (&["dist/*"], &["dist/x", "dist/deep/y"]),
+            (&["target/app", "**/*.rs"], &["src/a.rs", "target/app"]),
+            (&[], &[]),
+        ] {
+            assert_eq!(choose(patterns, &all).unwrap(), want, "{patterns:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_without_a_match_is_named() {
+        let told = choose(&["a", "nothing/*"], &["a"]).unwrap_err();
+        assert!(told.contains("build.artifacts: `nothing/*` matches no file"), "{told}");
+        assert!(choose(&["[a"], &["a"]).unwrap_err().contains("is no pattern"));
+    }
+}

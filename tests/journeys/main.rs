@@ -1,0 +1,8 @@
+//! What people do with a fleet, one story a file, on real parts: RabbitMQ, git, processes, HTTP.
+#![allow(clippy::disallowed_methods, reason = "tests look at the machine from outside")]
+
+mod dead_letters;
+mod demo;
+mod killed_bots;
+mod outage;
+mod plain_client;
