@@ -313,3 +313,94 @@ fn find_toolchains(tools: &Tools) -> Toolchains {
         java_home: named("JAVA_HOME"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bot_messages::{Event, Priority};
+
+    /// A bot that builds what lies below `/srv`.
+    fn bot() -> (tempfile::TempDir, BuildBot) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
+        let mut tools = Tools::default();
+        tools.dir = dir.path().join("bot");
+        tools.objects = dir.path().join("objects");
+        tools.config_dir = dir.path().to_owned();
+        std::fs::create_dir(&tools.dir).unwrap();
+        let bot = BuildBot::new(Config::default(), tools).unwrap();
+        (dir, bot)
+    }
+
+    fn handled(change: impl FnOnce(&mut Revision)) -> (RepositoryPushed, Effects<BuildBot>, Meta) {
+        let mut push = RepositoryPushed::example();
+        push.revision.url = "/srv/git/api".into();
+        change(&mut push.revision);
+        let meta = Meta {
+            id: "m-1".into(),
+            publisher: "operator".into(),
+            correlation_id: "c-1".into(),
+            priority: Priority::Medium,
+            attempt: 1,
+            now: chrono::DateTime::UNIX_EPOCH,
+        };
+        let effects = bot().1.handle(push.clone(), &mut (), &meta).unwrap();
+        (push, effects, meta)
+    }
+
+    /// What is refused, and by which words.
+    fn refused(code: Code, words: &[&str], change: impl FnOnce(&mut Revision)) {
+        let (push, effects, meta) = handled(change);
+        let why = effects.note.clone().unwrap();
+        assert!(words.iter().all(|word| why.contains(word)), "{why}");
+        let failed = BuildFailed {
+            revision: push.revision,
+            job_id: None,
+            reason: FailureReason::Error,
+            step: None,
+            error: SafeError::new(code, why.clone(), meta.now),
+            log_tail: Vec::new(),
+            log: None,
+            duration_ms: 0,
+        };
+        assert_eq!(effects, Effects::none().note(why).say(failed));
+    }
+
+    #[test]
+    fn a_push_to_a_listed_repository_starts_a_job() {
+        let (push, effects, _) = handled(|_| {});
+        let job = BuildJob { revision: push.revision, bundle: None };
+        assert_eq!(effects, Effects::none().start("shop/api", &job));
+    }
+
+    #[test]
+    fn a_deleted_ref_is_ignored_and_says_why() {
+        let (_, effects, _) = handled(|r| r.commit = "0".repeat(40).parse().unwrap());
+        assert_eq!(effects, Effects::ignored("refs/heads/main was deleted: there is nothing to build"));
+    }
+
+    #[test]
+    fn a_repository_that_is_not_listed_is_refused_with_the_line_to_add() {
+        let line = "- {match: \"https://git.example.org/shop/api.git\", trust: known}";
+        refused(Code::PermissionDenied, &["repositories.yaml", line], |r| r.url = Revision::example().url);
+    }
+
+    #[test]
+    fn hostile_urls_and_refs_are_refused() {
+        for url in ["--upload-pack=touch /tmp/x", "ext::sh -c id", "/srv/../etc", "https://u:canary@h/a"] {
+            refused(Code::InvalidField, &["expected"], |r| r.url = url.into());
+        }
+        for git_ref in ["--upload-pack=x", "main", "refs/heads/../x"] {
+            refused(Code::InvalidField, &["expected the full name"], |r| r.git_ref = git_ref.into());
+        }
+    }
+
+    #[test]
+    fn a_wrong_list_or_setting_stops_the_bot_from_starting() {
+        let (dir, bot) = bot();
+        let start = |config| BuildBot::new(config, bot.tools.clone()).err().map(|e| e.to_string());
+        assert!(start(Config { memory_mib: 0, ..Config::default() }).unwrap().contains("memory_mib"));
+        std::fs::write(dir.path().join("repositories.yaml"), "x: 1\n").unwrap();
+        assert!(start(Config::default()).unwrap().contains("repositories.yaml:1:1"));
+    }
+}

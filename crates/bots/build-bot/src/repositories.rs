@@ -6,7 +6,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 
 /// The file's name in the folder of configuration.
-pub const FILE_NAME: &str = "repositories.yaml";
+pub(crate) const FILE_NAME: &str = "repositories.yaml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How far a repository's content is trusted. No build gets secrets or a shared cache, so BuildBot treats all alike;

@@ -14,7 +14,7 @@ use bot_messages::pipeline::Serve;
 use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains};
 use sha2::{Digest as _, Sha256};
 
-use crate::{environments::Environment, journal::History, release::Releases};
+use crate::{environments::Environment, history::History, release::Releases};
 
 const TAIL_BYTES: u64 = 16 * 1024;
 const TAIL_LINES: usize = 40;

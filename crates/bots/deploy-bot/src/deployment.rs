@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
-use bot_messages::{
-    Code, FailureReason, SafeError,
-    deploy::{DeployCompleted, DeployFailed, DeployRolledBack, DeployStarted},
-};
-use serde::{Deserialize, Serialize};
+use bot_messages::{Code, FailureReason, deploy::DeployStarted};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
@@ -16,27 +12,14 @@ use crate::{
     application::{self, Host, Running},
     environments::Environment,
     health::{self, Answer, Question},
-    journal::{History, Journal, JournalError, Kind, Switch, Wanted},
+    history::{History, Kind, Switch},
+    journal::{Journal, JournalError, Wanted},
     release::{Release, Releases},
+    report::{Up, Verdict},
 };
 
 /// A job that was told to stop has 15 s until it is dropped: then the former release has only this long to answer.
 const HURRIED_DEADLINE: Duration = Duration::from_secs(6);
-
-/// Why a switch is taken back. Remembered before that is done, so that a crash in between changes nothing.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Verdict {
-    reason: FailureReason,
-    code: Code,
-    message: String,
-    log_tail: Vec<String>,
-}
-
-/// Where a release is once it is there and healthy.
-struct Up {
-    url: Option<String>,
-    health_url: Option<String>,
-}
 
 enum Down {
     /// It is not healthy.
@@ -339,83 +322,6 @@ impl Deployment<'_> {
         };
         self.prune().await;
         Ok(self.failed(first, former.as_ref(), verdict, trouble.as_deref()))
-    }
-
-    fn succeeded(&self, first: &Switch, up: Up) -> Effects<DeployBot> {
-        let Some(release) = &first.to else {
-            return Effects::none();
-        };
-        let environment = self.environment.name.clone();
-        match &self.job.want {
-            Want::Release(_) => Effects::none().say(DeployCompleted {
-                environment,
-                revision: release.revision.clone(),
-                job_id: self.cx.id.clone(),
-                digest: release.digest().clone(),
-                previous: first.from.clone(),
-                url: up.url,
-                health_url: up.health_url,
-                duration_ms: self.cx.duration_ms(),
-            }),
-            Want::Back { reason, .. } => Effects::none().say(DeployRolledBack {
-                environment,
-                job_id: self.cx.id.clone(),
-                from: first.from.clone().unwrap_or_else(|| release.digest().clone()),
-                to: Some(release.digest().clone()),
-                reason: reason.clone(),
-            }),
-        }
-    }
-
-    fn failed(
-        &self,
-        first: &Switch,
-        former: Option<&Release>,
-        verdict: Verdict,
-        trouble: Option<&str>,
-    ) -> Effects<DeployBot> {
-        let Some(release) = &first.to else {
-            return Effects::none();
-        };
-        let environment = self.environment.name.clone();
-        let state = match (former.map(|former| former.digest().short()), &trouble) {
-            (Some(former), None) => format!("{former}, which was there before, is back"),
-            (None, None) => "nothing was there before, and nothing is there now".to_owned(),
-            (Some(former), Some(trouble)) => format!(
-                "going back failed too: {trouble}; the journal and `current` name {former} now, it does not answer, and the \
-                 bot goes on trying to keep it running"
-            ),
-            (None, Some(trouble)) => {
-                format!("nothing was there before, but what is there could not be ended: {trouble}")
-            }
-        };
-        let failed = DeployFailed {
-            environment: environment.clone(),
-            revision: Some(release.revision.clone()),
-            job_id: Some(self.cx.id.clone()),
-            digest: release.digest().clone(),
-            reason: verdict.reason,
-            error: SafeError::new(
-                verdict.code,
-                format!("{}; {state}", verdict.message),
-                self.cx.now(),
-            ),
-            current: former.map(|former| former.digest().clone()),
-            log_tail: verdict.log_tail,
-            duration_ms: self.cx.duration_ms(),
-        };
-        let effects = if first.kind == Kind::Deploy && trouble.is_none() {
-            Effects::none().say(DeployRolledBack {
-                environment,
-                job_id: self.cx.id.clone(),
-                from: release.digest().clone(),
-                to: former.map(|former| former.digest().clone()),
-                reason: verdict.message,
-            })
-        } else {
-            Effects::none()
-        };
-        effects.say(failed)
     }
 
     async fn history(&self) -> Result<History, Fail> {

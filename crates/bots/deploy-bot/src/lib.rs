@@ -13,11 +13,14 @@ mod application;
 mod deployment;
 mod environments;
 mod health;
+mod history;
 mod journal;
 mod keeper;
 mod release;
+mod report;
+mod settings;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 use application::Host;
@@ -29,51 +32,21 @@ use bot_messages::{
         DeployCompleted, DeployFailed, DeployRequested, DeployRollbackRequested, DeployRolledBack,
         DeployStarted,
     },
-    pipeline::{DeployStage, Span},
+    pipeline::DeployStage,
     test::TestCompleted,
 };
 use deployment::Deployment;
 use environments::{Environment, Environments};
 use journal::Journal;
 use release::{Release, Releases, Sizes};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+
+pub use settings::Settings;
 
 const MIB: u64 = 1024 * 1024;
 /// Revisions that are remembered for one artifact.
 const VOUCHED_MAX: usize = 16;
-
-/// The `settings` of `deploy-bot.yaml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// The operator's file of environments; a relative path starts from the configuration folder.
-    pub environments: PathBuf,
-    /// A larger artifact is refused. MiB, as stored.
-    pub artifact_mib_max: u64,
-    /// An artifact that is larger once it is unpacked is refused. MiB.
-    pub unpacked_mib_max: u64,
-    /// An artifact with more files, links and folders is refused.
-    pub entries_max: u64,
-    /// How long an application may take to end by itself before it is killed.
-    pub stop_grace: Span,
-    /// How often applications are looked after.
-    pub check_every: Span,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            environments: "environments.yaml".into(),
-            artifact_mib_max: 1024,
-            unpacked_mib_max: 4096,
-            entries_max: 100_000,
-            stop_grace: Span(Duration::from_secs(10)),
-            check_every: Span(Duration::from_secs(5)),
-        }
-    }
-}
 
 /// What is known of one artifact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

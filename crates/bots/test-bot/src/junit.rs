@@ -209,7 +209,7 @@ fn attributes<const N: usize>(element: &BytesStart<'_>, names: [&str; N]) -> [St
             .position(|name| *name == attribute.key.local_name().into_inner());
         if let Some(value) = place.and_then(|i| values.get_mut(i)) {
             let read = attribute.normalized_value(XmlVersion::Implicit1_0);
-            *value = cut(&read.unwrap_or_default(), TEXT_BYTES_MAX).to_owned();
+            cut(&read.unwrap_or_default(), TEXT_BYTES_MAX).clone_into(value);
         }
     }
     values

@@ -45,8 +45,10 @@ impl Reader {
             self.verdict(line);
         } else if let Some(output) = self.section.as_ref().and_then(|name| self.outputs.get_mut(name)) {
             let room = SECTION_BYTES_MAX.saturating_sub(output.len() + 1);
-            output.push_str(cut(line, room));
-            output.push('\n');
+            if room > 0 {
+                output.push_str(cut(line, room));
+                output.push('\n');
+            }
         }
     }
 
@@ -287,10 +289,7 @@ error: test failed, to rerun pass `--lib`
         for _ in 0..10_000 {
             reader.line(&"x".repeat(100));
         }
-        assert!(
-            reader.outputs["a"].len() <= SECTION_BYTES_MAX + 10_000,
-            "only line ends go on"
-        );
+        assert!(reader.outputs["a"].len() <= SECTION_BYTES_MAX);
     }
 
     proptest! {

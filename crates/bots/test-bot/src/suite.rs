@@ -66,7 +66,7 @@ impl Runner<'_> {
         );
         self.cx.line(&header);
         if let Err(why) = self.on_reports(suite, workspace::clear_reports).await? {
-            return Ok(Ran::unreadable(name, why));
+            return Ok(Ran::unreadable(name, &why));
         }
         let (outcome, printed) = self.execute(suite).await?;
         if outcome.ending == Ending::Cancelled {
@@ -159,7 +159,7 @@ impl Ran {
             // The command's own failure explains a broken report, never the other way round.
             Err(_) if outcome.ending != Ending::Exited(0) => Report::default(),
             Err(why) => {
-                let mut ran = Self::unreadable(name, why);
+                let mut ran = Self::unreadable(name, &why);
                 (ran.result.duration_ms, ran.tail) = (duration_ms, tail);
                 return ran;
             }
@@ -186,7 +186,7 @@ impl Ran {
         }
     }
 
-    fn unreadable(name: &str, why: String) -> Self {
+    fn unreadable(name: &str, why: &str) -> Self {
         let result = SuiteResult {
             name: name.to_owned(),
             passed: 0,

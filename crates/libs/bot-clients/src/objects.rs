@@ -147,9 +147,7 @@ impl Objects {
         partial_name.push(".partial");
         let partial = Partial(to.with_file_name(partial_name));
         let mut file = File::create(&partial.0).await.map_err(io("create", &partial.0))?;
-        let size = self
-            .read(digest, bytes_max, async |bytes: &[u8]| file.write_all(bytes).await.map_err(io("write", &partial.0)))
-            .await?;
+        let size = self.read(digest, bytes_max, &mut Sink::File(&mut file, &partial.0)).await?;
         file.flush().await.map_err(io("write", &partial.0))?;
         tokio::fs::rename(&partial.0, to).await.map_err(io("rename to", to))?;
         Ok(size)
@@ -158,11 +156,7 @@ impl Objects {
     /// Reads an object into memory.
     pub async fn get_bytes(&self, digest: &Digest, bytes_max: u64) -> Result<Vec<u8>, ObjectError> {
         let mut all = Vec::new();
-        self.read(digest, bytes_max, async |bytes: &[u8]| {
-            all.extend_from_slice(bytes);
-            Ok(())
-        })
-        .await?;
+        self.read(digest, bytes_max, &mut Sink::Memory(&mut all)).await?;
         Ok(all)
     }
 
@@ -180,7 +174,7 @@ impl Objects {
         &self,
         digest: &Digest,
         bytes_max: u64,
-        mut take: impl AsyncFnMut(&[u8]) -> Result<(), ObjectError>,
+        sink: &mut Sink<'_>,
     ) -> Result<u64, ObjectError> {
         let too_large = |size| ObjectError::TooLarge { digest: digest.clone(), size, bytes_max };
         let found: GetResult = self.store.get(&key(digest)).await.map_err(|e| match e {
@@ -199,7 +193,10 @@ impl Objects {
                 return Err(too_large(size));
             }
             hasher.update(&bytes);
-            take(&bytes).await?;
+            match sink {
+                Sink::File(file, path) => file.write_all(&bytes).await.map_err(io("write", path))?,
+                Sink::Memory(all) => all.extend_from_slice(&bytes),
+            }
         }
         let found = digest_of(hasher);
         if found == *digest { Ok(size) } else { Err(ObjectError::Damaged { expected: digest.clone(), found }) }
@@ -211,6 +208,12 @@ impl Objects {
         let path = local.path_to_filesystem(&key(digest)).map_err(store("name a file"))?;
         tokio::fs::set_permissions(&path, Permissions::from_mode(0o440)).await.map_err(io("seal", &path))
     }
+}
+
+/// Where an object is read to.
+enum Sink<'a> {
+    File(&'a mut File, &'a Path),
+    Memory(&'a mut Vec<u8>),
 }
 
 /// A file that is removed unless it was renamed.

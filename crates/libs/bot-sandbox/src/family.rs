@@ -83,8 +83,8 @@ pub(crate) struct Family {
     groups: HashSet<i32>,
     /// Looked at before, without a marker; nobody gains one later.
     strangers: HashSet<Identity>,
-    /// How many could not be judged at the last look. In the middle of `exec` a process shows no marker; and one that
-    /// ended between being listed and being read may have left a child that came too late for the list.
+    /// How many could not be judged at the last look. In the middle of `exec` a process shows no marker, a zombie never
+    /// does; and one that ended after the list was made may have left a child that came too late for it.
     unclear: usize,
     /// A leader's own session and group are its family's before it was ever seen in them.
     held: Option<i32>,
@@ -173,7 +173,7 @@ impl Family {
             match self.judge(process) {
                 Some(true) => drop(members.insert(process.pid())),
                 Some(false) => drop(strangers.insert(process.identity)),
-                None => unclear += usize::from(process.is_alive() && self.is_younger(process)),
+                None => unclear += usize::from(self.is_younger(process)),
             }
         }
         self.strangers = strangers;

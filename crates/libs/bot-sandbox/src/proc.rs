@@ -1,6 +1,6 @@
 //! Reads the kernel's process table from /proc. Only reads: nothing here sends a signal.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, io, sync::OnceLock};
 
 /// A process for as long as it lives: pids come back, a pid with its start time does not (until the next boot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +73,10 @@ pub(crate) fn identity(pid: i32) -> Option<Identity> {
 /// The values of one variable in the environment a process was started with. `None` if it has no environment at all:
 /// then it is a zombie, was given none, or is in the middle of `exec`. What is not ours to read has no value.
 pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
-    let Ok(bytes) = fs::read(format!("/proc/{pid}/environ")) else {
-        return Some(Vec::new());
+    let bytes = match fs::read(format!("/proc/{pid}/environ")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(Vec::new()),
+        Err(_) => return None,
     };
     let value = |entry| {
         std::str::from_utf8(entry)

@@ -95,11 +95,14 @@ impl Field {
         fs::create_dir_all(dir.path().join("config")).unwrap();
         fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
-        Self {
+        let field = Self {
             bot: Self::bot_in(dir.path()),
             dir,
             objects,
-        }
+        };
+        fs::create_dir_all(field.root().join("data")).unwrap();
+        fs::copy(site(), field.root().join("data/site")).unwrap();
+        field
     }
 
     fn bot_in(dir: &Path) -> Arc<DeployBot> {
@@ -109,7 +112,7 @@ impl Field {
         tools.dir = dir.join("bot");
         tools.objects = dir.join("objects");
         tools.config_dir = dir.join("config");
-        tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+        tools.path = "/tmp/lota-bwrap/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
         let brief = Span(Duration::from_millis(50));
         let settings = Settings {
             check_every: brief,
@@ -132,45 +135,35 @@ impl Field {
             .join("bot/environments/local")
     }
 
-    /// Stores a release of the site; `mode` is how it behaves.
+    /// Stores a release of the site without its program, which is large: that is in the application's own folder.
+    /// `mode` is how it behaves.
     pub(crate) async fn artifact(&self, page: &str, mode: &str) -> ObjectRef {
         let tree = tempfile::tempdir().unwrap();
+        self.store(tree.path(), page, mode).await
+    }
+
+    /// Stores a release of the site with its program.
+    pub(crate) async fn whole_artifact(&self, page: &str, mode: &str) -> ObjectRef {
+        let tree = tempfile::tempdir().unwrap();
         fs::copy(site(), tree.path().join("site")).unwrap();
-        fs::write(tree.path().join("page"), page).unwrap();
-        fs::write(tree.path().join("mode"), mode).unwrap();
+        self.store(tree.path(), page, mode).await
+    }
+
+    async fn store(&self, tree: &Path, page: &str, mode: &str) -> ObjectRef {
+        fs::write(tree.join("page"), page).unwrap();
+        fs::write(tree.join("mode"), mode).unwrap();
         let limits = ArchiveLimits {
             entries_max: 100,
             bytes_max: 1 << 30,
         };
         let packed = self.dir.path().join("packed");
-        pack(
-            tree.path(),
-            &list_tree(tree.path(), 100).unwrap(),
-            &packed,
-            &limits,
-        )
-        .unwrap();
+        pack(tree, &list_tree(tree, 100).unwrap(), &packed, &limits).unwrap();
         self.objects.put_file(&packed, "application/zstd").await.unwrap()
     }
 
     /// The job that follows from a passed test.
     pub(crate) fn deploy_job(&self, artifact: &ObjectRef) -> DeployJob {
-        let health = Health {
-            path: "/health".into(),
-            deadline: Span(Duration::from_secs(20)),
-        };
-        let serve = Serve {
-            run: "exec ./site".into(),
-            env: [].into(),
-        };
-        self.job_of_stage(
-            artifact,
-            DeployStage {
-                when: None,
-                serve: Some(serve),
-                health: Some(health),
-            },
-        )
+        self.job_of_stage(artifact, stage("exec \"$HOME/site\""))
     }
 
     pub(crate) fn job_of_stage(&self, artifact: &ObjectRef, stage: DeployStage) -> DeployJob {
@@ -202,19 +195,12 @@ impl Field {
         )
     }
 
-    /// A context for the next attempt of a job.
-    pub(crate) fn cx(&self, id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
-        let mut cx = record.cx();
-        id.clone_into(&mut cx.id);
-        cx
-    }
-
     pub(crate) async fn run(&self, id: &str, job: &DeployJob) -> Ended {
         self.attempt(id, job, &JobRecord::new()).await
     }
 
     pub(crate) async fn attempt(&self, id: &str, job: &DeployJob, record: &Arc<JobRecord>) -> Ended {
-        let outcome = job.run(&self.bot, &self.cx(id, record)).await;
+        let outcome = job.run(&self.bot, &cx(id, record)).await;
         Ended {
             outcome,
             record: record.clone(),
@@ -327,6 +313,30 @@ fn site() -> PathBuf {
         site.display()
     );
     site
+}
+
+/// A web server by this command.
+pub(crate) fn stage(run: &str) -> DeployStage {
+    let health = Health {
+        path: "/health".into(),
+        deadline: Span(Duration::from_secs(20)),
+    };
+    let serve = Serve {
+        run: run.into(),
+        env: [].into(),
+    };
+    DeployStage {
+        when: None,
+        serve: Some(serve),
+        health: Some(health),
+    }
+}
+
+/// A context for the next attempt of a job.
+pub(crate) fn cx(id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
+    let mut cx = record.cx();
+    id.clone_into(&mut cx.id);
+    cx
 }
 
 pub(crate) fn started(effects: &Effects<DeployBot>) -> DeployJob {

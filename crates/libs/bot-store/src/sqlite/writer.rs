@@ -49,20 +49,28 @@ impl Writer {
         drop(self.lock);
     }
 
-    async fn write(&mut self, mut batch: Batch) {
-        while !batch.is_empty() {
+    /// Writes the batch in one transaction. Where only less of it fits on the disk it is halved until what fits is
+    /// written: the write that frees space may be among those that ask for more.
+    async fn write(&mut self, batch: Batch) {
+        let mut waiting = vec![batch];
+        while let Some(mut batch) = waiting.pop() {
             match self.transact(&mut batch).await {
                 Ok((change, failed)) => {
                     self.wake(change);
                     answer(batch, failed);
-                    return;
                 }
-                Err(Lost::At(index, error)) => batch.remove(index).fail(error),
+                Err(Lost::At(index, error)) => {
+                    batch.remove(index).fail(error);
+                    waiting.push(batch);
+                }
+                Err(Lost::All(StoreError::Full { .. })) if batch.len() > 1 => {
+                    let later = batch.split_off(batch.len() / 2);
+                    waiting.extend([later, batch]);
+                }
                 Err(Lost::All(error)) => {
                     for pending in batch {
                         pending.fail(repeat(&error));
                     }
-                    return;
                 }
             }
         }

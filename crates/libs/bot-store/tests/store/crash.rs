@@ -6,12 +6,14 @@
 #![allow(clippy::print_stdout, reason = "the parent reads what the child acknowledged")]
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bot_store::{Commit, Committed, Store, StoreError};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 use tempfile::tempdir;
 
@@ -32,9 +34,11 @@ fn start(role: &str, dir: &Path) -> Child {
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 #[ignore = "plays a part in the tests below, which start it"]
 async fn child() {
+    // For the limit on files: unblocked, the signal would end the process. The database's threads inherit it.
+    SigSet::from(Signal::SIGXFSZ).thread_block().unwrap();
     let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else {
         return;
     };
@@ -54,6 +58,7 @@ async fn child() {
             println!("acked open");
             std::io::stdin().lines().for_each(drop);
         }
+        "limited" => fail_to_commit(&open(dir).await).await,
         other => panic!("unknown role {other}"),
     }
 }
@@ -77,6 +82,39 @@ async fn write_until_killed(store: &Store) {
         });
     }
     writers.join_all().await;
+}
+
+/// A limit on the size of files makes the COMMIT itself fail, as a broken disk would.
+async fn fail_to_commit(store: &Store) {
+    let limit = |bytes| setrlimit(Resource::RLIMIT_FSIZE, bytes, RLIM_INFINITY).unwrap();
+    store.set_meta("before", "it").await.unwrap();
+    let before = store.commits_total();
+    limit(0);
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let store = store.clone();
+        let id = number.to_string();
+        let commit = Commit {
+            inbox: Some(settled(&id)),
+            ..sending(&id)
+        };
+        writes.spawn(async move { store.commit(commit).await });
+    }
+    for answer in writes.join_all().await {
+        let error = answer.unwrap_err();
+        assert!(error.to_string().contains("disk I/O error"), "{error}");
+    }
+    assert_eq!(store.commits_total(), before);
+    assert_eq!(bodies(store).await, [""; 0]);
+
+    limit(RLIM_INFINITY);
+    let commit = Commit {
+        inbox: Some(settled("3")),
+        ..sending("3")
+    };
+    assert_eq!(store.commit(commit).await.unwrap(), Committed::Done);
+    assert_eq!(bodies(store).await, ["3"]);
+    println!("acked all");
 }
 
 /// Reads what the child acknowledged, kills it after `count` of them, and reads what it still got out.
@@ -166,4 +204,18 @@ async fn the_umask_does_not_decide_who_may_look_into_a_store() {
     }
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_disk_refuses_is_told_to_all_of_it_and_is_forgotten() {
+    let dir = tempdir().unwrap();
+    let mut child = start("limited", dir.path());
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert!(
+        child.wait().unwrap().success() && output.contains("acked all"),
+        "{output}"
+    );
+    let store = open(dir.path()).await;
+    assert_eq!(bodies(&store).await, ["3"]);
 }

@@ -18,11 +18,8 @@ const FILES: [(&str, &str); 6] = [
 const REPOSITORIES: &str = "\
 # Which repositories this fleet builds. The first entry that matches counts; anything else is refused with
 # PERMISSION_DENIED. Written by `lota up`; yours to change, it is not written again.
-repositories:
-  - match: \"/**\"
-    trust: own
-  - match: \"file:///**\"
-    trust: own
+- {match: \"/**\", trust: own}
+- {match: \"file:///**\", trust: own}
 ";
 
 /// Writes what is missing; never over a file that is there.

@@ -1,0 +1,37 @@
+//! The bot's own section of its configuration file.
+use std::{path::PathBuf, time::Duration};
+
+use bot_messages::pipeline::Span;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The `settings` of `deploy-bot.yaml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The operator's file of environments; a relative path starts from the configuration folder.
+    pub environments: PathBuf,
+    /// A larger artifact is refused. MiB, as stored.
+    pub artifact_mib_max: u64,
+    /// An artifact that is larger once it is unpacked is refused. MiB.
+    pub unpacked_mib_max: u64,
+    /// An artifact with more files, links and folders is refused.
+    pub entries_max: u64,
+    /// How long an application may take to end by itself before it is killed.
+    pub stop_grace: Span,
+    /// How often applications are looked after.
+    pub check_every: Span,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            environments: "environments.yaml".into(),
+            artifact_mib_max: 1024,
+            unpacked_mib_max: 4096,
+            entries_max: 100_000,
+            stop_grace: Span(Duration::from_secs(10)),
+            check_every: Span(Duration::from_secs(5)),
+        }
+    }
+}
