@@ -9,6 +9,8 @@ use std::{
 use tokio::task::spawn_blocking;
 use walkdir::WalkDir;
 
+use crate::machine::short_hash;
+
 /// The folder of one job.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
@@ -16,10 +18,19 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Empty, and for this user alone; what an earlier attempt left is removed.
-    pub(crate) async fn make(work: &Path, job: &str) -> io::Result<Self> {
-        let own = Self { root: work.join(job) };
-        remove_tree(&own.root).await?;
+    /// Empty, and for this user alone. What earlier attempts of the job left is removed; the fencing token in the name
+    /// keeps an attempt that lost its lease from removing the folder of the one that has it.
+    pub(crate) async fn make(work: &Path, job: &str, token: i64) -> io::Result<Self> {
+        let prefix = format!("{job}.");
+        for entry in fs::read_dir(work)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                remove_tree(&entry.path()).await?;
+            }
+        }
+        let own = Self {
+            root: work.join(format!("{prefix}{token}")),
+        };
         for folder in [own.tree(), own.home(), own.git_home()] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
@@ -56,10 +67,21 @@ impl Folder {
     }
 }
 
+/// A job's id as the name of its folder and of its processes.
+pub(crate) fn name_of(job_id: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if !job_id.is_empty() && job_id.len() <= 64 && job_id.chars().all(is_plain) {
+        return job_id.to_owned();
+    }
+    short_hash(Path::new(job_id))
+}
+
 /// Removes a folder with all that is in it; fine if it is not there.
 pub(crate) async fn remove_tree(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    spawn_blocking(move || remove_tree_now(&path)).await.map_err(io::Error::other)?
+    spawn_blocking(move || remove_tree_now(&path))
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// The same, for callers that may block.
@@ -67,7 +89,10 @@ pub(crate) fn remove_tree_now(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             // Caches such as Go's are full of folders that nobody may write.
-            let folders = WalkDir::new(path).into_iter().flatten().filter(|entry| entry.file_type().is_dir());
+            let folders = WalkDir::new(path)
+                .into_iter()
+                .flatten()
+                .filter(|entry| entry.file_type().is_dir());
             for folder in folders {
                 fs::set_permissions(folder.path(), Permissions::from_mode(0o700))?;
             }
@@ -83,7 +108,10 @@ pub(crate) async fn size_of(path: &Path) -> u64 {
     let path = path.to_owned();
     let sum = move || {
         let entries = WalkDir::new(path).into_iter().flatten();
-        entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+        entries
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|meta| meta.blocks() * 512)
+            .sum()
     };
     spawn_blocking(sum).await.unwrap_or(0)
 }
@@ -95,13 +123,24 @@ mod tests {
     #[tokio::test]
     async fn a_folder_is_empty_at_first_and_gone_at_last() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Folder::make(dir.path(), "job-1").await.unwrap();
+        let first = Folder::make(dir.path(), "job-1", 1).await.unwrap();
         fs::create_dir_all(first.home().join("closed/deep")).unwrap();
         fs::write(first.home().join("closed/deep/file"), vec![1; 100_000]).unwrap();
         fs::set_permissions(first.home().join("closed"), Permissions::from_mode(0o500)).unwrap();
-        assert!((100_000..300_000).contains(&first.used().await), "{}", first.used().await);
-        let again = Folder::make(dir.path(), "job-1").await.unwrap();
+        assert!(
+            (100_000..300_000).contains(&first.used().await),
+            "{}",
+            first.used().await
+        );
+        let again = Folder::make(dir.path(), "job-1", 2).await.unwrap();
         assert_eq!(fs::read_dir(again.home()).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "what the first attempt left is gone"
+        );
+        first.remove().await.unwrap();
+        assert!(again.tree().exists());
         again.remove().await.unwrap();
         again.remove().await.unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    machine::NetworkEnv,
     remote::{Protocol, Remote},
 };
 
@@ -91,7 +92,8 @@ impl Git {
     /// Writes the configuration file into `dir`.
     pub(crate) fn new(dir: &Path, config: &Config, network: &NetworkEnv) -> anyhow::Result<Self> {
         let config_file = dir.join("gitconfig");
-        std::fs::write(&config_file, CONFIG_TEXT).with_context(|| format!("cannot write {}", config_file.display()))?;
+        std::fs::write(&config_file, CONFIG_TEXT)
+            .with_context(|| format!("cannot write {}", config_file.display()))?;
         let files = [&config.ssh_key_file, &config.ssh_known_hosts_file];
         let shown = |file: &Option<PathBuf>| file.as_ref().map_or("/dev/null".to_owned(), |f| shell_word(f));
         let ssh_command = format!(
@@ -126,7 +128,8 @@ impl Git {
         remote: &Remote,
         args: &[&str],
     ) -> Result<Answer, GitError> {
-        self.call(place, Some(remote.protocol), &remote.local_folders(), args).await
+        self.call(place, Some(remote.protocol), &remote.local_folders(), args)
+            .await
     }
 
     async fn call(
@@ -137,7 +140,10 @@ impl Git {
         args: &[&str],
     ) -> Result<Answer, GitError> {
         let what = args.first().copied().unwrap_or_default().to_owned();
-        let workspace = Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() };
+        let workspace = Workspace {
+            tree: place.repository.to_owned(),
+            home: place.home.to_owned(),
+        };
         let program = Program::Argv(argv(protocol, args));
         let mut command = Command::new(place.label, program, workspace, self.limits.clone());
         command.env = self.environment(protocol);
@@ -145,20 +151,31 @@ impl Git {
         command.read_only.push(self.config_file.clone());
         command.network = protocol.is_some_and(|p| p != Protocol::File);
         if command.network {
-            command.read_only.extend(self.env_files.iter().chain(&self.ssh_files).cloned());
+            command
+                .read_only
+                .extend(self.env_files.iter().chain(&self.ssh_files).cloned());
         }
         command.cancel = place.stop.clone();
         let outcome = place.sandbox.run(command).await?;
-        let too_much = |limit| GitError::TooMuch { what: what.clone(), limit };
+        let too_much = |limit| GitError::TooMuch {
+            what: what.clone(),
+            limit,
+        };
         match outcome.ending {
-            Ending::Exited(code) => Ok(Answer { is_yes: code == 0, lines: outcome.tail }),
+            Ending::Exited(code) => Ok(Answer {
+                is_yes: code == 0,
+                lines: outcome.tail,
+            }),
             Ending::Signalled(signal) => {
                 let mut lines = outcome.tail;
                 lines.push(format!("git was ended by signal {signal}"));
                 Ok(Answer { is_yes: false, lines })
             }
             Ending::Cancelled => Err(GitError::Stopped),
-            Ending::TimedOut => Err(GitError::TimedOut { what, seconds: self.limits.time.as_secs() }),
+            Ending::TimedOut => Err(GitError::TimedOut {
+                what,
+                seconds: self.limits.time.as_secs(),
+            }),
             Ending::MemoryExceeded => Err(too_much("memory")),
             Ending::ProcessesExceeded => Err(too_much("processes")),
             Ending::OutputExceeded => Err(too_much("output")),
@@ -174,7 +191,10 @@ impl Git {
             ("GIT_ASKPASS", "/bin/false".to_owned()),
             ("GIT_NO_LAZY_FETCH", "1".to_owned()),
             ("GIT_NO_REPLACE_OBJECTS", "1".to_owned()),
-            ("GIT_ALLOW_PROTOCOL", protocol.map_or("none", Protocol::as_str).to_owned()),
+            (
+                "GIT_ALLOW_PROTOCOL",
+                protocol.map_or("none", Protocol::as_str).to_owned(),
+            ),
             ("GIT_SSH_COMMAND", self.ssh_command.clone()),
             ("GIT_SSH_VARIANT", "ssh".to_owned()),
         ];
@@ -197,34 +217,6 @@ fn shell_word(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// What the machine says about reaching the network, for git and for steps that may use it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct NetworkEnv {
-    pub(crate) variables: BTreeMap<String, String>,
-    /// Files the variables name.
-    pub(crate) files: Vec<PathBuf>,
-}
-
-impl NetworkEnv {
-    /// From what the runtime passes on. Tools differ in which case of a proxy's name they read, so they get both.
-    pub(crate) fn of(machine: &BTreeMap<String, String>) -> Self {
-        let mut own = Self::default();
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
-            if let Some(value) = machine.get(name) {
-                own.variables.insert(name.to_owned(), value.clone());
-                own.variables.insert(name.to_lowercase(), value.clone());
-            }
-        }
-        if let Some(file) = machine.get("SSL_CERT_FILE").map(PathBuf::from).filter(|f| f.is_absolute() && f.is_file()) {
-            for name in ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"] {
-                own.variables.insert(name.to_owned(), file.display().to_string());
-            }
-            own.files.push(file);
-        }
-        own
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,14 +224,10 @@ mod tests {
     #[test]
     fn only_the_protocol_of_the_remote_is_allowed() {
         let words = argv(Some(Protocol::Https), &["fetch", "--", "https://h/a"]).join(" ");
-        assert!(words.contains("-c protocol.allow=never -c protocol.https.allow=always fetch -- https://h/a"), "{words}");
+        assert!(
+            words.contains("-c protocol.allow=never -c protocol.https.allow=always fetch -- https://h/a"),
+            "{words}"
+        );
         assert!(!argv(None, &["init"]).join(" ").contains("always"));
-    }
-
-    #[test]
-    fn proxies_come_in_both_cases() {
-        let env = NetworkEnv::of(&[("HTTPS_PROXY".to_owned(), "http://p:1".to_owned())].into());
-        assert_eq!(env.variables.keys().collect::<Vec<_>>(), ["HTTPS_PROXY", "https_proxy"]);
-        assert!(env.files.is_empty());
     }
 }

@@ -13,7 +13,9 @@ mod attempt;
 mod config;
 mod folder;
 mod git;
+mod last_words;
 mod log;
+mod machine;
 mod mirrors;
 mod products;
 mod remote;
@@ -21,37 +23,35 @@ mod repositories;
 mod steps;
 
 use std::{
-    collections::VecDeque,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use anyhow::Context;
 use bot_clients::Objects;
-use bot_core::{
-    About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools,
-};
+use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
     repository::RepositoryPushed,
 };
-use bot_sandbox::{Options, Sandbox, Search, Toolchains};
+use bot_sandbox::{Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::{
     attempt::{Attempt, Broken},
     folder::{Folder, remove_tree_now},
-    git::{Git, NetworkEnv},
+    git::Git,
+    last_words::{LastWords, Remembered},
     log::Log,
+    machine::NetworkEnv,
     mirrors::Mirrors,
     remote::{Remote, ref_fits},
     repositories::Repositories,
 };
 
-pub use crate::{config::Config, repositories::Trust};
+pub use crate::config::Config;
 
 /// See the module.
 pub struct BuildBot {
@@ -64,7 +64,7 @@ pub struct BuildBot {
     network: NetworkEnv,
     /// Found out once something has to run.
     sandbox: OnceCell<Sandbox>,
-    last_words: Mutex<VecDeque<LastWords>>,
+    last_words: Remembered,
 }
 
 impl Bot for BuildBot {
@@ -98,10 +98,16 @@ impl Bot for BuildBot {
         let network = NetworkEnv::of(&tools.toolchain_env);
         let git = Git::new(&tools.dir, &config, &network)?;
         Ok(Self {
-            mirrors: Mirrors::new(mirrors, git, config.mirror_mib << 20, config.mirrors, tools.clone()),
-            toolchains: find_toolchains(&tools),
+            mirrors: Mirrors::new(
+                mirrors,
+                git,
+                config.mirror_mib << 20,
+                config.mirrors,
+                tools.clone(),
+            ),
+            toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
-            last_words: Mutex::default(),
+            last_words: Remembered::default(),
             config,
             tools,
             repositories,
@@ -112,7 +118,11 @@ impl Bot for BuildBot {
 
     /// Finds out what confines the commands before the first one comes, so that the heartbeat names it.
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
-        let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
+        let problem = self
+            .sandbox()
+            .await
+            .err()
+            .map(|e| format!("no command can be run: {e}"));
         self.tools.degraded("sandbox", problem);
         cx.cancelled.cancelled().await;
         Ok(())
@@ -124,22 +134,26 @@ impl Handle<RepositoryPushed> for BuildBot {
         push.revision.repository.clone()
     }
 
-    fn handle(&self, push: RepositoryPushed, _: &mut (), meta: &Meta) -> Outcome<Self> {
+    fn handle(&self, push: RepositoryPushed, (): &mut (), meta: &Meta) -> Outcome<Self> {
         let RepositoryPushed { revision, bundle, .. } = push;
         if means_deleted(&revision.commit) {
-            return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
+            return Ok(Effects::ignored(format!(
+                "{} was deleted: there is nothing to build",
+                revision.git_ref
+            )));
         }
-        let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
+        let form =
+            Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
         let judged = match form {
             Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
+            Ok(()) => self
+                .repositories
+                .judge(&revision)
+                .map_err(|why| (Code::PermissionDenied, why)),
         };
-        let (code, why) = match judged {
-            Ok(_) => {
-                let key = revision.repository.clone();
-                return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
-            }
-            Err(refusal) => refusal,
+        let Err((code, why)) = judged else {
+            let key = revision.repository.clone();
+            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
         };
         Ok(Effects::none().note(why.clone()).say(BuildFailed {
             revision,
@@ -169,15 +183,24 @@ impl Job for BuildJob {
 
     async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
-        let name = name_of(&cx.id);
+        let name = folder::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
         sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
-        let folder = Folder::make(&work_dir(&bot.tools), &name).await.map_err(Fail::retry)?;
+        let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token)
+            .await
+            .map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let mut log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
-        let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
+        let attempt = Attempt {
+            bot,
+            job: self,
+            cx,
+            sandbox,
+            folder: &folder,
+            label: &label,
+        };
         let ended = attempt.run(&mut log).await;
         if let Err(Broken { fail, .. }) = &ended {
             log.line(&fail.message());
@@ -200,14 +223,19 @@ impl Job for BuildJob {
                 duration_ms: cx.duration_ms(),
             })),
             Err(Broken { step, fail }) => {
-                bot.remember(LastWords { job_id: cx.id.clone(), step, tail, log: stored.ok() });
+                bot.last_words.keep(LastWords {
+                    job_id: cx.id.clone(),
+                    step,
+                    tail,
+                    log: stored.ok(),
+                });
                 Err(fail)
             }
         }
     }
 
     fn gave_up(&self, bot: &BuildBot, end: &GaveUp) -> Effects<BuildBot> {
-        let words = bot.recall(&end.job_id);
+        let words = bot.last_words.of(&end.job_id);
         Effects::none().say(BuildFailed {
             revision: self.revision.clone(),
             job_id: Some(end.job_id.clone()),
@@ -221,32 +249,10 @@ impl Job for BuildJob {
     }
 }
 
-/// What the last attempt of a failed job left. Only in memory: a process that ends takes its running jobs along, and
-/// they begin anew in the next.
-#[derive(Clone, Default)]
-struct LastWords {
-    job_id: String,
-    step: Option<String>,
-    tail: Vec<String>,
-    log: Option<ObjectRef>,
-}
-
-/// More jobs than ever wait for their end at a time.
-const LAST_WORDS_MAX: usize = 256;
-
 impl BuildBot {
     async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
         let detect = || async {
-            let sandbox = Sandbox::detect(Options {
-                // By folder, as two fleets on one machine must not end each other's processes.
-                owner: format!("build-bot:{}", short_hash(&self.tools.dir)),
-                bwrap: self.tools.bwrap.clone(),
-                path: split_path(&self.tools.path),
-                state: self.tools.subdir("sandbox"),
-                try_bubblewrap: true,
-            })
-            .await?;
-            sandbox.reap_stale("").await?;
+            let sandbox = machine::sandbox(&self.tools).await?;
             self.tools.sandbox_is(sandbox.kind().as_str());
             Ok(sandbox)
         };
@@ -256,24 +262,14 @@ impl BuildBot {
     async fn store_log(&self, log: &mut Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
         let flushed = log.flush().context("writing the log");
         let stored = match flushed {
-            Ok(()) => self.objects.put_file(file, "text/plain").await.context("storing the log"),
+            Ok(()) => self
+                .objects
+                .put_file(file, "text/plain")
+                .await
+                .context("storing the log"),
             Err(e) => Err(e),
         };
         stored.inspect_err(|e| tracing::warn!("{e:#}"))
-    }
-
-    fn remember(&self, words: LastWords) {
-        let mut all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|known| known.job_id != words.job_id);
-        if all.len() == LAST_WORDS_MAX {
-            all.pop_front();
-        }
-        all.push_back(words);
-    }
-
-    fn recall(&self, job_id: &str) -> LastWords {
-        let all = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().find(|words| words.job_id == job_id).cloned().unwrap_or_default()
     }
 }
 
@@ -286,34 +282,6 @@ fn means_deleted(commit: &CommitId) -> bool {
     commit.as_str().bytes().all(|b| b == b'0')
 }
 
-/// A job's id as the name of its folder and processes.
-fn name_of(job_id: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if !job_id.is_empty() && job_id.len() <= 64 && job_id.chars().all(is_plain) {
-        return job_id.to_owned();
-    }
-    short_hash(Path::new(job_id))
-}
-
-fn short_hash(path: &Path) -> String {
-    hex::encode(Sha256::digest(path.as_os_str().as_encoded_bytes()))[..16].to_owned()
-}
-
-fn split_path(path: &str) -> Vec<PathBuf> {
-    path.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
-}
-
-fn find_toolchains(tools: &Tools) -> Toolchains {
-    let named = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
-    Toolchains::find(&Search {
-        path: split_path(&tools.path),
-        home: tools.home.clone().unwrap_or_else(|| tools.dir.clone()),
-        cargo_home: named("CARGO_HOME"),
-        rustup_home: named("RUSTUP_HOME"),
-        java_home: named("JAVA_HOME"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,7 +290,11 @@ mod tests {
     /// A bot that builds what lies below `/srv`.
     fn bot() -> (tempfile::TempDir, BuildBot) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
+        std::fs::write(
+            dir.path().join("repositories.yaml"),
+            "- {match: /srv/**, trust: own}\n",
+        )
+        .unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects");
@@ -369,38 +341,68 @@ mod tests {
     #[test]
     fn a_push_to_a_listed_repository_starts_a_job() {
         let (push, effects, _) = handled(|_| {});
-        let job = BuildJob { revision: push.revision, bundle: None };
+        let job = BuildJob {
+            revision: push.revision,
+            bundle: None,
+        };
         assert_eq!(effects, Effects::none().start("shop/api", &job));
     }
 
     #[test]
     fn a_deleted_ref_is_ignored_and_says_why() {
         let (_, effects, _) = handled(|r| r.commit = "0".repeat(40).parse().unwrap());
-        assert_eq!(effects, Effects::ignored("refs/heads/main was deleted: there is nothing to build"));
+        assert_eq!(
+            effects,
+            Effects::ignored("refs/heads/main was deleted: there is nothing to build")
+        );
     }
 
     #[test]
     fn a_repository_that_is_not_listed_is_refused_with_the_line_to_add() {
         let line = "- {match: \"https://git.example.org/shop/api.git\", trust: known}";
-        refused(Code::PermissionDenied, &["repositories.yaml", line], |r| r.url = Revision::example().url);
+        refused(Code::PermissionDenied, &["repositories.yaml", line], |r| {
+            r.url = Revision::example().url
+        });
     }
 
     #[test]
     fn hostile_urls_and_refs_are_refused() {
-        for url in ["--upload-pack=touch /tmp/x", "ext::sh -c id", "/srv/../etc", "https://u:canary@h/a"] {
+        for url in [
+            "--upload-pack=touch /tmp/x",
+            "ext::sh -c id",
+            "/srv/../etc",
+            "https://u:canary@h/a",
+        ] {
             refused(Code::InvalidField, &["expected"], |r| r.url = url.into());
         }
         for git_ref in ["--upload-pack=x", "main", "refs/heads/../x"] {
-            refused(Code::InvalidField, &["expected the full name"], |r| r.git_ref = git_ref.into());
+            refused(Code::InvalidField, &["expected the full name"], |r| {
+                r.git_ref = git_ref.into()
+            });
         }
     }
 
     #[test]
     fn a_wrong_list_or_setting_stops_the_bot_from_starting() {
         let (dir, bot) = bot();
-        let start = |config| BuildBot::new(config, bot.tools.clone()).err().map(|e| e.to_string());
-        assert!(start(Config { memory_mib: 0, ..Config::default() }).unwrap().contains("memory_mib"));
+        let start = |config| {
+            BuildBot::new(config, bot.tools.clone())
+                .err()
+                .map(|e| e.to_string())
+        };
+        assert!(
+            start(Config {
+                memory_mib: 0,
+                ..Config::default()
+            })
+            .unwrap()
+            .contains("memory_mib")
+        );
         std::fs::write(dir.path().join("repositories.yaml"), "x: 1\n").unwrap();
-        assert!(start(Config::default()).unwrap().contains("repositories.yaml:1:1"));
+        assert!(
+            start(Config::default())
+                .unwrap()
+                .contains("repositories.yaml:1:1")
+        );
     }
 }

@@ -14,7 +14,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bot_clients::Objects;
 use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, Tools};
 use bot_messages::{
@@ -42,41 +42,69 @@ pub use job::TestJob;
 pub struct Config {
     /// Ends a suite that names no `timeout` of its own, seconds.
     pub suite_timeout_s: u64,
-    /// Memory of a suite with all its processes, bytes.
-    pub memory_bytes_max: u64,
+    /// Memory of a suite with all its processes, MiB.
+    pub memory_mib: u64,
     /// Processes and threads of a suite.
-    pub processes_max: u32,
-    /// What a suite may print, bytes.
-    pub output_bytes_max: u64,
-    /// The largest file a suite may write, bytes.
-    pub file_bytes_max: u64,
-    /// The largest archive that is fetched, bytes.
-    pub archive_bytes_max: u64,
+    pub processes: u32,
+    /// What a suite may print, MiB.
+    pub output_mib: u64,
+    /// The largest file a suite may write, MiB.
+    pub file_mib: u64,
+    /// The largest archive that is fetched, MiB.
+    pub archive_mib: u64,
+    /// What an archive may hold unpacked, MiB.
+    pub tree_mib: u64,
     /// Files and folders that an archive may hold, and a tree when reports are looked for.
-    pub tree_entries_max: u64,
-    /// What an archive may hold unpacked, bytes.
-    pub tree_bytes_max: u64,
-    /// The largest report that is read, bytes.
-    pub report_bytes_max: u64,
+    pub entries: u64,
+    /// The largest report that is read, MiB.
+    pub report_mib: u64,
     /// Report files of one suite.
-    pub reports_max: usize,
+    pub reports: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             suite_timeout_s: 900,
-            memory_bytes_max: 4 << 30,
-            processes_max: 512,
-            output_bytes_max: 64 << 20,
-            file_bytes_max: 4 << 30,
-            archive_bytes_max: 2 << 30,
-            tree_entries_max: 500_000,
-            tree_bytes_max: 8 << 30,
-            report_bytes_max: 16 << 20,
-            reports_max: 500,
+            memory_mib: 4096,
+            processes: 512,
+            output_mib: 64,
+            file_mib: 4096,
+            archive_mib: 2048,
+            tree_mib: 8192,
+            entries: 500_000,
+            report_mib: 16,
+            reports: 500,
         }
     }
+}
+
+impl Config {
+    /// A limit of 0 would refuse every suite, and only once one runs.
+    fn zeros(&self) -> Vec<&'static str> {
+        let limits = [
+            ("suite_timeout_s", self.suite_timeout_s),
+            ("memory_mib", self.memory_mib),
+            ("processes", self.processes.into()),
+            ("output_mib", self.output_mib),
+            ("file_mib", self.file_mib),
+            ("archive_mib", self.archive_mib),
+            ("tree_mib", self.tree_mib),
+            ("entries", self.entries),
+            ("report_mib", self.report_mib),
+            ("reports", self.reports as u64),
+        ];
+        limits
+            .into_iter()
+            .filter(|(_, limit)| *limit == 0)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// MiB as bytes.
+fn bytes(mib: u64) -> u64 {
+    mib.saturating_mul(1 << 20)
 }
 
 /// Tests.
@@ -107,6 +135,13 @@ impl Bot for TestBot {
     type State = ();
 
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
+        let zeros = config.zeros();
+        if !zeros.is_empty() {
+            bail!(
+                "settings: {} must be at least 1, and is 0: no suite could run",
+                zeros.join(", ")
+            );
+        }
         let objects =
             Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work =
@@ -246,6 +281,33 @@ pub(crate) mod tests {
                     .chars()
                     .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
             "{owner}"
+        );
+    }
+
+    #[test]
+    fn limits_of_zero_are_refused_at_the_start_all_at_once() {
+        let config = Config {
+            entries: 0,
+            memory_mib: 0,
+            ..Config::default()
+        };
+        let error = TestBot::new(config, Tools::default()).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "settings: memory_mib, entries must be at least 1, and is 0: no suite could run"
+        );
+    }
+
+    #[test]
+    fn the_shipped_configuration_can_be_read() {
+        #[derive(Deserialize)]
+        struct File {
+            settings: Config,
+        }
+        let text = include_str!("../../../../deploy/config/test-bot.yaml");
+        assert_eq!(
+            serde_saphyr::from_str::<File>(text).unwrap().settings,
+            Config::default()
         );
     }
 

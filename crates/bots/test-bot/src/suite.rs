@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, TestBot, libtest,
+    Config, TestBot, bytes, libtest,
     report::Report,
     workspace::{self, Workspace, blocking},
 };
@@ -94,11 +94,11 @@ impl Runner<'_> {
         };
         let limits = Limits {
             time: self.limit(suite),
-            memory_bytes: self.config.memory_bytes_max,
-            processes: self.config.processes_max,
-            output_bytes: self.config.output_bytes_max,
+            memory_bytes: bytes(self.config.memory_mib),
+            processes: self.config.processes,
+            output_bytes: bytes(self.config.output_mib),
             line_bytes: 16 * 1024,
-            file_bytes: self.config.file_bytes_max,
+            file_bytes: bytes(self.config.file_mib),
             open_files: 4096,
         };
         let (lines, mut printed) = mpsc::channel(LINES_WAITING);

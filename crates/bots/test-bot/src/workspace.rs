@@ -16,7 +16,7 @@ use bot_messages::{
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{Config, junit, report::Report};
+use crate::{Config, bytes, junit, report::Report};
 
 /// The folder of one job.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl Workspace {
             objects.clone(),
             digest.clone(),
             archive.clone(),
-            config.archive_bytes_max,
+            bytes(config.archive_mib),
         );
         // The compiler cannot see that the future of `get_file` is `Send` (it holds an async closure), which a job's has
         // to be; so it is driven on a thread of its own.
@@ -79,8 +79,8 @@ impl Workspace {
         let fetched = blocking(move || runtime.block_on(from.get_file(&wanted, &to, bytes_max))).await?;
         fetched.map_err(|e| fetch_failed(what, e))?;
         let limits = ArchiveLimits {
-            entries_max: config.tree_entries_max,
-            bytes_max: config.tree_bytes_max,
+            entries_max: config.entries,
+            bytes_max: bytes(config.tree_mib),
         };
         let (from, into) = (archive.clone(), self.tree());
         let unpacked = blocking(move || unpack(&from, &into, &limits)).await?;
@@ -188,7 +188,7 @@ pub(crate) fn read_reports(tree: &Path, patterns: &[String], config: &Config) ->
     let mut all = Report::default();
     for path in reports(tree, patterns, config)? {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
-        let text = read_regular(&path, config.report_bytes_max)
+        let text = read_regular(&path, bytes(config.report_mib))
             .map_err(|e| format!("the report {name} cannot be read: {e}"))?;
         all.add(junit::parse(&text).map_err(|e| format!("the report {name} is no JUnit XML: {e}"))?);
     }
@@ -197,19 +197,18 @@ pub(crate) fn read_reports(tree: &Path, patterns: &[String], config: &Config) ->
 
 fn reports(tree: &Path, patterns: &[String], config: &Config) -> Result<Vec<PathBuf>, String> {
     let wanted = globs(patterns)?;
-    let files =
-        list_tree(tree, config.tree_entries_max).map_err(|e| format!("could not look for reports: {e}"))?;
+    let files = list_tree(tree, config.entries).map_err(|e| format!("could not look for reports: {e}"))?;
     let found: Vec<PathBuf> = files
         .into_iter()
         .filter(|f| wanted.is_match(f))
         .map(|f| tree.join(f))
         .collect();
-    if found.len() > config.reports_max {
+    if found.len() > config.reports {
         return Err(format!(
             "{} files fit {}: at most {} reports are read",
             found.len(),
             patterns.join(", "),
-            config.reports_max
+            config.reports
         ));
     }
     Ok(found)
@@ -290,15 +289,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_report_is_told() {
-        let dir = tree(&[("big.xml", PASSED), ("bad.xml", "<html/>")]);
+        let dir = tree(&[("big.xml", &"x".repeat(1 << 21)), ("bad.xml", "<html/>")]);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link.xml")).unwrap();
         let config = Config {
-            report_bytes_max: 10,
-            reports_max: 2,
+            report_mib: 1,
+            reports: 2,
             ..Config::default()
         };
         let told = |pattern: &str| read_reports(dir.path(), &patterns(&[pattern]), &config).unwrap_err();
-        assert!(told("big.xml").contains("at most 10 bytes"));
+        assert!(told("big.xml").contains("at most 1048576 bytes"));
         assert!(told("bad.xml").contains("report bad.xml is no JUnit XML: expected `testsuites`"));
         assert!(
             told("link.xml").contains("not a link"),

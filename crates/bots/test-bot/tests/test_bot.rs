@@ -293,7 +293,7 @@ async fn what_is_missing_or_broken_is_refused_for_good() {
     let (code, told) = refused(&broken).await;
     assert!(code == Code::InvalidPipeline && told.contains("tset"), "{told}");
     let small = Bench::with(Config {
-        tree_entries_max: 1,
+        entries: 1,
         ..Config::default()
     });
     let job = small.job(&[("a", ""), ("b", ""), ("c", "")]).await;

@@ -14,7 +14,8 @@ pub(crate) const ENV_PREFIX: &str = "LOTA_CONFIG__";
 
 /// The file of one bot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(deserialize = "S: Deserialize<'de> + Default"))]
+#[schemars(bound = "S: JsonSchema + Default + Serialize")]
 pub struct BotConfig<S> {
     /// Which bot.
     pub bot: BotSection,
@@ -34,7 +35,8 @@ pub struct BotConfig<S> {
     #[serde(default)]
     pub outputs: Vec<Output>,
     /// The bot's own section.
-    pub settings: Option<S>,
+    #[serde(default)]
+    pub settings: S,
 }
 
 /// Which bot.
@@ -238,11 +240,11 @@ fn merged(text: &str, overrides: &BTreeMap<String, String>) -> Result<Value, con
 }
 
 /// The schema of a bot's file.
-pub fn schema<S: JsonSchema>() -> schemars::Schema {
+pub fn schema<S: JsonSchema + Default + Serialize>() -> schemars::Schema {
     bot_messages::catalogue::schema_of::<BotConfig<S>>()
 }
 
-fn schema_mistakes<S: JsonSchema>(value: &Value) -> Vec<(String, String)> {
+fn schema_mistakes<S: JsonSchema + Default + Serialize>(value: &Value) -> Vec<(String, String)> {
     let schema = serde_json::to_value(schema::<S>()).unwrap_or(Value::Bool(true));
     let Ok(validator) = jsonschema::draft202012::new(&schema) else { return Vec::new() };
     validator
@@ -455,7 +457,7 @@ outputs:
     #[test]
     fn the_environment_overrides_and_changes_the_hash() {
         let loaded = load_text(SAMPLE, &[("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("LOTA_CONFIG__SETTINGS__DEPTH", "7")]).unwrap();
-        assert_eq!((loaded.config.constraints.timeout, loaded.config.settings.unwrap().depth), (60, 7));
+        assert_eq!((loaded.config.constraints.timeout, loaded.config.settings.depth), (60, 7));
         assert_ne!(loaded.hash, load_text(SAMPLE, &[]).unwrap().hash);
     }
 

@@ -297,7 +297,16 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_configuration_holds_the_defaults() {
+    fn the_shipped_configuration_holds_the_defaults() {
+        #[derive(Deserialize)]
+        struct File {
+            settings: Config,
+        }
+        let text = include_str!("../../../../deploy/config/monitor-bot.yaml");
+        assert_eq!(
+            serde_saphyr::from_str::<File>(text).unwrap().settings,
+            Config::default()
+        );
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
         assert!(serde_json::from_str::<Config>("{\"lisen\": \"x\"}").is_err());
     }

@@ -1,5 +1,7 @@
 //! The workspace's own tasks: the command line alone. What a task does lives in the module named after it.
+mod fleet;
 mod generate;
+mod loops;
 mod tidy;
 
 use std::io::{self, Write};
@@ -51,6 +53,6 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<ExitCode> {
     })?;
     match cli.task {
         Task::Tidy => tidy::run(&root, out),
-        Task::Gen { check } => generate::run(&root, check),
+        Task::Gen { check } => generate::run(&root, check, out),
     }
 }

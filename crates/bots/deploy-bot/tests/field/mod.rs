@@ -280,15 +280,16 @@ impl Field {
         Some(link.file_name().unwrap().to_str().unwrap().to_owned())
     }
 
-    /// The site's processes.
+    /// The site's processes; what the sandbox has beside them does not count.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        processes_below(&self.root())
+        let is_site = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "site\n");
+        processes_below(&self.root()).into_iter().filter(is_site).collect()
     }
 }
 
 impl Drop for Field {
     fn drop(&mut self) {
-        for pid in self.processes() {
+        for pid in processes_below(&self.root()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

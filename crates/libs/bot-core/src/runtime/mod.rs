@@ -105,8 +105,7 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: None })
         .await
         .map_err(|e| Ending::Config(e.to_string()))?;
-    let own = loaded.config.settings.clone().unwrap_or_default();
-    let bot = B::new(own, tools.clone()).map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
+    let bot = B::new(loaded.config.settings.clone(), tools.clone()).map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
 
     let tasks = TaskTracker::new();
     let stop = Stop::default();

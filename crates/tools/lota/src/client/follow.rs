@@ -71,7 +71,7 @@ impl<'a> Following<'a> {
     }
 
     /// Tells everything until it is over.
-    pub(super) async fn to_the_end(mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+    pub(super) async fn until_end(mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {

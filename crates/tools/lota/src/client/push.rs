@@ -103,7 +103,7 @@ async fn say(home: &Home, args: &PushArgs, event: &RepositoryPushed, headline: &
     out.line(&format!("pushed {headline}"))?;
     out.line(&out.paint.dim(&format!("  id and correlation {}", said.id)))?;
     let code = match following {
-        Some(following) => following.to_the_end(&mut out).await?,
+        Some(following) => following.until_end(&mut out).await?,
         None => {
             out.line(&out.paint.dim(&format!("  lota show {} tells what came of it", short(&said.correlation_id))))?;
             ExitCode::SUCCESS

@@ -97,7 +97,7 @@ fn closed_pipe(error: &anyhow::Error) -> bool {
 /// Text that came from somewhere else, without escape sequences and control characters.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
+    let mut chars = text.chars();
     while let Some(c) = chars.next() {
         if c == '\x1b' {
             skip_escape(&mut chars);
@@ -111,13 +111,9 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// `ESC [ … letter`, or whatever single character follows.
-fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+fn skip_escape(chars: &mut std::str::Chars<'_>) {
     if chars.next() == Some('[') {
-        while let Some(c) = chars.next() {
-            if ('@'..='~').contains(&c) {
-                return;
-            }
-        }
+        let _ = chars.find(|c| ('@'..='~').contains(c));
     }
 }
 

@@ -13,8 +13,4 @@ pub(super) struct Exception {
     pub(super) reason: &'static str,
 }
 
-pub(super) const EXCEPTIONS: &[Exception] = &[Exception {
-    rule: "workspace-dependency",
-    place: "crates/tools/xtask/Cargo.toml::proc-macro2",
-    reason: "gives tidy its line numbers, and no other crate has a use for it",
-}];
+pub(super) const EXCEPTIONS: &[Exception] = &[];

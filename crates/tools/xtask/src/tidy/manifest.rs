@@ -18,6 +18,9 @@ const INHERITED: &[(&str, &str, &str)] = &[
     ("package", "license", "write `license.workspace = true`"),
 ];
 
+/// Its package holds the list of all bots.
+const FLEET_LIST: &str = "crates/tools/xtask/Cargo.toml";
+
 /// A package of the workspace, as far as rules look at it.
 pub(super) struct Manifest {
     /// Its manifest's path, and the folder that holds it.
@@ -41,6 +44,17 @@ pub(super) struct Dependency {
     pub(super) table: String,
     pub(super) is_dev: bool,
     from_workspace: bool,
+    /// Where it lies, for one that is taken by its path.
+    lies_in: Option<String>,
+}
+
+impl Dependency {
+    /// The fleet's list takes bots by their path, so that a new one is named in one manifest and not in two. Nothing
+    /// else depends on a bot, so there is no second version of it to keep equal.
+    fn is_bot_of_the_list(&self, user: &Manifest) -> bool {
+        let is_bot = |path: &str| path.starts_with("../../bots/") || path.starts_with("../../services/");
+        user.path == FLEET_LIST && !self.is_dev && self.lies_in.as_deref().is_some_and(is_bot)
+    }
 }
 
 /// All packages: those on the shelves, and the tests.
@@ -101,7 +115,7 @@ pub(super) fn dependency_lists(tree: &Tree, report: &mut Report) {
         for dependency in manifest
             .dependencies
             .iter()
-            .filter(|dependency| !dependency.from_workspace)
+            .filter(|dependency| !dependency.from_workspace && !dependency.is_bot_of_the_list(&manifest))
         {
             let wrong = format!("`{}` is not taken from the workspace", dependency.key);
             let remedy = "declare it under [workspace.dependencies] and write `workspace = true` here";
@@ -195,6 +209,7 @@ fn read_dependencies(of: &DeTable<'_>, condition: &str, text: &str, into: &mut V
                 line: line_of(text, &key.span()),
                 table: format!("{condition} {kind}"),
                 is_dev: kind == "dev-dependencies",
+                lies_in: settings.and_then(|settings| settings.get("path")?.get_ref().as_str().map(str::to_owned)),
                 from_workspace: settings.is_some_and(|settings| is_true(settings, "workspace")),
             });
         }
@@ -299,6 +314,22 @@ mod tests {
             found(dependency_lists, &[(PATH, &own)]),
             [(16, "hex"), (17, "one"), (20, "nix")]
                 .map(|(line, name)| format!("{PATH}:{line}: `{name}` is not taken from the workspace"))
+        );
+    }
+
+    #[test]
+    fn the_fleets_list_takes_bots_and_nothing_else_by_path() {
+        let list = GOOD.replace("\"one\"", "\"xtask\"");
+        let list = format!(
+            "{list}\n[build-dependencies]\nbuild-bot = {{ path = \"../../bots/build-bot\" }}\nlota = {{ path = \"../lota\" }}\n"
+        );
+        assert_eq!(
+            found(dependency_lists, &[(FLEET_LIST, &list)]),
+            ["crates/tools/xtask/Cargo.toml:18: `lota` is not taken from the workspace"]
+        );
+        assert_eq!(
+            found(dependency_lists, &[("crates/tools/lota/Cargo.toml", &list)]).len(),
+            2
         );
     }
 
