@@ -361,7 +361,7 @@ mod tests {
     fn a_repository_that_is_not_listed_is_refused_with_the_line_to_add() {
         let line = "- {match: \"https://git.example.org/shop/api.git\", trust: known}";
         refused(Code::PermissionDenied, &["repositories.yaml", line], |r| {
-            r.url = Revision::example().url
+            r.url = Revision::example().url;
         });
     }
 
@@ -377,7 +377,7 @@ mod tests {
         }
         for git_ref in ["--upload-pack=x", "main", "refs/heads/../x"] {
             refused(Code::InvalidField, &["expected the full name"], |r| {
-                r.git_ref = git_ref.into()
+                r.git_ref = git_ref.into();
             });
         }
     }

@@ -67,17 +67,10 @@ impl Workspace {
         config: &Config,
     ) -> Result<(), Fail> {
         let archive = self.root.join("archive");
-        let (from, wanted, to, bytes_max) = (
-            objects.clone(),
-            digest.clone(),
-            archive.clone(),
-            bytes(config.archive_mib),
-        );
-        // The compiler cannot see that the future of `get_file` is `Send` (it holds an async closure), which a job's has
-        // to be; so it is driven on a thread of its own.
-        let runtime = tokio::runtime::Handle::current();
-        let fetched = blocking(move || runtime.block_on(from.get_file(&wanted, &to, bytes_max))).await?;
-        fetched.map_err(|e| fetch_failed(what, e))?;
+        objects
+            .get_file(digest, &archive, bytes(config.archive_mib))
+            .await
+            .map_err(|e| fetch_failed(what, e))?;
         let limits = ArchiveLimits {
             entries_max: config.entries,
             bytes_max: bytes(config.tree_mib),

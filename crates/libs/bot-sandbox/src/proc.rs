@@ -1,6 +1,13 @@
 //! Reads the kernel's process table from /proc. Only reads: nothing here sends a signal.
 
-use std::{fs, io, sync::OnceLock};
+use std::{
+    fs,
+    io::{self, Read},
+    sync::OnceLock,
+};
+
+/// The kernel's limit of arguments and environment together, with the usual stack size.
+const ENVIRONMENT_BYTES: usize = 2 << 20;
 
 /// A process for as long as it lives: pids come back, a pid with its start time does not (until the next boot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,14 +77,17 @@ pub(crate) fn identity(pid: i32) -> Option<Identity> {
     read(pid).map(|process| process.identity)
 }
 
-/// The values of one variable in the environment a process was started with. `None` if it has no environment at all:
-/// then it is a zombie, was given none, or is in the middle of `exec`. What is not ours to read has no value.
+/// The values of one variable in the environment a process was started with. `None` if that cannot be told now: it is
+/// a zombie, was given no environment, or is in the middle of `exec`. What is not ours to read has no value.
 pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
-    let bytes = match fs::read(format!("/proc/{pid}/environ")) {
-        Ok(bytes) => bytes,
+    let mut bytes = vec![0; ENVIRONMENT_BYTES];
+    // One read, as an `exec` between two would end the file early; `fs::read` makes several.
+    let read = fs::File::open(format!("/proc/{pid}/environ")).and_then(|mut file| file.read(&mut bytes));
+    match read {
+        Ok(length) => bytes.truncate(length),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(Vec::new()),
         Err(_) => return None,
-    };
+    }
     let value = |entry| {
         std::str::from_utf8(entry)
             .ok()?

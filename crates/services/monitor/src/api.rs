@@ -172,7 +172,7 @@ async fn health(State(api): State<Api>) -> Response {
     (status, answer(&report)).into_response()
 }
 
-/// `{bots: [{name, status, state, error, instances: [{alive, heard_at, age_ms, heartbeat}]}]}`
+/// `{timestamp, bots: [{name, status, state, error, heartbeat, instances: [{alive, heard_at, age_ms, heartbeat}]}]}`
 async fn bots(State(api): State<Api>) -> Json<Value> {
     let (watch, now) = api.look();
     answer(&json!({"timestamp": now, "bots": watch.fleet.bots(now)}))

@@ -60,6 +60,8 @@ pub(crate) struct Bot {
     pub(crate) state: &'static str,
     /// Why it is not healthy.
     pub(crate) error: Option<String>,
+    /// The latest heartbeat of a process that is alive; `null` without any: an old one would look like work.
+    pub(crate) heartbeat: Option<Heartbeat>,
     /// Its processes.
     pub(crate) instances: Vec<Instance>,
 }
@@ -218,12 +220,14 @@ impl Fleet {
             age_ms: (now - p.heard_at).num_milliseconds().max(0),
             heartbeat: p.heartbeat.clone(),
         });
+        let alive = processes.iter().filter(|p| self.is_alive(p, now));
         let (status, state, error) = self.verdict(name, processes, now);
         Bot {
             name: name.to_owned(),
             status,
             state,
             error,
+            heartbeat: alive.max_by_key(|p| p.heard_at).map(|p| p.heartbeat.clone()),
             instances: instances.collect(),
         }
     }
@@ -343,6 +347,11 @@ pub(crate) mod tests {
         f.heard(beat("BuildBot", "a", BotState::Running), at(0));
         f.heard(beat("BuildBot", "b", BotState::Running), at(60_000));
         assert_eq!(status(&f, "BuildBot", 61_000), (Status::Healthy, "running"));
+        let heartbeat = |ms| f.find("BuildBot", at(ms)).unwrap().heartbeat.map(|h| h.instance);
+        assert_eq!(
+            (heartbeat(61_000).as_deref(), heartbeat(99_000)),
+            (Some("b"), None)
+        );
         f.forget(at(61_000));
         let instances = f.find("BuildBot", at(61_000)).unwrap().instances;
         assert_eq!(

@@ -2,6 +2,7 @@
 mod fleet;
 mod generate;
 mod loops;
+mod new_bot;
 mod tidy;
 
 use std::io::{self, Write};
@@ -31,6 +32,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Create a bot that works and is tested, to be changed into what you want.
+    NewBot {
+        /// Such as `NoteBot` or `note-bot`.
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,8 +57,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<ExitCode> {
             root.display()
         )
     })?;
-    match cli.task {
+    match &cli.task {
         Task::Tidy => tidy::run(&root, out),
-        Task::Gen { check } => generate::run(&root, check, out),
+        Task::Gen { check } => generate::run(&root, *check, out),
+        Task::NewBot { name } => new_bot::run(&root, name, out),
     }
 }

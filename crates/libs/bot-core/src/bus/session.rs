@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bot_store::Outgoing;
@@ -21,6 +21,8 @@ use super::{BusOptions, Consumer, Link, light::Light, publish::PublishSession, w
 use crate::retry::{Reconnect, jitter};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A session that lasted so long is followed by the next without a longer wait.
+const SETTLED: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const AMQP_HEARTBEAT_S: u16 = 10;
 /// Right after a cluster node's death a channel may answer nack to everything, for ever.
@@ -82,8 +84,12 @@ impl Supervisor {
             };
             match begun {
                 Ok(mut session) => {
-                    delay.reset();
+                    let begun = Instant::now();
                     let why = self.attend(&mut session, &cancelled).await;
+                    // A session that ends at once is no better than none.
+                    if begun.elapsed() > SETTLED {
+                        delay.reset();
+                    }
                     self.end(session, &why).await;
                 }
                 Err(why) => {

@@ -160,6 +160,8 @@ struct Lines {
     control: mpsc::Receiver<Delivery>,
     health: mpsc::Receiver<Delivery>,
     taps: BTreeMap<Tap, mpsc::Receiver<Delivery>>,
+    /// Kept, since a consumer ends with the sender of its intake.
+    _always: watch::Sender<Intake>,
 }
 
 impl Lines {
@@ -167,7 +169,7 @@ impl Lines {
         let slug = contract.name.slug();
         let mut consumers = Vec::new();
         // Steering works also while no work is taken.
-        let always = watch::channel(Intake::Open).1;
+        let (_always, always) = watch::channel(Intake::Open);
         let mut line = |queue: String, prefetch: u16, no_ack: bool, intake: &watch::Receiver<Intake>| {
             let (out, deliveries) = mpsc::channel(usize::from(prefetch));
             consumers.push(Consumer { queue, prefetch, no_ack, intake: intake.clone(), out });
@@ -177,7 +179,7 @@ impl Lines {
         let control = line(keys::control(&slug), 8, false, &always);
         let health = line(keys::health_queue(&slug), 64, true, &always);
         let taps = contract.observes.iter().map(|t| (*t, line(keys::tap_queue(&slug, t.as_str()), 256, false, &always))).collect();
-        Self { consumers, work, control, health, taps }
+        Self { consumers, work, control, health, taps, _always }
     }
 }
 

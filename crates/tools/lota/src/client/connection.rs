@@ -1,5 +1,5 @@
 //! `lota connection`: how an outside publisher reaches the fleet. The one command whose output is a secret.
-use std::{fs, process::ExitCode};
+use std::{fs, io::ErrorKind, process::ExitCode};
 
 use anyhow::{Context, anyhow, bail};
 use bot_messages::{BotName, Tap, keys};
@@ -30,9 +30,13 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
     let name: BotName = args.name.parse()?;
     let slug = name.slug();
     // `Home::password` would make one up for whoever is not there yet.
-    let password = fs::read_to_string(home.password_file(&slug)).with_context(|| {
-        format!("{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`")
-    })?;
+    let password = match fs::read_to_string(home.password_file(&slug)) {
+        Ok(password) => password,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            bail!("{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`")
+        }
+        Err(e) => return Err(e).with_context(|| format!("the password of {name} cannot be read")),
+    };
     let password = password.trim_end();
     if password.is_empty() {
         bail!("the password file of {name} is empty: delete it and run `lota topology apply`");

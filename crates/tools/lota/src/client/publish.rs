@@ -12,9 +12,14 @@ use serde_json::{Value, json};
 use super::{
     control,
     operator::{Operator, Saying},
-    terminal::{Out, note, seen_enough, short},
+    terminal::{Out, cut, note, seen_enough, short},
 };
 use crate::home::Home;
+
+/// Of an example in an error; the whole is in proto-schemas.
+const EXAMPLE_CHARS_MAX: usize = 300;
+/// By Jaro and Winkler; below it a suggestion is a guess.
+const NEAR: f64 = 0.85;
 
 /// What `lota publish` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -96,22 +101,22 @@ fn check(event_type: &str, data: &Value, addressed: bool) -> Result<(), String> 
     if !is_event_type(event_type) {
         return Err(format!("`{event_type}` is no message type: expected lower-case words joined by dots, such as build.completed"));
     }
-    let Some(entry) = catalogue::find(event_type) else {
-        let all = catalogue::all();
-        let near = all.iter().max_by(|a, b| likeness(a.event_type, event_type).total_cmp(&likeness(b.event_type, event_type)));
-        let near = near.map_or("build.completed", |e| e.event_type);
-        return Err(format!("no message has the type `{event_type}`: did you mean {near}?"));
-    };
+    let Some(entry) = catalogue::find(event_type) else { return Err(unknown(event_type)) };
     match (entry.kind, addressed) {
         (Kind::Command, false) => return Err(format!("{event_type} is a command: name the bot with --to")),
         (Kind::Event, true) => return Err(format!("{event_type} is an event, for everyone who hears it: leave --to out")),
         _ => {}
     }
-    (entry.check)(data).map_err(|e| format!("{e}; an example of {event_type} is {}", (entry.example)()))
+    (entry.check)(data).map_err(|e| format!("{e}; an example is {}", cut(&(entry.example)().to_string(), EXAMPLE_CHARS_MAX)))
 }
 
-fn likeness(a: &str, b: &str) -> f64 {
-    strsim::jaro_winkler(a, b)
+/// With the type that was probably meant, where one is near.
+fn unknown(event_type: &str) -> String {
+    let all = catalogue::all().into_iter().map(|e| (e.event_type, strsim::jaro_winkler(e.event_type, event_type)));
+    match all.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((near, likeness)) if likeness >= NEAR => format!("no message has the type `{event_type}`: did you mean {near}?"),
+        _ => format!("no message has the type `{event_type}`: docs/MESSAGES.md lists them"),
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +127,7 @@ mod tests {
     fn a_wrong_message_is_told_before_it_is_sent() {
         for (event_type, data, addressed, part) in [
             ("repository.psuhed", json!({}), false, "did you mean repository.pushed?"),
+            ("foo.bar", json!({}), false, "docs/MESSAGES.md"),
             ("Repository", json!({}), false, "is no message type"),
             ("deploy.requested", json!({"environment": "local", "digest": "x"}), false, "`payload.data.digest`"),
             ("control.pause", json!({"reason": "x"}), false, "--to"),

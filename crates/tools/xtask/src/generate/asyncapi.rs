@@ -11,8 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Files, MARK, OWN_FOLDER, Source, examples, schemas, text};
 
 const BINDING: &str = "0.3.0";
-/// AsyncAPI has no address with a choice of exchange; the description says what stands for it.
-const OWN_EXCHANGE: &str = "lota.egress.{publisher}";
+const OWN_EXCHANGE: &str = "own-exchange";
 const DESCRIPTION: &str = "\
 What the bots of a LotaBots fleet say to each other over RabbitMQ, and what others may say to them.
 
@@ -26,7 +25,10 @@ To hear everything, an outside publisher that is granted it reads its queue `{pu
 
 /// Adds it.
 pub(super) fn add(source: &Source, files: &mut Files) -> Result<()> {
-    files.insert(format!("{OWN_FOLDER}/asyncapi.yaml"), text::yaml(MARK, document(source)?)?);
+    files.insert(
+        format!("{OWN_FOLDER}/asyncapi.yaml"),
+        text::yaml(MARK, document(source)?)?,
+    );
     Ok(())
 }
 
@@ -61,7 +63,11 @@ pub(super) fn document(source: &Source) -> Result<Value> {
         }},
         "channels": channels,
         "operations": operations,
-        "components": {"messages": messages, "schemas": {"headers": headers()}},
+        "components": {
+            "messages": messages,
+            "schemas": {"headers": headers()},
+            "channelBindings": {OWN_EXCHANGE: routed_by_key()},
+        },
     }))
 }
 
@@ -94,7 +100,10 @@ const RECORDS: [Record; 2] = [
 impl Record {
     fn channel(&self) -> Value {
         let mut parameters = Map::new();
-        let names = self.address.split('.').filter_map(|word| word.strip_prefix('{')?.strip_suffix('}'));
+        let names = self
+            .address
+            .split('.')
+            .filter_map(|word| word.strip_prefix('{')?.strip_suffix('}'));
         for name in names {
             let what = match name {
                 "bot" => json!({"description": "The bot, such as build-bot."}),
@@ -108,7 +117,7 @@ impl Record {
             "summary": self.summary,
             "parameters": parameters,
             "messages": {self.name: {"$ref": format!("#/components/messages/{}", self.name)}},
-            "bindings": routed_by_key(),
+            "bindings": {"$ref": format!("#/components/channelBindings/{OWN_EXCHANGE}")},
         })
     }
 
@@ -122,9 +131,10 @@ impl Record {
     }
 }
 
+/// AsyncAPI knows no choice of exchange; the description says what stands for the word in braces.
 fn routed_by_key() -> Value {
     let exchange = json!({
-        "name": OWN_EXCHANGE, "type": "topic", "durable": true, "autoDelete": false, "vhost": keys::VHOST,
+        "name": keys::egress("{publisher}"), "type": "topic", "durable": true, "autoDelete": false, "vhost": keys::VHOST,
     });
     json!({"amqp": {"is": "routingKey", "exchange": exchange, "bindingVersion": BINDING}})
 }
@@ -134,12 +144,17 @@ fn channel(source: &Source, entry: &Entry) -> Value {
         "address": entry.event_type,
         "summary": entry.summary,
         "messages": {entry.event_type: {"$ref": format!("#/components/messages/{}", entry.event_type)}},
-        "bindings": routed_by_key(),
+        "bindings": {"$ref": format!("#/components/channelBindings/{OWN_EXCHANGE}")},
     });
     if entry.kind == Kind::Command {
         let is_control = control_types().contains(&entry.event_type);
         let hears = |c: &&Contract| is_control || c.hears.iter().any(|heard| heard == entry.event_type);
-        let bots: Vec<String> = source.contracts.iter().filter(hears).map(|c| c.name.slug()).collect();
+        let bots: Vec<String> = source
+            .contracts
+            .iter()
+            .filter(hears)
+            .map(|c| c.name.slug())
+            .collect();
         channel["address"] = keys::command("{bot}", entry.event_type).into();
         channel["parameters"] = json!({"bot": {"description": "The bot that is asked.", "enum": bots}});
     }
@@ -216,31 +231,52 @@ fn add_operations(contract: &Contract, operations: &mut Map<String, Value>) {
         })
     };
     for said in contract.all_says() {
-        let priority = catalogue::find(said).map(|entry| entry.priority).unwrap_or_default();
+        let priority = catalogue::find(said)
+            .map(|entry| entry.priority)
+            .unwrap_or_default();
         let binding = json!({
             "deliveryMode": 2, "mandatory": true, "priority": priority.amqp(), "timestamp": true, "bindingVersion": BINDING,
         });
         let summary = format!("{bot} says {said} to {}.", keys::egress(&slug));
-        operations.insert(format!("{slug}.says.{said}"), operation("send", said, summary, binding));
+        operations.insert(
+            format!("{slug}.says.{said}"),
+            operation("send", said, summary, binding),
+        );
     }
-    let work = contract.hears.iter().map(|heard| (heard.as_str(), keys::work(&slug)));
+    let work = contract
+        .hears
+        .iter()
+        .map(|heard| (heard.as_str(), keys::work(&slug)));
     let control = control_types().map(|heard| (heard, keys::control(&slug)));
     for (heard, queue) in work.chain(control) {
         let binding = json!({"ack": true, "bindingVersion": BINDING});
-        let retries = if queue.ends_with(".work") { retries() } else { String::new() };
+        let retries = if queue.ends_with(".work") {
+            retries()
+        } else {
+            String::new()
+        };
         let summary = format!("{bot} hears {heard} from its queue {queue}{retries}.");
-        operations.insert(format!("{slug}.hears.{heard}"), operation("receive", heard, summary, binding));
+        operations.insert(
+            format!("{slug}.hears.{heard}"),
+            operation("receive", heard, summary, binding),
+        );
     }
     for record in &RECORDS {
         let name = record.name;
         let binding = json!({"deliveryMode": 1, "mandatory": false, "bindingVersion": BINDING});
         let summary = format!("{bot} says {name} to {}.", keys::egress(&slug));
-        operations.insert(format!("{slug}.says.{name}"), operation("send", name, summary, binding));
+        operations.insert(
+            format!("{slug}.says.{name}"),
+            operation("send", name, summary, binding),
+        );
         if contract.observes.contains(&record.tap) {
             let queue = keys::tap_queue(&slug, record.tap.as_str());
             let binding = json!({"ack": true, "bindingVersion": BINDING});
             let summary = format!("{bot} observes every {name} from its queue {queue}.");
-            operations.insert(format!("{slug}.hears.{name}"), operation("receive", name, summary, binding));
+            operations.insert(
+                format!("{slug}.hears.{name}"),
+                operation("receive", name, summary, binding),
+            );
         }
     }
 }

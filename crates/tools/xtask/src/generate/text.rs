@@ -21,7 +21,12 @@ fn sorted(value: Value) -> Value {
         Value::Object(map) => {
             let mut members: Vec<(String, Value)> = map.into_iter().collect();
             members.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(members.into_iter().map(|(key, value)| (key, sorted(value))).collect::<Map<_, _>>())
+            Value::Object(
+                members
+                    .into_iter()
+                    .map(|(key, value)| (key, sorted(value)))
+                    .collect::<Map<_, _>>(),
+            )
         }
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
         other => other,
@@ -46,12 +51,43 @@ mod tests {
     fn yaml_reads_back_the_same_also_where_a_text_looks_like_something_else() {
         let long = format!("{}: # {}", "word ".repeat(40), "x".repeat(100));
         let texts = [
-            "no", "on", "~", "1.0", "0x1f", "2026-11-01", "*", "&a", "#/components", "a: b", "a #b", "{bot}", "", " a ", "a\nb\n",
-            "\"q\" 'q'", "`code`", "- a", "?", "|", "%", "@", "12:30:00", "ü → ×", "^(\\*|[A-Z])$", "trailing\n\n", "=", "<<", &long,
+            "no",
+            "on",
+            "~",
+            "1.0",
+            "0x1f",
+            "2026-11-01",
+            "*",
+            "&a",
+            "#/components",
+            "a: b",
+            "a #b",
+            "{bot}",
+            "",
+            " a ",
+            "a\nb\n",
+            "\"q\" 'q'",
+            "`code`",
+            "- a",
+            "?",
+            "|",
+            "%",
+            "@",
+            "12:30:00",
+            "ü → ×",
+            "^(\\*|[A-Z])$",
+            "trailing\n\n",
+            "=",
+            "<<",
+            &long,
         ];
-        let value = json!({"texts": texts, "to.{bot}.x": {"#/a": 1, "no": null, "1": [[], {}, [[1.5, true]]]}});
+        let value =
+            json!({"texts": texts, "to.{bot}.x": {"#/a": 1, "no": null, "1": [[], {}, [[1.5, true]]]}});
         let text = yaml("Said.", value.clone()).unwrap();
-        assert!(text.starts_with("# Said.\n") && text.ends_with('\n') && !text.ends_with("\n\n"), "{text}");
+        assert!(
+            text.starts_with("# Said.\n") && text.ends_with('\n') && !text.ends_with("\n\n"),
+            "{text}"
+        );
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
     }
 }

@@ -209,7 +209,8 @@ fn read_dependencies(of: &DeTable<'_>, condition: &str, text: &str, into: &mut V
                 line: line_of(text, &key.span()),
                 table: format!("{condition} {kind}"),
                 is_dev: kind == "dev-dependencies",
-                lies_in: settings.and_then(|settings| settings.get("path")?.get_ref().as_str().map(str::to_owned)),
+                lies_in: settings
+                    .and_then(|settings| settings.get("path")?.get_ref().as_str().map(str::to_owned)),
                 from_workspace: settings.is_some_and(|settings| is_true(settings, "workspace")),
             });
         }
@@ -325,7 +326,7 @@ mod tests {
         );
         assert_eq!(
             found(dependency_lists, &[(FLEET_LIST, &list)]),
-            ["crates/tools/xtask/Cargo.toml:18: `lota` is not taken from the workspace"]
+            ["crates/tools/xtask/Cargo.toml:19: `lota` is not taken from the workspace"]
         );
         assert_eq!(
             found(dependency_lists, &[("crates/tools/lota/Cargo.toml", &list)]).len(),
