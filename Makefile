@@ -1,5 +1,7 @@
 # What people and CI run. `make` alone lists the targets.
 SHELL := /bin/sh
+# Unpacked packages; of this checkout, so that nothing outside it is written.
+export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test check gen fmt clean build-demo doctor
 
@@ -9,8 +11,8 @@ PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build-demo ## one push through a whole fleet on this machine; REPO=path takes your own repository
-	@target/demo/lota demo $(if $(REPO),--repo "$(REPO)")
+demo: build-demo ## one push through a whole fleet on this machine; REPO=path [REF=branch] takes your own repository
+	@target/demo/lota demo $(if $(REPO),--repo "$(REPO)") $(if $(REF),--ref "$(REF)")
 
 up: build-demo ## start a fleet on this machine
 	@target/demo/lota up
@@ -19,10 +21,10 @@ down: build-demo ## stop the fleet that `make up` started
 	@target/demo/lota down
 
 test: doctor ## run all tests, with cargo-nextest where it is installed
-	@cargo build --workspace --bins
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; \
-	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --workspace --no-fail-fast --lib --bins --tests; fi
-	@if grep -rqE --include='*.rs' '^ *//[/!] *```' crates tests; then cargo test --workspace --doc; else echo 'test: there are no doc tests'; fi
+	@cargo build --locked --workspace --bins
+	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
+	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads 2; fi
 
 check: doctor ## formatting, lints, the rules of the tree, generated files, dependencies
 	cargo fmt --all --check

@@ -45,7 +45,9 @@ fn cases(now: &str) -> Vec<(&'static str, Vec<u8>, FieldTable, &'static str)> {
     with("forged source", "/source", Some("BuildBot".into()), "PERMISSION_DENIED");
     with("other type", "/type", Some("build.completed".into()), "PERMISSION_DENIED");
     with("other destination", "/destination", Some("DeployBot".into()), "PERMISSION_DENIED");
-    for (name, header, value, code) in [("hops", "x-lota-hop", 33, "HOP_LIMIT"), ("schema", "x-lota-schema", 9, "UNSUPPORTED_SCHEMA")] {
+    for (name, header, value, code) in
+        [("hops", "x-lota-hop", 33, "HOP_LIMIT"), ("schema", "x-lota-schema", 9, "UNSUPPORTED_SCHEMA")]
+    {
         let mut body = good(now);
         body["id"] = name.into();
         let mut headers = FieldTable::default();
@@ -61,7 +63,8 @@ fn cases(now: &str) -> Vec<(&'static str, Vec<u8>, FieldTable, &'static str)> {
 #[test]
 fn every_wrong_message_is_kept_with_its_code() {
     let fleet = Fleet::start();
-    let connection: BTreeMap<String, String> = serde_json::from_str(&succeeds(&mut fleet.lota(&["connection", "--json"]))).unwrap();
+    let connection: BTreeMap<String, String> =
+        serde_json::from_str(&succeeds(&mut fleet.lota(&["connection", "--json"]))).unwrap();
     let now = succeeds(std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).trim().to_owned();
     let cases = cases(&now);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -70,7 +73,8 @@ fn every_wrong_message_is_kept_with_its_code() {
     let (mut first, mut second) = (good(&now), good(&now));
     (first["id"], second["id"]) = ("twice".into(), "twice".into());
     second["payload"]["data"]["ref"] = "refs/heads/other".into();
-    let twice: Vec<_> = [first, second].map(|b| ("twice", b.to_string().into_bytes(), FieldTable::default(), "DUPLICATE_ID")).into();
+    let twice: Vec<_> =
+        [first, second].map(|b| ("twice", b.to_string().into_bytes(), FieldTable::default(), "DUPLICATE_ID")).into();
     runtime.block_on(publish(&connection, &twice));
 
     let management = fleet.management();
@@ -86,7 +90,11 @@ fn every_wrong_message_is_kept_with_its_code() {
     expected.sort();
     assert_eq!(codes, expected);
     for h in &headers {
-        assert_eq!((h["x-lota-error-bot"].as_str(), h["x-lota-publisher"].as_str()), (Some("BuildBot"), Some("outside")), "{h}");
+        assert_eq!(
+            (h["x-lota-error-bot"].as_str(), h["x-lota-publisher"].as_str()),
+            (Some("BuildBot"), Some("outside")),
+            "{h}"
+        );
         assert!(h["x-lota-error-message"].as_str().is_some_and(|m| m.len() > 10), "{h}");
     }
     let list = succeeds(&mut fleet.lota(&["dlq", "list", "BuildBot"]));
@@ -101,7 +109,8 @@ async fn publish(connection: &BTreeMap<String, String>, cases: &[(&'static str, 
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default().with_headers(headers.clone());
         let exchange = connection["LOTA_EXCHANGE"].as_str().into();
-        let confirm = channel.basic_publish(exchange, "repository.pushed".into(), options, body, properties).await.unwrap();
+        let confirm =
+            channel.basic_publish(exchange, "repository.pushed".into(), options, body, properties).await.unwrap();
         assert!(confirm.await.unwrap().is_ack(), "{name}");
     }
     amqp.close(200, "done".into()).await.unwrap();

@@ -36,20 +36,29 @@ fn journals(dir: &Path, out: &mut Vec<String>) {
 
 #[test]
 fn each_job_ends_once_when_its_bot_is_killed_in_the_middle() {
-    assert!(std::process::Command::new("python3").arg("--version").output().is_ok(), "python3 is missing: apt-get install -y python3");
+    assert!(
+        std::process::Command::new("python3").arg("--version").output().is_ok(),
+        "python3 is missing: apt-get install -y python3"
+    );
     let fleet = Fleet::start();
-    let repository = Repository::create(&fleet.beside("site"), &[(".lotabots.yaml", PIPELINE), ("site/index.html", "hello\n")]);
+    let repository =
+        Repository::create(&fleet.beside("site"), &[(".lotabots.yaml", PIPELINE), ("site/index.html", "hello\n")]);
     let correlation = fleet.push(&repository.path);
 
-    wait_for("the build to begin", Duration::from_secs(30), || (fleet.said(&correlation, "build.started") > 0).then_some(()));
+    wait_for("the build to begin", Duration::from_secs(30), || {
+        (fleet.said(&correlation, "build.started") > 0).then_some(())
+    });
     let (_, builder) = fleet.kill("build-bot");
     let workspace = fleet.home().join("bots/build-bot").to_string_lossy().into_owned();
-    let older: Vec<i32> = processes_naming(&workspace).into_iter().filter(|p| *p != builder && started(*p) < started(builder)).collect();
+    let older: Vec<i32> =
+        processes_naming(&workspace).into_iter().filter(|p| *p != builder && started(*p) < started(builder)).collect();
     let builders = |p: &i32| fs::read_to_string(format!("/proc/{p}/comm")).is_ok_and(|c| c.trim() == "lota");
     let older: Vec<i32> = older.into_iter().filter(|p| !builders(p)).collect();
     assert_eq!(older, Vec::<i32>::new(), "of the killed BuildBot");
 
-    wait_for("the deployment to begin", Duration::from_secs(90), || (fleet.said(&correlation, "deploy.started") > 0).then_some(()));
+    wait_for("the deployment to begin", Duration::from_secs(90), || {
+        (fleet.said(&correlation, "deploy.started") > 0).then_some(())
+    });
     fleet.kill("deploy-bot");
     wait_for("the end", Duration::from_secs(120), || (fleet.said(&correlation, "deploy.completed") > 0).then_some(()));
 

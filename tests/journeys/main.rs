@@ -1,5 +1,10 @@
 //! What people do with a fleet, one story a file, on real parts: RabbitMQ, git, processes, HTTP.
-#![allow(clippy::disallowed_methods, reason = "tests look at the machine from outside")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests look at the machine from outside, and a broken assumption ends them"
+)]
 
 mod dead_letters;
 mod demo;

@@ -7,7 +7,8 @@ use std::{
 use bot_provision::Node;
 use tests::{Fleet, succeeds, wait_for};
 
-const BOTS: [(&str, &str); 4] = [("build-bot", "BuildBot"), ("test-bot", "TestBot"), ("deploy-bot", "DeployBot"), ("monitor-bot", "MonitorBot")];
+const BOTS: [(&str, &str); 4] =
+    [("build-bot", "BuildBot"), ("test-bot", "TestBot"), ("deploy-bot", "DeployBot"), ("monitor-bot", "MonitorBot")];
 /// As promised; counted from the moment the broker's port accepts.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 

@@ -24,7 +24,8 @@ fn a_stranger_with_an_amqp_client_drives_the_fleet() {
     let fleet = Fleet::start();
     let repository = Repository::create(&fleet.beside("page"), &[(".lotabots.yaml", PIPELINE), ("index.html", "hi\n")]);
     let commit = repository.commit(&[("index.html", "hello\n")]);
-    let connection: BTreeMap<String, String> = serde_json::from_str(&succeeds(&mut fleet.lota(&["connection", "--json"]))).unwrap();
+    let connection: BTreeMap<String, String> =
+        serde_json::from_str(&succeeds(&mut fleet.lota(&["connection", "--json"]))).unwrap();
     let body = json!({
         "id": "stranger-1", "timestamp": "2026-11-01T12:00:00Z", "source": connection["LOTA_SOURCE"], "destination": "*",
         "type": "repository.pushed", "correlation_id": "stranger-correlation",
@@ -33,7 +34,9 @@ fn a_stranger_with_an_amqp_client_drives_the_fleet() {
     let mut body = body;
     body["timestamp"] = now().into();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let types = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), drive(&connection, &body)).await.expect("an end within a minute") });
+    let types = runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), drive(&connection, &body)).await.expect("an end within a minute")
+    });
     assert_eq!(types.first().map(String::as_str), Some("repository.pushed"), "{types:?}");
     for wanted in ["build.started", "build.completed", "test.completed", "deploy.started", "deploy.completed"] {
         assert_eq!(types.iter().filter(|t| *t == wanted).count(), 1, "{types:?}");
@@ -50,13 +53,24 @@ async fn drive(connection: &BTreeMap<String, String>, body: &Value) -> Vec<Strin
     let channel = amqp.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let mut heard = channel
-        .basic_consume(connection["LOTA_QUEUE"].as_str().into(), "stranger".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .basic_consume(
+            connection["LOTA_QUEUE"].as_str().into(),
+            "stranger".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let exchange = connection["LOTA_EXCHANGE"].as_str().into();
     let confirm = channel
-        .basic_publish(exchange, "repository.pushed".into(), options, body.to_string().as_bytes(), BasicProperties::default())
+        .basic_publish(
+            exchange,
+            "repository.pushed".into(),
+            options,
+            body.to_string().as_bytes(),
+            BasicProperties::default(),
+        )
         .await
         .unwrap();
     assert!(confirm.await.unwrap().take_message().is_none(), "returned: nobody hears it");
@@ -69,7 +83,10 @@ async fn drive(connection: &BTreeMap<String, String>, body: &Value) -> Vec<Strin
             continue;
         }
         types.push(message["type"].as_str().unwrap().to_owned());
-        if matches!(types.last().map(String::as_str), Some("deploy.completed" | "deploy.failed" | "build.failed" | "test.failed")) {
+        if matches!(
+            types.last().map(String::as_str),
+            Some("deploy.completed" | "deploy.failed" | "build.failed" | "test.failed")
+        ) {
             break;
         }
     }

@@ -31,7 +31,11 @@ pub struct Fleet {
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join(name);
-    assert!(path.is_file(), "{} is missing: run `cargo build --workspace --bins` first, as `make test` does", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --workspace --bins` first, as `make test` does",
+        path.display()
+    );
     path
 }
 
@@ -61,7 +65,12 @@ pub fn succeeds(command: &mut Command) -> String {
 
 /// Both outputs, for messages.
 pub fn text(output: &Output) -> String {
-    format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// Waits until `look` finds something; fails after `limit`.
@@ -105,7 +114,8 @@ impl Fleet {
 
     /// A bot's process, by slug.
     pub fn pid(&self, slug: &str) -> i32 {
-        let pids: BTreeMap<String, i32> = serde_json::from_slice(&fs::read(self.home.join("pids.json")).unwrap()).unwrap();
+        let pids: BTreeMap<String, i32> =
+            serde_json::from_slice(&fs::read(self.home.join("pids.json")).unwrap()).unwrap();
         pids[slug]
     }
 
@@ -114,7 +124,8 @@ impl Fleet {
         let before = self.pid(slug);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), nix::sys::signal::Signal::SIGKILL).unwrap();
         let after = wait_for("another process of the bot", Duration::from_secs(20), || {
-            let pids: BTreeMap<String, i32> = serde_json::from_slice(&fs::read(self.home.join("pids.json")).ok()?).ok()?;
+            let pids: BTreeMap<String, i32> =
+                serde_json::from_slice(&fs::read(self.home.join("pids.json")).ok()?).ok()?;
             pids.get(slug).copied().filter(|p| *p != before)
         });
         (before, after)
@@ -152,7 +163,8 @@ impl Fleet {
     /// Pushes without following; gives the correlation.
     pub fn push(&self, repository: &Path) -> String {
         let out = succeeds(&mut self.lota(&["push", repository.to_str().unwrap()]));
-        let line = out.lines().find(|l| l.contains("correlation")).unwrap_or_else(|| panic!("no correlation in: {out}"));
+        let line =
+            out.lines().find(|l| l.contains("correlation")).unwrap_or_else(|| panic!("no correlation in: {out}"));
         line.split_whitespace().last().unwrap().to_owned()
     }
 
@@ -161,7 +173,12 @@ impl Fleet {
         let record: Value = serde_json::from_slice(&fs::read(self.home.join("fleet.json")).unwrap()).unwrap();
         let admin = record["admin"].as_str().unwrap();
         let password = fs::read_to_string(self.home.join(format!("secrets/{admin}.password"))).unwrap();
-        bot_provision::Management::new(record["management_url"].as_str().unwrap(), admin, bot_provision::Secret::new(password.trim())).unwrap()
+        bot_provision::Management::new(
+            record["management_url"].as_str().unwrap(),
+            admin,
+            bot_provision::Secret::new(password.trim()),
+        )
+        .unwrap()
     }
 }
 
@@ -199,10 +216,12 @@ pub fn processes_naming(text: &str) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let names = ["cmdline", "environ"].iter().any(|f| {
-            fs::read(entry.path().join(f)).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
-        });
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let names = ["cmdline", "environ"]
+            .iter()
+            .any(|f| fs::read(entry.path().join(f)).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text)));
         if names && pid != own {
             found.push(pid);
         }

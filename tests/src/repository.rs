@@ -37,7 +37,14 @@ impl Repository {
 
     fn git(&self, args: &[&str]) -> String {
         let mut command = Command::new("git");
-        command.arg("-C").arg(&self.path).args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]);
+        command.arg("-C").arg(&self.path).args([
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        ]);
         succeeds(command.args(args).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null"))
     }
 }

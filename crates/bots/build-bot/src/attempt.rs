@@ -67,25 +67,15 @@ impl Attempt<'_> {
         self.fetch(log).await?;
         let source = self.store_source(log).await?;
         let tree = self.folder.tree();
-        let (pipeline, origin) = blocking(move || read_pipeline(&tree))
-            .await?
-            .map_err(no_pipeline)?;
+        let (pipeline, origin) = blocking(move || read_pipeline(&tree)).await?.map_err(no_pipeline)?;
         let products = check(&pipeline)?;
         let started = BuildStarted {
             revision: self.job.revision.clone(),
             job_id: self.cx.id.clone(),
             pipeline: origin.clone(),
-            steps: pipeline
-                .build
-                .steps
-                .iter()
-                .map(|step| step.name.clone())
-                .collect(),
+            steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
         };
-        log.line(&format!(
-            "the pipeline is {origin}: {} steps",
-            pipeline.build.steps.len()
-        ));
+        log.line(&format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
         self.cx.emit("started", Effects::none().say(started)).await?;
         let steps = self.run_steps(&pipeline, log).await?;
         log.begin("store");
@@ -95,23 +85,14 @@ impl Attempt<'_> {
             Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
             None => None,
         };
-        Ok(Built {
-            pipeline,
-            source,
-            artifact,
-            keep,
-            steps,
-        })
+        Ok(Built { pipeline, source, artifact, keep, steps })
     }
 
     /// The commit's tree, unpacked.
     async fn fetch(&self, log: &mut Log<'_>) -> Result<(), Fail> {
         let revision = &self.job.revision;
         log.begin("fetch");
-        log.line(&format!(
-            "{} {} ({})",
-            revision.repository, revision.commit, revision.git_ref
-        ));
+        log.line(&format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
         let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
         let remote = remote.map_err(|why| fail(Code::InvalidField, why))?;
         let bundle = self.get_bundle().await?;
@@ -123,13 +104,7 @@ impl Attempt<'_> {
             label: self.label,
             stop: &self.cx.cancelled,
         };
-        let wanted = Wanted {
-            remote: &remote,
-            revision,
-            bundle: bundle.as_deref(),
-            place,
-            tar,
-        };
+        let wanted = Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar };
         let fetched = self.bot.mirrors.fetch(&wanted).await;
         self.go_on()?;
         fetched.map_err(|e| match e {
@@ -137,11 +112,7 @@ impl Attempt<'_> {
             FetchError::Later(after, _) => Fail::Later(after, e.into()),
             FetchError::Unreachable(_) | FetchError::Machine(_) => Fail::retry(e),
         })?;
-        let (tar, tree, limits) = (
-            git_home.join(tar),
-            self.folder.tree(),
-            self.bot.config.source_limits(),
-        );
+        let (tar, tree, limits) = (git_home.join(tar), self.folder.tree(), self.bot.config.source_limits());
         let unpacked = blocking(move || {
             let unpacked = unpack(&tar, &tree, &limits);
             // As large as the source itself, and of no use any more.
@@ -149,10 +120,7 @@ impl Attempt<'_> {
             unpacked.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))
         });
         let unpacked = unpacked.await??;
-        log.line(&format!(
-            "{} files and folders, {} bytes",
-            unpacked.entries, unpacked.bytes
-        ));
+        log.line(&format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
         Ok(())
     }
 
@@ -162,36 +130,24 @@ impl Attempt<'_> {
             return Ok(None);
         };
         let path = self.folder.file("source.bundle");
-        let got = self
-            .bot
-            .objects
-            .get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20)
-            .await;
+        let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
             Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
-            Err(e) => Err(fail(
-                Code::FetchFailed,
-                anyhow::Error::new(e).context("the bundle that came with the push"),
-            )),
+            Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
 
     /// Before any step ran, so that it is what was committed and nothing else.
     async fn store_source(&self, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
-        let (tree, to, limits) = (
-            self.folder.tree(),
-            self.folder.file("source.tar.zst"),
-            self.bot.config.source_limits(),
-        );
+        let (tree, to, limits) =
+            (self.folder.tree(), self.folder.file("source.tar.zst"), self.bot.config.source_limits());
         let archive = to.clone();
         let packed = blocking(move || {
             let entries = list_tree(&tree, limits.entries_max)?;
             pack(&tree, &entries, &archive, &limits)
         });
-        packed
-            .await?
-            .map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
+        packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
         self.store(&to, "source", log).await
     }
 
@@ -210,19 +166,10 @@ impl Attempt<'_> {
         let count = pipeline.build.steps.len();
         for (i, step) in pipeline.build.steps.iter().enumerate() {
             self.go_on()?;
-            self.cx.progress(
-                (10 + 80 * i / count) as u8,
-                &format!("step {} of {count}: {}", i + 1, step.name),
-            );
+            self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
             let limits = self.bot.config.step_limits(step.timeout.map(|span| span.0));
-            let broken = |fail| Broken {
-                step: Some(step.name.clone()),
-                fail,
-            };
-            let (end, result) = runner
-                .run(step, &limits, log)
-                .await
-                .map_err(|e| broken(Fail::retry(e)))?;
+            let broken = |fail| Broken { step: Some(step.name.clone()), fail };
+            let (end, result) = runner.run(step, &limits, log).await.map_err(|e| broken(Fail::retry(e)))?;
             match end {
                 StepEnd::Succeeded => results.push(result),
                 StepEnd::Failed { code, message } => return Err(broken(fail(code, message))),
@@ -232,18 +179,9 @@ impl Attempt<'_> {
         Ok(results)
     }
 
-    async fn store_products(
-        &self,
-        products: &Products,
-        name: &str,
-        log: &mut Log<'_>,
-    ) -> Result<ObjectRef, Fail> {
+    async fn store_products(&self, products: &Products, name: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) = (
-            self.folder.tree(),
-            self.folder.file(name),
-            self.bot.config.artifact_limits(),
-        );
+        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
         let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
         packed.map_err(|e| match e {
@@ -254,12 +192,7 @@ impl Attempt<'_> {
     }
 
     async fn store(&self, file: &Path, what: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self
-            .bot
-            .objects
-            .put_file(file, ARCHIVE)
-            .await
-            .map_err(Fail::retry)?;
+        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
         log.line(&format!("{what}: {}, {} bytes", stored.digest, stored.size));
         // It is in the store now, and the disk may be small.
         tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
@@ -268,11 +201,7 @@ impl Attempt<'_> {
 
     /// The runtime knows why it has to stop; what is said here only goes to the log.
     fn go_on(&self) -> Result<(), Fail> {
-        if self.cx.cancelled.is_cancelled() {
-            Err(stopped())
-        } else {
-            Ok(())
-        }
+        if self.cx.cancelled.is_cancelled() { Err(stopped()) } else { Ok(()) }
     }
 }
 
@@ -303,24 +232,15 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     let wrong = |why: String| fail(Code::InvalidPipeline, why);
     let count = pipeline.build.steps.len();
     if count > STEPS_MAX {
-        return Err(wrong(format!(
-            "build.steps has {count} items: at most {STEPS_MAX} are run"
-        )));
+        return Err(wrong(format!("build.steps has {count} items: at most {STEPS_MAX} are run")));
     }
     let deploy_bytes = serde_json::to_vec(&pipeline.deploy).map_err(Fail::retry)?.len();
     if deploy_bytes > DEPLOY_BYTES_MAX {
-        return Err(wrong(format!(
-            "deploy takes {deploy_bytes} bytes as JSON: at most {DEPLOY_BYTES_MAX} fit"
-        )));
+        return Err(wrong(format!("deploy takes {deploy_bytes} bytes as JSON: at most {DEPLOY_BYTES_MAX} fit")));
     }
-    let products =
-        |section, patterns: &[String]| Products::new(section, patterns).map_err(|e| wrong(e.to_string()));
+    let products = |section, patterns: &[String]| Products::new(section, patterns).map_err(|e| wrong(e.to_string()));
     let keep = &pipeline.build.keep;
-    let keep = if keep.is_empty() {
-        None
-    } else {
-        Some(products("keep", keep)?)
-    };
+    let keep = if keep.is_empty() { None } else { Some(products("keep", keep)?) };
     Ok((products("artifacts", &pipeline.build.artifacts)?, keep))
 }
 

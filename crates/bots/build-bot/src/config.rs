@@ -86,26 +86,14 @@ impl Config {
             ("mirrors", self.mirrors as u64),
         ];
         // The largest that still fits into bytes; nobody means it.
-        let wrong_limits = limits
-            .iter()
-            .filter(|(_, value)| *value == 0 || *value > u64::MAX >> 20);
+        let wrong_limits = limits.iter().filter(|(_, value)| *value == 0 || *value > u64::MAX >> 20);
         let mut wrong: Vec<String> = wrong_limits
-            .map(|(name, value)| {
-                format!("settings.{name} is {value}: expected a number above zero, within reason")
-            })
+            .map(|(name, value)| format!("settings.{name} is {value}: expected a number above zero, within reason"))
             .collect();
-        let files = [
-            ("ssh_key_file", &self.ssh_key_file),
-            ("ssh_known_hosts_file", &self.ssh_known_hosts_file),
-        ];
+        let files = [("ssh_key_file", &self.ssh_key_file), ("ssh_known_hosts_file", &self.ssh_known_hosts_file)];
         wrong.extend(files.iter().filter_map(|(name, file)| {
-            let file = file
-                .as_ref()
-                .filter(|file| !file.is_absolute() || !file.is_file())?;
-            Some(format!(
-                "settings.{name} is {}: expected the absolute path of a file",
-                file.display()
-            ))
+            let file = file.as_ref().filter(|file| !file.is_absolute() || !file.is_file())?;
+            Some(format!("settings.{name} is {}: expected the absolute path of a file", file.display()))
         }));
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(())
@@ -125,25 +113,15 @@ impl Config {
 
     pub(crate) fn git_limits(&self) -> Limits {
         let time = Some(Duration::from_secs(self.fetch_timeout_s));
-        Limits {
-            output_bytes: 1 << 20,
-            file_bytes: self.mirror_mib << 20,
-            ..self.step_limits(time)
-        }
+        Limits { output_bytes: 1 << 20, file_bytes: self.mirror_mib << 20, ..self.step_limits(time) }
     }
 
     pub(crate) fn source_limits(&self) -> ArchiveLimits {
-        ArchiveLimits {
-            entries_max: self.entries,
-            bytes_max: self.source_mib << 20,
-        }
+        ArchiveLimits { entries_max: self.entries, bytes_max: self.source_mib << 20 }
     }
 
     pub(crate) fn artifact_limits(&self) -> ArchiveLimits {
-        ArchiveLimits {
-            entries_max: self.entries,
-            bytes_max: self.artifact_mib << 20,
-        }
+        ArchiveLimits { entries_max: self.entries, bytes_max: self.artifact_mib << 20 }
     }
 }
 
@@ -154,16 +132,9 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_together() {
         assert!(Config::default().check().is_ok());
-        let wrong = Config {
-            memory_mib: 0,
-            ssh_key_file: Some("key".into()),
-            ..Config::default()
-        };
+        let wrong = Config { memory_mib: 0, ssh_key_file: Some("key".into()), ..Config::default() };
         let told = wrong.check().unwrap_err().to_string();
-        assert!(
-            told.contains("settings.memory_mib is 0") && told.contains("settings.ssh_key_file is key"),
-            "{told}"
-        );
+        assert!(told.contains("settings.memory_mib is 0") && told.contains("settings.ssh_key_file is key"), "{told}");
     }
 
     #[test]

@@ -28,9 +28,7 @@ impl Folder {
                 remove_tree(&entry.path()).await?;
             }
         }
-        let own = Self {
-            root: work.join(format!("{prefix}{token}")),
-        };
+        let own = Self { root: work.join(format!("{prefix}{token}")) };
         for folder in [own.tree(), own.home(), own.git_home()] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
@@ -79,9 +77,7 @@ pub(crate) fn name_of(job_id: &str) -> String {
 /// Removes a folder with all that is in it; fine if it is not there.
 pub(crate) async fn remove_tree(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    spawn_blocking(move || remove_tree_now(&path))
-        .await
-        .map_err(io::Error::other)?
+    spawn_blocking(move || remove_tree_now(&path)).await.map_err(io::Error::other)?
 }
 
 /// The same, for callers that may block.
@@ -89,10 +85,7 @@ pub(crate) fn remove_tree_now(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             // Caches such as Go's are full of folders that nobody may write.
-            let folders = WalkDir::new(path)
-                .into_iter()
-                .flatten()
-                .filter(|entry| entry.file_type().is_dir());
+            let folders = WalkDir::new(path).into_iter().flatten().filter(|entry| entry.file_type().is_dir());
             for folder in folders {
                 fs::set_permissions(folder.path(), Permissions::from_mode(0o700))?;
             }
@@ -108,10 +101,7 @@ pub(crate) async fn size_of(path: &Path) -> u64 {
     let path = path.to_owned();
     let sum = move || {
         let entries = WalkDir::new(path).into_iter().flatten();
-        entries
-            .filter_map(|entry| entry.metadata().ok())
-            .map(|meta| meta.blocks() * 512)
-            .sum()
+        entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
     };
     spawn_blocking(sum).await.unwrap_or(0)
 }
@@ -127,18 +117,10 @@ mod tests {
         fs::create_dir_all(first.home().join("closed/deep")).unwrap();
         fs::write(first.home().join("closed/deep/file"), vec![1; 100_000]).unwrap();
         fs::set_permissions(first.home().join("closed"), Permissions::from_mode(0o500)).unwrap();
-        assert!(
-            (100_000..300_000).contains(&first.used().await),
-            "{}",
-            first.used().await
-        );
+        assert!((100_000..300_000).contains(&first.used().await), "{}", first.used().await);
         let again = Folder::make(dir.path(), "job-1", 2).await.unwrap();
         assert_eq!(fs::read_dir(again.home()).unwrap().count(), 0);
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "what the first attempt left is gone"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "what the first attempt left is gone");
         first.remove().await.unwrap();
         assert!(again.tree().exists());
         again.remove().await.unwrap();

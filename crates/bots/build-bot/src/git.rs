@@ -92,8 +92,7 @@ impl Git {
     /// Writes the configuration file into `dir`.
     pub(crate) fn new(dir: &Path, config: &Config, network: &NetworkEnv) -> anyhow::Result<Self> {
         let config_file = dir.join("gitconfig");
-        std::fs::write(&config_file, CONFIG_TEXT)
-            .with_context(|| format!("cannot write {}", config_file.display()))?;
+        std::fs::write(&config_file, CONFIG_TEXT).with_context(|| format!("cannot write {}", config_file.display()))?;
         let files = [&config.ssh_key_file, &config.ssh_known_hosts_file];
         let shown = |file: &Option<PathBuf>| file.as_ref().map_or("/dev/null".to_owned(), |f| shell_word(f));
         let ssh_command = format!(
@@ -112,24 +111,13 @@ impl Git {
     }
 
     /// A call that needs nothing outside the repository and `reads`.
-    pub(crate) async fn offline(
-        &self,
-        place: Place<'_>,
-        reads: &[PathBuf],
-        args: &[&str],
-    ) -> Result<Answer, GitError> {
+    pub(crate) async fn offline(&self, place: Place<'_>, reads: &[PathBuf], args: &[&str]) -> Result<Answer, GitError> {
         self.call(place, None, reads, args).await
     }
 
     /// A call that speaks to `remote`, and to no other kind of remote.
-    pub(crate) async fn online(
-        &self,
-        place: Place<'_>,
-        remote: &Remote,
-        args: &[&str],
-    ) -> Result<Answer, GitError> {
-        self.call(place, Some(remote.protocol), &remote.local_folders(), args)
-            .await
+    pub(crate) async fn online(&self, place: Place<'_>, remote: &Remote, args: &[&str]) -> Result<Answer, GitError> {
+        self.call(place, Some(remote.protocol), &remote.local_folders(), args).await
     }
 
     async fn call(
@@ -140,10 +128,7 @@ impl Git {
         args: &[&str],
     ) -> Result<Answer, GitError> {
         let what = args.first().copied().unwrap_or_default().to_owned();
-        let workspace = Workspace {
-            tree: place.repository.to_owned(),
-            home: place.home.to_owned(),
-        };
+        let workspace = Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() };
         let program = Program::Argv(argv(protocol, args));
         let mut command = Command::new(place.label, program, workspace, self.limits.clone());
         command.env = self.environment(protocol);
@@ -151,31 +136,20 @@ impl Git {
         command.read_only.push(self.config_file.clone());
         command.network = protocol.is_some_and(|p| p != Protocol::File);
         if command.network {
-            command
-                .read_only
-                .extend(self.env_files.iter().chain(&self.ssh_files).cloned());
+            command.read_only.extend(self.env_files.iter().chain(&self.ssh_files).cloned());
         }
         command.cancel = place.stop.clone();
         let outcome = place.sandbox.run(command).await?;
-        let too_much = |limit| GitError::TooMuch {
-            what: what.clone(),
-            limit,
-        };
+        let too_much = |limit| GitError::TooMuch { what: what.clone(), limit };
         match outcome.ending {
-            Ending::Exited(code) => Ok(Answer {
-                is_yes: code == 0,
-                lines: outcome.tail,
-            }),
+            Ending::Exited(code) => Ok(Answer { is_yes: code == 0, lines: outcome.tail }),
             Ending::Signalled(signal) => {
                 let mut lines = outcome.tail;
                 lines.push(format!("git was ended by signal {signal}"));
                 Ok(Answer { is_yes: false, lines })
             }
             Ending::Cancelled => Err(GitError::Stopped),
-            Ending::TimedOut => Err(GitError::TimedOut {
-                what,
-                seconds: self.limits.time.as_secs(),
-            }),
+            Ending::TimedOut => Err(GitError::TimedOut { what, seconds: self.limits.time.as_secs() }),
             Ending::MemoryExceeded => Err(too_much("memory")),
             Ending::ProcessesExceeded => Err(too_much("processes")),
             Ending::OutputExceeded => Err(too_much("output")),
@@ -191,10 +165,7 @@ impl Git {
             ("GIT_ASKPASS", "/bin/false".to_owned()),
             ("GIT_NO_LAZY_FETCH", "1".to_owned()),
             ("GIT_NO_REPLACE_OBJECTS", "1".to_owned()),
-            (
-                "GIT_ALLOW_PROTOCOL",
-                protocol.map_or("none", Protocol::as_str).to_owned(),
-            ),
+            ("GIT_ALLOW_PROTOCOL", protocol.map_or("none", Protocol::as_str).to_owned()),
             ("GIT_SSH_COMMAND", self.ssh_command.clone()),
             ("GIT_SSH_VARIANT", "ssh".to_owned()),
         ];

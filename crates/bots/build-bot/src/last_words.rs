@@ -39,10 +39,7 @@ impl Remembered {
     /// They stay: what is said at a job's end may have to be said again.
     pub(crate) fn of(&self, job_id: &str) -> LastWords {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter()
-            .find(|words| words.job_id == job_id)
-            .cloned()
-            .unwrap_or_default()
+        all.iter().find(|words| words.job_id == job_id).cloned().unwrap_or_default()
     }
 }
 

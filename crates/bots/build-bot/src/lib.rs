@@ -98,13 +98,7 @@ impl Bot for BuildBot {
         let network = NetworkEnv::of(&tools.toolchain_env);
         let git = Git::new(&tools.dir, &config, &network)?;
         Ok(Self {
-            mirrors: Mirrors::new(
-                mirrors,
-                git,
-                config.mirror_mib << 20,
-                config.mirrors,
-                tools.clone(),
-            ),
+            mirrors: Mirrors::new(mirrors, git, config.mirror_mib << 20, config.mirrors, tools.clone()),
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
             last_words: Remembered::default(),
@@ -118,11 +112,7 @@ impl Bot for BuildBot {
 
     /// Finds out what confines the commands before the first one comes, so that the heartbeat names it.
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
-        let problem = self
-            .sandbox()
-            .await
-            .err()
-            .map(|e| format!("no command can be run: {e}"));
+        let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
         self.tools.degraded("sandbox", problem);
         cx.cancelled.cancelled().await;
         Ok(())
@@ -137,19 +127,12 @@ impl Handle<RepositoryPushed> for BuildBot {
     fn handle(&self, push: RepositoryPushed, (): &mut (), meta: &Meta) -> Outcome<Self> {
         let RepositoryPushed { revision, bundle, .. } = push;
         if means_deleted(&revision.commit) {
-            return Ok(Effects::ignored(format!(
-                "{} was deleted: there is nothing to build",
-                revision.git_ref
-            )));
+            return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
-        let form =
-            Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
+        let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
         let judged = match form {
             Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self
-                .repositories
-                .judge(&revision)
-                .map_err(|why| (Code::PermissionDenied, why)),
+            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
         };
         let Err((code, why)) = judged else {
             let key = revision.repository.clone();
@@ -187,20 +170,11 @@ impl Job for BuildJob {
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
         sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
-        let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token)
-            .await
-            .map_err(Fail::retry)?;
+        let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let mut log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
-        let attempt = Attempt {
-            bot,
-            job: self,
-            cx,
-            sandbox,
-            folder: &folder,
-            label: &label,
-        };
+        let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
         let ended = attempt.run(&mut log).await;
         if let Err(Broken { fail, .. }) = &ended {
             log.line(&fail.message());
@@ -223,12 +197,7 @@ impl Job for BuildJob {
                 duration_ms: cx.duration_ms(),
             })),
             Err(Broken { step, fail }) => {
-                bot.last_words.keep(LastWords {
-                    job_id: cx.id.clone(),
-                    step,
-                    tail,
-                    log: stored.ok(),
-                });
+                bot.last_words.keep(LastWords { job_id: cx.id.clone(), step, tail, log: stored.ok() });
                 Err(fail)
             }
         }
@@ -262,11 +231,7 @@ impl BuildBot {
     async fn store_log(&self, log: &mut Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
         let flushed = log.flush().context("writing the log");
         let stored = match flushed {
-            Ok(()) => self
-                .objects
-                .put_file(file, "text/plain")
-                .await
-                .context("storing the log"),
+            Ok(()) => self.objects.put_file(file, "text/plain").await.context("storing the log"),
             Err(e) => Err(e),
         };
         stored.inspect_err(|e| tracing::warn!("{e:#}"))
@@ -290,11 +255,7 @@ mod tests {
     /// A bot that builds what lies below `/srv`.
     fn bot() -> (tempfile::TempDir, BuildBot) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(
-            dir.path().join("repositories.yaml"),
-            "- {match: /srv/**, trust: own}\n",
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects");
@@ -341,20 +302,14 @@ mod tests {
     #[test]
     fn a_push_to_a_listed_repository_starts_a_job() {
         let (push, effects, _) = handled(|_| {});
-        let job = BuildJob {
-            revision: push.revision,
-            bundle: None,
-        };
+        let job = BuildJob { revision: push.revision, bundle: None };
         assert_eq!(effects, Effects::none().start("shop/api", &job));
     }
 
     #[test]
     fn a_deleted_ref_is_ignored_and_says_why() {
         let (_, effects, _) = handled(|r| r.commit = "0".repeat(40).parse().unwrap());
-        assert_eq!(
-            effects,
-            Effects::ignored("refs/heads/main was deleted: there is nothing to build")
-        );
+        assert_eq!(effects, Effects::ignored("refs/heads/main was deleted: there is nothing to build"));
     }
 
     #[test]
@@ -367,12 +322,7 @@ mod tests {
 
     #[test]
     fn hostile_urls_and_refs_are_refused() {
-        for url in [
-            "--upload-pack=touch /tmp/x",
-            "ext::sh -c id",
-            "/srv/../etc",
-            "https://u:canary@h/a",
-        ] {
+        for url in ["--upload-pack=touch /tmp/x", "ext::sh -c id", "/srv/../etc", "https://u:canary@h/a"] {
             refused(Code::InvalidField, &["expected"], |r| r.url = url.into());
         }
         for git_ref in ["--upload-pack=x", "main", "refs/heads/../x"] {
@@ -385,24 +335,9 @@ mod tests {
     #[test]
     fn a_wrong_list_or_setting_stops_the_bot_from_starting() {
         let (dir, bot) = bot();
-        let start = |config| {
-            BuildBot::new(config, bot.tools.clone())
-                .err()
-                .map(|e| e.to_string())
-        };
-        assert!(
-            start(Config {
-                memory_mib: 0,
-                ..Config::default()
-            })
-            .unwrap()
-            .contains("memory_mib")
-        );
+        let start = |config| BuildBot::new(config, bot.tools.clone()).err().map(|e| e.to_string());
+        assert!(start(Config { memory_mib: 0, ..Config::default() }).unwrap().contains("memory_mib"));
         std::fs::write(dir.path().join("repositories.yaml"), "x: 1\n").unwrap();
-        assert!(
-            start(Config::default())
-                .unwrap()
-                .contains("repositories.yaml:1:1")
-        );
+        assert!(start(Config::default()).unwrap().contains("repositories.yaml:1:1"));
     }
 }

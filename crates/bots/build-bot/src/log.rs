@@ -23,20 +23,9 @@ pub(crate) struct Log<'a> {
 
 impl<'a> Log<'a> {
     /// `live` gets every line as it comes.
-    pub(crate) fn create(
-        path: &Path,
-        bytes_max: u64,
-        live: &'a (dyn Fn(&str) + Send + Sync),
-    ) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, bytes_max: u64, live: &'a (dyn Fn(&str) + Send + Sync)) -> io::Result<Self> {
         let file = BufWriter::new(File::create(path)?);
-        Ok(Self {
-            file,
-            bytes: 0,
-            bytes_max,
-            part: String::new(),
-            tail: VecDeque::new(),
-            live,
-        })
+        Ok(Self { file, bytes: 0, bytes_max, part: String::new(), tail: VecDeque::new(), live })
     }
 
     /// What follows is said by `part`: a step's name, or the bot's own work.
@@ -59,11 +48,7 @@ impl<'a> Log<'a> {
             writeln!(self.file, "{line}")
         } else if room > 0 {
             self.bytes = self.bytes_max;
-            writeln!(
-                self.file,
-                "[the log ends here: more than {} bytes]",
-                self.bytes_max
-            )
+            writeln!(self.file, "[the log ends here: more than {} bytes]", self.bytes_max)
         } else {
             Ok(())
         };
@@ -102,10 +87,7 @@ mod tests {
             log.line(&format!("{i} {}", "x".repeat(500)));
         }
         log.flush().unwrap();
-        assert_eq!(
-            std::fs::read_to_string(&path).unwrap(),
-            "[fetch] one\n[the log ends here: more than 40 bytes]\n"
-        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[fetch] one\n[the log ends here: more than 40 bytes]\n");
         assert_eq!(seen.lock().unwrap().len(), 51);
         assert_eq!(log.tail().len(), TAIL_LINES);
         assert!(log.tail()[39].starts_with("49 ") && log.tail()[39].len() == TAIL_LINE_CHARS);

@@ -53,11 +53,7 @@ impl NetworkEnv {
                 own.variables.insert(name.to_lowercase(), value.clone());
             }
         }
-        if let Some(file) = machine
-            .get("SSL_CERT_FILE")
-            .map(PathBuf::from)
-            .filter(|f| f.is_absolute() && f.is_file())
-        {
+        if let Some(file) = machine.get("SSL_CERT_FILE").map(PathBuf::from).filter(|f| f.is_absolute() && f.is_file()) {
             for name in ["SSL_CERT_FILE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"] {
                 own.variables.insert(name.to_owned(), file.display().to_string());
             }
@@ -73,10 +69,7 @@ pub(crate) fn short_hash(path: &Path) -> String {
 }
 
 fn split_path(path: &str) -> Vec<PathBuf> {
-    path.split(':')
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
-        .collect()
+    path.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
 }
 
 #[cfg(test)]
@@ -86,10 +79,7 @@ mod tests {
     #[test]
     fn proxies_come_in_both_cases() {
         let env = NetworkEnv::of(&[("HTTPS_PROXY".to_owned(), "http://p:1".to_owned())].into());
-        assert_eq!(
-            env.variables.keys().collect::<Vec<_>>(),
-            ["HTTPS_PROXY", "https_proxy"]
-        );
+        assert_eq!(env.variables.keys().collect::<Vec<_>>(), ["HTTPS_PROXY", "https_proxy"]);
         assert!(env.files.is_empty());
     }
 }

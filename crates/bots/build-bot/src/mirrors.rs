@@ -78,15 +78,7 @@ pub(crate) struct Mirrors {
 
 impl Mirrors {
     pub(crate) fn new(dir: PathBuf, git: Git, bytes_max: u64, count_max: usize, tools: Tools) -> Self {
-        Self {
-            dir,
-            git,
-            bytes_max,
-            count_max,
-            tools,
-            locks: Mutex::default(),
-            breakers: Mutex::default(),
-        }
+        Self { dir, git, bytes_max, count_max, tools, locks: Mutex::default(), breakers: Mutex::default() }
     }
 
     /// Fetches the commit where the mirror lacks it, and writes its tree. One job at a time per mirror.
@@ -97,10 +89,7 @@ impl Mirrors {
         if !mirror.exists() {
             self.make_room().await;
         }
-        let place = Place {
-            repository: &mirror,
-            ..wanted.place
-        };
+        let place = Place { repository: &mirror, ..wanted.place };
         // A damaged mirror cannot be told from an odd server by what git says, so any other failure gets a new one.
         for is_last in [false, true] {
             let fetched = self.fetch_into(wanted, place).await;
@@ -135,13 +124,11 @@ impl Mirrors {
         // With a ref it stays, and the next fetch need not send what it shares.
         let kept = format!("refs/lota/commits/{commit}");
         self.must(place, &["update-ref", &kept, commit]).await?;
-        let home = place.sandbox.inside(&bot_sandbox::Workspace {
-            tree: place.repository.to_owned(),
-            home: place.home.to_owned(),
-        });
+        let home = place
+            .sandbox
+            .inside(&bot_sandbox::Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() });
         let output = format!("--output={}", home.home.join(wanted.tar).display());
-        self.must(place, &["archive", "--format=tar", &output, commit])
-            .await
+        self.must(place, &["archive", "--format=tar", &output, commit]).await
     }
 
     /// An empty mirror, where there is none or a half-made one.
@@ -152,15 +139,8 @@ impl Mirrors {
         }
         remove_tree(place.repository).await.map_err(|e| machine(&e))?;
         std::fs::create_dir_all(place.repository).map_err(|e| machine(&e))?;
-        let format = if is_sha256 {
-            "--object-format=sha256"
-        } else {
-            "--object-format=sha1"
-        };
-        let made = self
-            .git
-            .offline(place, &[], &["init", "--quiet", "--bare", "--template=", format])
-            .await?;
+        let format = if is_sha256 { "--object-format=sha256" } else { "--object-format=sha1" };
+        let made = self.git.offline(place, &[], &["init", "--quiet", "--bare", "--template=", format]).await?;
         if !made.is_yes {
             return Err(FetchError::Machine(format!("git init failed: {}", made.text())).into());
         }
@@ -175,47 +155,29 @@ impl Mirrors {
 
     async fn has(&self, place: Place<'_>, commit: &str) -> Result<bool, Trouble> {
         let object = format!("{commit}^{{commit}}");
-        Ok(self
-            .git
-            .offline(place, &[], &["cat-file", "-e", &object])
-            .await?
-            .is_yes)
+        Ok(self.git.offline(place, &[], &["cat-file", "-e", &object]).await?.is_yes)
     }
 
     async fn must(&self, place: Place<'_>, args: &[&str]) -> Result<(), Trouble> {
         let answer = self.git.offline(place, &[], args).await?;
         let what = args.first().copied().unwrap_or_default();
-        if answer.is_yes {
-            Ok(())
-        } else {
-            Err(Trouble::Odd(format!("git {what} failed: {}", answer.text())))
-        }
+        if answer.is_yes { Ok(()) } else { Err(Trouble::Odd(format!("git {what} failed: {}", answer.text()))) }
     }
 
     async fn unbundle(&self, wanted: &Wanted<'_>, place: Place<'_>, bundle: &Path) -> Result<(), Trouble> {
         let name = bundle.display().to_string();
         let reads = [bundle.to_owned()];
-        let done = self
-            .git
-            .offline(place, &reads, &["bundle", "unbundle", &name])
-            .await?;
+        let done = self.git.offline(place, &reads, &["bundle", "unbundle", &name]).await?;
         let commit = &wanted.revision.commit;
         if !done.is_yes {
-            let why = format!(
-                "the bundle that came with {} cannot be used: {}",
-                commit.short(),
-                done.text()
-            );
+            let why = format!("the bundle that came with {} cannot be used: {}", commit.short(), done.text());
             return Err(FetchError::Refused(why).into());
         }
         if self.has(place, commit.as_str()).await? {
             return Ok(());
         }
         let held = done.lines.join(", ");
-        Err(FetchError::Refused(format!(
-            "the bundle does not hold commit {commit}; it holds {held}"
-        ))
-        .into())
+        Err(FetchError::Refused(format!("the bundle does not hold commit {commit}; it holds {held}")).into())
     }
 
     async fn fetch_remote(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<(), Trouble> {
@@ -242,10 +204,7 @@ impl Mirrors {
             return Err(FetchError::Refused(why).into());
         }
         let by_id = format!("+{commit}:refs/lota/commits/{commit}");
-        let answer = self
-            .git
-            .online(place, wanted.remote, &fetch_args(url, &by_id))
-            .await?;
+        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_id)).await?;
         if answer.is_yes && self.has(place, commit).await? {
             return Ok(());
         }
@@ -253,10 +212,7 @@ impl Mirrors {
             return Err(trouble(url, &answer));
         }
         let by_ref = format!("+{git_ref}:refs/lota/fetched");
-        let answer = self
-            .git
-            .online(place, wanted.remote, &fetch_args(url, &by_ref))
-            .await?;
+        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_ref)).await?;
         if !answer.is_yes && is_unknown_ref(&answer) {
             let why = format!("commit {commit} is not in {url}, and neither is {git_ref}: push it again");
             return Err(FetchError::Refused(why).into());
@@ -267,10 +223,7 @@ impl Mirrors {
         if self.has(place, commit).await? {
             return Ok(());
         }
-        let found = self
-            .git
-            .offline(place, &[], &["rev-parse", "refs/lota/fetched"])
-            .await?;
+        let found = self.git.offline(place, &[], &["rev-parse", "refs/lota/fetched"]).await?;
         let why = format!(
             "commit {commit} is not in {url}: {git_ref} is at {} there, and its history does not hold the commit; was it replaced by a forced push?",
             found.text()
@@ -280,15 +233,8 @@ impl Mirrors {
 
     fn breaker_of(&self, host: &str) -> Breaker {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = if breakers.len() < BREAKERS_MAX || breakers.contains_key(host) {
-            host
-        } else {
-            "others"
-        };
-        let make = || {
-            self.tools
-                .breaker(&format!("git:{host}"), BreakerOptions::default())
-        };
+        let host = if breakers.len() < BREAKERS_MAX || breakers.contains_key(host) { host } else { "others" };
+        let make = || self.tools.breaker(&format!("git:{host}"), BreakerOptions::default());
         breakers.entry(host.to_owned()).or_insert_with(make).clone()
     }
 
@@ -301,12 +247,8 @@ impl Mirrors {
 
     /// Removes mirrors nobody uses until there is room for one more.
     async fn make_room(&self) {
-        let used = |path: &Path| {
-            path.join(USED)
-                .metadata()
-                .and_then(|m| m.modified())
-                .unwrap_or(SystemTime::UNIX_EPOCH)
-        };
+        let used =
+            |path: &Path| path.join(USED).metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut mirrors: Vec<_> = entries.map(|entry| (used(&entry.path()), entry.path())).collect();
         mirrors.sort();
@@ -350,18 +292,7 @@ fn fetch_args<'a>(url: &'a str, refspec: &'a str) -> [&'a str; 10] {
     // A local clone may be shallow; then so is the mirror.
     let shallow = "--update-shallow";
     let no_head = "--no-write-fetch-head";
-    [
-        "fetch",
-        "--quiet",
-        "--force",
-        "--no-tags",
-        "--no-recurse-submodules",
-        no_head,
-        shallow,
-        "--",
-        url,
-        refspec,
-    ]
+    ["fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules", no_head, shallow, "--", url, refspec]
 }
 
 fn says(answer: &Answer, any_of: &[&str]) -> bool {
@@ -372,12 +303,7 @@ fn says(answer: &Answer, any_of: &[&str]) -> bool {
 fn is_unknown_object(answer: &Answer) -> bool {
     says(
         answer,
-        &[
-            "not our ref",
-            "unadvertised object",
-            "couldn't find remote ref",
-            "did not send all necessary objects",
-        ],
+        &["not our ref", "unadvertised object", "couldn't find remote ref", "did not send all necessary objects"],
     )
 }
 
@@ -438,10 +364,7 @@ mod tests {
     #[test]
     fn gits_words_decide_whether_it_is_tried_again() {
         let kind = |line: &str| {
-            let answer = Answer {
-                is_yes: false,
-                lines: vec![line.to_owned()],
-            };
+            let answer = Answer { is_yes: false, lines: vec![line.to_owned()] };
             match trouble("u", &answer) {
                 Trouble::Told(FetchError::Refused(_)) => "refused",
                 Trouble::Told(FetchError::Unreachable(_)) => "unreachable",
@@ -450,24 +373,12 @@ mod tests {
             }
         };
         for (line, want) in [
-            (
-                "fatal: unable to access 'https://h/a/': Could not resolve host: h",
-                "unreachable",
-            ),
-            (
-                "fatal: unable to access 'https://h/a/': The requested URL returned error: 503",
-                "unreachable",
-            ),
-            (
-                "fatal: unable to access 'https://h/a/': The requested URL returned error: 403",
-                "refused",
-            ),
+            ("fatal: unable to access 'https://h/a/': Could not resolve host: h", "unreachable"),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503", "unreachable"),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 403", "refused"),
             ("remote: Repository not found.", "refused"),
             ("fatal: '/x' does not appear to be a git repository", "refused"),
-            (
-                "ssh: connect to host h port 22: Connection refused",
-                "unreachable",
-            ),
+            ("ssh: connect to host h port 22: Connection refused", "unreachable"),
             ("git@h: Permission denied (publickey).", "refused"),
             ("fatal: loose object 12 is corrupt", "odd"),
         ] {

@@ -34,12 +34,7 @@ struct Pattern {
 
 impl Products {
     pub(crate) fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
-        let glob = |text: &str| {
-            GlobBuilder::new(text)
-                .literal_separator(true)
-                .build()
-                .map(|g| g.compile_matcher())
-        };
+        let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
         let pattern = |text: &String| {
             let plain = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
             let matchers = glob(plain).and_then(|this| Ok([this, glob(&format!("{plain}/**"))?]));
@@ -47,25 +42,14 @@ impl Products {
                 let why = format!("`{text}` is no pattern: {}", e.kind());
                 ProductError::Pattern { section, why }
             })?;
-            Ok(Pattern {
-                text: text.clone(),
-                matchers,
-            })
+            Ok(Pattern { text: text.clone(), matchers })
         };
-        let patterns = patterns
-            .iter()
-            .map(pattern)
-            .collect::<Result<_, ProductError>>()?;
+        let patterns = patterns.iter().map(pattern).collect::<Result<_, ProductError>>()?;
         Ok(Self { section, patterns })
     }
 
     /// Packs what the patterns name below `tree` into `to`. Synchronous.
-    pub(crate) fn pack(
-        &self,
-        tree: &Path,
-        to: &Path,
-        limits: &ArchiveLimits,
-    ) -> Result<Packed, ProductError> {
+    pub(crate) fn pack(&self, tree: &Path, to: &Path, limits: &ArchiveLimits) -> Result<Packed, ProductError> {
         let entries = self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?)?;
         Ok(pack(tree, &entries, to, limits)?)
     }
@@ -89,10 +73,7 @@ impl Products {
                 "`{}` matches no file once the steps have run; correct the pattern, or what the steps write",
                 pattern.text
             );
-            return Err(ProductError::Pattern {
-                section: self.section,
-                why,
-            });
+            return Err(ProductError::Pattern { section: self.section, why });
         }
         Ok(chosen)
     }
@@ -105,9 +86,7 @@ mod tests {
     fn choose(patterns: &[&str], all: &[&str]) -> Result<Vec<String>, String> {
         let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
         let products = Products::new("artifacts", &patterns).map_err(|e| e.to_string())?;
-        let chosen = products
-            .choose(all.iter().map(PathBuf::from).collect())
-            .map_err(|e| e.to_string())?;
+        let chosen = products.choose(all.iter().map(PathBuf::from).collect()).map_err(|e| e.to_string())?;
         Ok(chosen.iter().map(|p| p.display().to_string()).collect())
     }
 
@@ -129,10 +108,7 @@ mod tests {
     #[test]
     fn a_pattern_without_a_match_is_named() {
         let told = choose(&["a", "nothing/*"], &["a"]).unwrap_err();
-        assert!(
-            told.contains("build.artifacts: `nothing/*` matches no file"),
-            "{told}"
-        );
+        assert!(told.contains("build.artifacts: `nothing/*` matches no file"), "{told}");
         assert!(choose(&["[a"], &["a"]).unwrap_err().contains("is no pattern"));
     }
 }

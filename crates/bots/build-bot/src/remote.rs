@@ -35,28 +35,18 @@ pub(crate) struct Remote {
     pub(crate) host: Option<String>,
 }
 
-const EXPECTED: &str =
-    "expected https://host/path, ssh://user@host/path, user@host:path, file:///path or /path";
+const EXPECTED: &str = "expected https://host/path, ssh://user@host/path, user@host:path, file:///path or /path";
 const URL_BYTES_MAX: usize = 2000;
 
 impl Remote {
     /// The error never repeats a password.
     pub(crate) fn parse(url: &str, allow_unencrypted: bool) -> Result<Self, String> {
-        if url.len() > URL_BYTES_MAX
-            || url.starts_with('-')
-            || url.chars().any(|c| c.is_control() || c == '\\')
-        {
-            return Err(format!(
-                "the URL is too long, begins with `-` or holds odd characters: {EXPECTED}"
-            ));
+        if url.len() > URL_BYTES_MAX || url.starts_with('-') || url.chars().any(|c| c.is_control() || c == '\\') {
+            return Err(format!("the URL is too long, begins with `-` or holds odd characters: {EXPECTED}"));
         }
         if let Some(path) = url.strip_prefix("file://") {
             // git decodes these, and a pattern that the operator wrote does not.
-            return if path.contains('%') {
-                Err(refused(url))
-            } else {
-                Self::local(url, path)
-            };
+            return if path.contains('%') { Err(refused(url)) } else { Self::local(url, path) };
         }
         if url.starts_with('/') {
             return Self::local(url, url);
@@ -71,9 +61,7 @@ impl Remote {
         };
         if matches!(protocol, Protocol::Http | Protocol::Git) && !allow_unencrypted {
             let name = protocol.as_str();
-            return Err(format!(
-                "{name}:// is not encrypted: use https or ssh, or set settings.allow_unencrypted"
-            ));
+            return Err(format!("{name}:// is not encrypted: use https or ssh, or set settings.allow_unencrypted"));
         }
         let Some((authority, path)) = rest.split_once('/') else {
             return Err(refused(url));
@@ -82,11 +70,7 @@ impl Remote {
         if !path_fits(path) {
             return Err(refused(url));
         }
-        Ok(Self {
-            protocol,
-            location: url.to_owned(),
-            host: Some(host),
-        })
+        Ok(Self { protocol, location: url.to_owned(), host: Some(host) })
     }
 
     fn local(url: &str, path: &str) -> Result<Self, String> {
@@ -94,30 +78,18 @@ impl Remote {
         if !plain {
             return Err(refused(url));
         }
-        Ok(Self {
-            protocol: Protocol::File,
-            location: path.to_owned(),
-            host: None,
-        })
+        Ok(Self { protocol: Protocol::File, location: path.to_owned(), host: None })
     }
 
     /// `user@host:path`. A `::` names a transport helper, which is a program to run.
     fn like_scp(url: &str) -> Result<Self, String> {
-        let parts = url
-            .split_once(':')
-            .filter(|(authority, path)| authority.contains('@') && !path.starts_with(':'));
+        let parts = url.split_once(':').filter(|(authority, path)| authority.contains('@') && !path.starts_with(':'));
         let (authority, path) = parts.ok_or_else(|| refused(url))?;
-        let host = host_of(authority)
-            .filter(|_| !authority.contains(':'))
-            .ok_or_else(|| refused(url))?;
+        let host = host_of(authority).filter(|_| !authority.contains(':')).ok_or_else(|| refused(url))?;
         if !path_fits(path) || path.starts_with('-') {
             return Err(refused(url));
         }
-        Ok(Self {
-            protocol: Protocol::Ssh,
-            location: url.to_owned(),
-            host: Some(host),
-        })
+        Ok(Self { protocol: Protocol::Ssh, location: url.to_owned(), host: Some(host) })
     }
 
     /// For a local path: every folder git reads for it, so that it can be shown to a sandboxed git. Besides the folder
@@ -129,15 +101,8 @@ impl Remote {
         let path = PathBuf::from(&self.location);
         let mut folders = vec![path.clone()];
         let dot_git = path.join(".git");
-        let mut repository = if dot_git.exists() {
-            dot_git.clone()
-        } else {
-            path.clone()
-        };
-        if let Some(folder) = first_line(&dot_git)
-            .as_deref()
-            .and_then(|line| line.strip_prefix("gitdir: "))
-        {
+        let mut repository = if dot_git.exists() { dot_git.clone() } else { path.clone() };
+        if let Some(folder) = first_line(&dot_git).as_deref().and_then(|line| line.strip_prefix("gitdir: ")) {
             repository = path.join(folder);
             folders.push(repository.clone());
         }
@@ -148,10 +113,7 @@ impl Remote {
         let mut objects = vec![repository.join("objects")];
         while let Some(next) = objects.pop() {
             let text = std::fs::read_to_string(next.join("info/alternates")).unwrap_or_default();
-            for line in text
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            {
+            for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
                 let borrowed = next.join(line);
                 if folders.len() < 16 && !folders.contains(&borrowed) {
                     folders.push(borrowed.clone());
@@ -160,10 +122,7 @@ impl Remote {
             }
         }
         // The real names: a sandbox mounts what exists, at paths without `..`.
-        let real = folders
-            .iter()
-            .skip(1)
-            .filter_map(|folder| folder.canonicalize().ok());
+        let real = folders.iter().skip(1).filter_map(|folder| folder.canonicalize().ok());
         std::iter::once(path).chain(real).collect()
     }
 }
@@ -185,21 +144,12 @@ fn refused(url: &str) -> String {
 
 /// The host of `[user@]host[:port]`, lower case.
 fn host_of(authority: &str) -> Option<String> {
-    let (user, host) = authority
-        .rsplit_once('@')
-        .map_or((None, authority), |(user, host)| (Some(user), host));
-    let word = |s: &str| {
-        s.chars()
-            .all(|c| c.is_ascii_alphanumeric() || "._-~+".contains(c))
-            && !s.starts_with('-')
-    };
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    let word = |s: &str| s.chars().all(|c| c.is_ascii_alphanumeric() || "._-~+".contains(c)) && !s.starts_with('-');
     if user.is_some_and(|user| user.is_empty() || !word(user)) {
         return None;
     }
-    let (name, port) = host
-        .rsplit_once(':')
-        .filter(|_| !host.ends_with(']'))
-        .unwrap_or((host, "1"));
+    let (name, port) = host.rsplit_once(':').filter(|_| !host.ends_with(']')).unwrap_or((host, "1"));
     let is_ip6 = |s: &str| {
         let inner = s.strip_prefix('[').and_then(|s| s.strip_suffix(']'));
         inner.is_some_and(|s| s.chars().all(|c| c.is_ascii_hexdigit() || c == ':' || c == '.'))
@@ -214,9 +164,7 @@ fn path_fits(path: &str) -> bool {
     !path.is_empty()
         && !path.contains(['?', '#', ' ', '@'])
         && !path.split('/').any(|part| part == "..")
-        && !["%2e", "%2f", "%5c", "%00"]
-            .iter()
-            .any(|code| lower.contains(code))
+        && !["%2e", "%2f", "%5c", "%00"].iter().any(|code| lower.contains(code))
 }
 
 /// Whether it is a full ref that git would take, never an option or a pattern.
@@ -227,9 +175,7 @@ pub(crate) fn ref_fits(git_ref: &str) -> Result<(), String> {
         !part.is_empty() && !part.starts_with(['.', '-']) && !ends && !part.contains(odd)
     };
     let fits = git_ref.len() <= 500
-        && git_ref
-            .strip_prefix("refs/")
-            .is_some_and(|rest| rest.contains('/'))
+        && git_ref.strip_prefix("refs/").is_some_and(|rest| rest.contains('/'))
         && !git_ref.contains("..")
         && !git_ref.contains("@{")
         && git_ref.split('/').all(part_fits);
@@ -237,9 +183,7 @@ pub(crate) fn ref_fits(git_ref: &str) -> Result<(), String> {
         return Ok(());
     }
     let shown: String = git_ref.chars().filter(|c| !c.is_control()).take(100).collect();
-    Err(format!(
-        "`{shown}` is no ref: expected the full name, such as refs/heads/main"
-    ))
+    Err(format!("`{shown}` is no ref: expected the full name, such as refs/heads/main"))
 }
 
 #[cfg(test)]
@@ -249,18 +193,8 @@ mod tests {
     #[test]
     fn known_forms_are_taken() {
         for (url, protocol, location, host) in [
-            (
-                "https://git.example.org/a/b.git",
-                Protocol::Https,
-                None,
-                Some("git.example.org"),
-            ),
-            (
-                "https://Git.Example.org:8443/a",
-                Protocol::Https,
-                None,
-                Some("git.example.org"),
-            ),
+            ("https://git.example.org/a/b.git", Protocol::Https, None, Some("git.example.org")),
+            ("https://Git.Example.org:8443/a", Protocol::Https, None, Some("git.example.org")),
             ("https://[::1]:3000/a", Protocol::Https, None, Some("[::1]")),
             ("https://user@h/a%20b", Protocol::Https, None, Some("h")),
             ("ssh://git@h:2222/a", Protocol::Ssh, None, Some("h")),
@@ -268,11 +202,7 @@ mod tests {
             ("/srv/git/a b", Protocol::File, None, None),
             ("file:///srv/git/a", Protocol::File, Some("/srv/git/a"), None),
         ] {
-            let want = Remote {
-                protocol,
-                location: location.unwrap_or(url).into(),
-                host: host.map(str::to_owned),
-            };
+            let want = Remote { protocol, location: location.unwrap_or(url).into(), host: host.map(str::to_owned) };
             assert_eq!(Remote::parse(url, false), Ok(want));
         }
     }
@@ -321,11 +251,7 @@ mod tests {
 
     #[test]
     fn a_password_is_refused_and_not_repeated() {
-        for url in [
-            "https://user:canary@h/a",
-            "https://user:can@ary@h/a",
-            "ftp://x:canary@h/a",
-        ] {
+        for url in ["https://user:canary@h/a", "https://user:can@ary@h/a", "ftp://x:canary@h/a"] {
             let told = Remote::parse(url, true).unwrap_err();
             assert!(!told.contains("canary") && !told.contains("ary@"), "{told}");
         }
@@ -333,12 +259,7 @@ mod tests {
 
     #[test]
     fn refs_are_full_names() {
-        for good in [
-            "refs/heads/main",
-            "refs/tags/v1.0",
-            "refs/pull/7/head",
-            "refs/heads/ä/b-c",
-        ] {
+        for good in ["refs/heads/main", "refs/tags/v1.0", "refs/pull/7/head", "refs/heads/ä/b-c"] {
             assert_eq!(ref_fits(good), Ok(()));
         }
         for bad in [

@@ -59,17 +59,10 @@ impl Repositories {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self { file, rules: None }),
             Err(e) => anyhow::bail!("{shown} cannot be read: {e}"),
         };
-        anyhow::ensure!(
-            meta.len() <= FILE_BYTES_MAX,
-            "{shown} has more than {FILE_BYTES_MAX} bytes"
-        );
-        let text =
-            std::fs::read_to_string(&file).map_err(|e| anyhow::anyhow!("{shown} cannot be read: {e}"))?;
+        anyhow::ensure!(meta.len() <= FILE_BYTES_MAX, "{shown} has more than {FILE_BYTES_MAX} bytes");
+        let text = std::fs::read_to_string(&file).map_err(|e| anyhow::anyhow!("{shown} cannot be read: {e}"))?;
         let rules = parse(&text).map_err(|why| anyhow::anyhow!("{shown}{why}"))?;
-        Ok(Self {
-            file,
-            rules: Some(rules),
-        })
+        Ok(Self { file, rules: Some(rules) })
     }
 
     /// How far it is trusted, by the first rule that fits; or what the operator would have to write.
@@ -77,9 +70,7 @@ impl Repositories {
         let (url, file) = (&revision.url, self.file.display());
         let line = format!("- {{match: {}, trust: known}}", quoted(url));
         let Some(rules) = &self.rules else {
-            return Err(format!(
-                "there is no {file}, so no repository is built; make it with the line: {line}"
-            ));
+            return Err(format!("there is no {file}, so no repository is built; make it with the line: {line}"));
         };
         let mut other_name = None;
         for rule in rules.iter().filter(|rule| rule.matcher.is_match(url)) {
@@ -93,33 +84,23 @@ impl Repositories {
                 "{file} lists `{url}` by the name `{name}`, and this push calls it `{}`; use that name",
                 revision.repository
             ),
-            None => format!(
-                "`{url}` is not listed in {file}, so it is not built; to allow it add the line: {line}"
-            ),
+            None => format!("`{url}` is not listed in {file}, so it is not built; to allow it add the line: {line}"),
         })
     }
 }
 
 fn parse(text: &str) -> Result<Vec<Rule>, String> {
-    let expected =
-        "expected a list of items such as `- {match: \"https://git.example.org/team/**\", trust: own}`";
+    let expected = "expected a list of items such as `- {match: \"https://git.example.org/team/**\", trust: own}`";
     // A file of comments alone lists nothing, on purpose.
     let items: Option<Vec<Item>> = serde_saphyr::from_str(text).map_err(|e| {
-        let at = e
-            .location()
-            .map(|l| format!(":{}:{}", l.line(), l.column()))
-            .unwrap_or_default();
+        let at = e.location().map(|l| format!(":{}:{}", l.line(), l.column())).unwrap_or_default();
         let what = e.without_snippet().to_string();
         format!("{at}: {}; {expected}", what.lines().next().unwrap_or_default())
     })?;
     let rule = |item: Item| {
         let built = GlobBuilder::new(&item.pattern).literal_separator(true).build();
         let glob = built.map_err(|e| format!(": `{}` is no pattern: {e}", item.pattern))?;
-        Ok(Rule {
-            matcher: glob.compile_matcher(),
-            name: item.name,
-            trust: item.trust,
-        })
+        Ok(Rule { matcher: glob.compile_matcher(), name: item.name, trust: item.trust })
     };
     items.unwrap_or_default().into_iter().map(rule).collect()
 }
@@ -135,17 +116,11 @@ mod tests {
     use super::*;
 
     fn repositories(text: &str) -> Repositories {
-        Repositories {
-            file: "/etc/lota/repositories.yaml".into(),
-            rules: Some(parse(text).unwrap()),
-        }
+        Repositories { file: "/etc/lota/repositories.yaml".into(), rules: Some(parse(text).unwrap()) }
     }
 
     fn push(url: &str) -> Revision {
-        Revision {
-            url: url.into(),
-            ..Revision::example()
-        }
+        Revision { url: url.into(), ..Revision::example() }
     }
 
     #[test]
@@ -172,21 +147,14 @@ mod tests {
         assert!(told.contains("/etc/lota/repositories.yaml"), "{told}");
         let (_, line) = told.split_once("add the line: ").unwrap();
         assert_eq!(repositories(line).judge(&push(url)), Ok(Trust::Known));
-        assert!(
-            repositories(line)
-                .judge(&push("https://git.example.org/x/api"))
-                .is_err()
-        );
+        assert!(repositories(line).judge(&push("https://git.example.org/x/api")).is_err());
     }
 
     #[test]
     fn a_name_is_held_to() {
         let list = repositories("- {match: 'https://git.example.org/**', name: shop/web, trust: own}\n");
         let told = list.judge(&push("https://git.example.org/x")).unwrap_err();
-        assert!(
-            told.contains("`shop/web`") && told.contains("`shop/api`"),
-            "{told}"
-        );
+        assert!(told.contains("`shop/web`") && told.contains("`shop/api`"), "{told}");
     }
 
     #[test]

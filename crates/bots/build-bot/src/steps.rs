@@ -46,11 +46,7 @@ impl Runner<'_> {
         // Of its own, so that a full disk ends the step and not the job.
         let stop = self.stop.child_token();
         let (sender, mut lines) = mpsc::channel(256);
-        let command = Command {
-            output: Some(sender),
-            cancel: stop.clone(),
-            ..self.command(step, limits)
-        };
+        let command = Command { output: Some(sender), cancel: stop.clone(), ..self.command(step, limits) };
         log.begin(&step.name);
         let run = async {
             let show = async {
@@ -70,14 +66,9 @@ impl Runner<'_> {
         };
         let end = if used > self.disk_bytes_max {
             let (used, max) = (used >> 20, self.disk_bytes_max >> 20);
-            let message = format!(
-                "step `{}` filled the disk: {used} MiB, {max} are allowed (settings.workspace_mib)",
-                step.name
-            );
-            StepEnd::Failed {
-                code: Code::LimitExceeded,
-                message,
-            }
+            let message =
+                format!("step `{}` filled the disk: {used} MiB, {max} are allowed (settings.workspace_mib)", step.name);
+            StepEnd::Failed { code: Code::LimitExceeded, message }
         } else {
             end_of(step, &outcome, limits)
         };
@@ -86,41 +77,20 @@ impl Runner<'_> {
             _ => None,
         };
         let duration_ms = u64::try_from(outcome.wall.as_millis()).unwrap_or(u64::MAX);
-        Ok((
-            end,
-            StepResult {
-                name: step.name.clone(),
-                duration_ms,
-                exit_code,
-            },
-        ))
+        Ok((end, StepResult { name: step.name.clone(), duration_ms, exit_code }))
     }
 
     fn command(&self, step: &Step, limits: &Limits) -> Command {
-        let workspace = Workspace {
-            tree: self.folder.tree(),
-            home: self.folder.home(),
-        };
-        let mut command = Command::new(
-            self.label,
-            Program::Shell(script(&step.run)),
-            workspace,
-            limits.clone(),
-        );
-        command.env = if step.network {
-            self.network.variables.clone()
-        } else {
-            BTreeMap::new()
-        };
+        let workspace = Workspace { tree: self.folder.tree(), home: self.folder.home() };
+        let mut command = Command::new(self.label, Program::Shell(script(&step.run)), workspace, limits.clone());
+        command.env = if step.network { self.network.variables.clone() } else { BTreeMap::new() };
         let known = [
             ("CI", "true"),
             ("LOTA_REPOSITORY", &self.revision.repository),
             ("LOTA_REF", &self.revision.git_ref),
             ("LOTA_COMMIT", self.revision.commit.as_str()),
         ];
-        command
-            .env
-            .extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        command.env.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
         command.env.extend(step.env.clone());
         command.toolchains = self.toolchains.clone();
         command.network = step.network;
@@ -149,41 +119,30 @@ fn script(run: &str) -> String {
 
 fn end_of(step: &Step, outcome: &Outcome, limits: &Limits) -> StepEnd {
     let name = &step.name;
-    let too_much = |what: String| {
-        (
-            Code::LimitExceeded,
-            format!("step `{name}` was ended: more than {what}"),
-        )
-    };
+    let too_much = |what: String| (Code::LimitExceeded, format!("step `{name}` was ended: more than {what}"));
     let (code, message) = match outcome.ending {
         Ending::Exited(0) => return StepEnd::Succeeded,
         Ending::Cancelled => return StepEnd::Stopped,
-        Ending::Exited(code) => (
-            Code::CommandFailed,
-            format!("step `{name}` ended with exit code {code}; see the log"),
-        ),
-        Ending::Signalled(signal) => (
-            Code::CommandFailed,
-            format!("step `{name}` was ended by signal {signal}; see the log"),
-        ),
+        Ending::Exited(code) => {
+            (Code::CommandFailed, format!("step `{name}` ended with exit code {code}; see the log"))
+        }
+        Ending::Signalled(signal) => {
+            (Code::CommandFailed, format!("step `{name}` was ended by signal {signal}; see the log"))
+        }
         Ending::TimedOut => {
             let seconds = limits.time.as_secs_f64();
             (
                 Code::TimedOut,
-                format!(
-                    "step `{name}` did not end within {seconds} s; give it a longer `timeout` or less to do"
-                ),
+                format!("step `{name}` did not end within {seconds} s; give it a longer `timeout` or less to do"),
             )
         }
-        Ending::MemoryExceeded => too_much(format!(
-            "{} MiB of memory (settings.memory_mib)",
-            limits.memory_bytes >> 20
-        )),
+        Ending::MemoryExceeded => {
+            too_much(format!("{} MiB of memory (settings.memory_mib)", limits.memory_bytes >> 20))
+        }
         Ending::ProcessesExceeded => too_much(format!("{} processes (settings.processes)", limits.processes)),
-        Ending::OutputExceeded => too_much(format!(
-            "{} MiB of output (settings.output_mib)",
-            limits.output_bytes >> 20
-        )),
+        Ending::OutputExceeded => {
+            too_much(format!("{} MiB of output (settings.output_mib)", limits.output_bytes >> 20))
+        }
     };
     StepEnd::Failed { code, message }
 }
@@ -195,13 +154,8 @@ mod tests {
 
     #[test]
     fn every_end_is_told_with_the_steps_name() {
-        let step = Step {
-            name: "compile".into(),
-            run: "x".into(),
-            network: false,
-            timeout: None,
-            env: BTreeMap::new(),
-        };
+        let step =
+            Step { name: "compile".into(), run: "x".into(), network: false, timeout: None, env: BTreeMap::new() };
         let limits = Config::default().step_limits(Some(Duration::from_millis(1500)));
         let end = |ending| {
             let outcome = Outcome {
@@ -225,14 +179,9 @@ mod tests {
             (Ending::ProcessesExceeded, Code::LimitExceeded, "512 processes"),
             (Ending::OutputExceeded, Code::LimitExceeded, "50 MiB of output"),
         ] {
-            let StepEnd::Failed { code: got, message } = end(ending) else {
-                panic!("{ending:?}")
-            };
+            let StepEnd::Failed { code: got, message } = end(ending) else { panic!("{ending:?}") };
             assert_eq!(got, code);
-            assert!(
-                message.contains("`compile`") && message.contains(want),
-                "{message}"
-            );
+            assert!(message.contains("`compile`") && message.contains(want), "{message}");
         }
     }
 }

@@ -25,19 +25,12 @@ fn main() -> ExitCode {
         },
         _ => {}
     }
-    let status = if mode == "broken" {
-        "500 Internal Server Error"
-    } else {
-        "200 OK"
-    };
+    let status = if mode == "broken" { "500 Internal Server Error" } else { "200 OK" };
     for stream in TcpListener::bind(("127.0.0.1", port)).unwrap().incoming() {
         let mut stream = stream.unwrap();
         let _ = stream.read(&mut [0; 4096]);
         let length = page.len();
-        let _ = write!(
-            stream,
-            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}"
-        );
+        let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}");
     }
     ExitCode::SUCCESS
 }

@@ -21,9 +21,6 @@ const TAIL_LINES: usize = 40;
 const TAIL_LINE_CHARS: usize = 300;
 /// Ports that are picked lie here: above the well-known ones, below those that systems give to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
-/// Of the newest switches, those whose application may have lost its record.
-const STRAYS: usize = 3;
-
 /// Instead of the configured grace, when the bot itself is waited for.
 const HURRIED_GRACE: Duration = Duration::from_secs(3);
 
@@ -61,19 +58,13 @@ impl Host {
         });
         let sandbox = sandbox.await?;
         tools.sandbox_is(sandbox.kind().as_str());
-        Ok(Self {
-            sandbox,
-            toolchains,
-            stop_grace,
-        })
+        Ok(Self { sandbox, toolchains, stop_grace })
     }
 
     /// The application of the switch `seq`, if it runs.
     pub(crate) fn find(environment: &Environment, seq: u64) -> Result<Option<Running>, SandboxError> {
         let found = Served::adopt(&record(environment))?.filter(|served| served.id() == id(environment, seq));
-        Ok(found
-            .zip(kept_port(environment))
-            .map(|(served, port)| Running { served, port }))
+        Ok(found.zip(kept_port(environment)).map(|(served, port)| Running { served, port }))
     }
 
     /// Makes the application of the switch `seq` the one that runs: finds it, or ends what is there and starts it.
@@ -88,7 +79,10 @@ impl Host {
         if let Ok(Some(running)) = Self::find(environment, seq) {
             return Ok(running);
         }
-        self.stop(environment, history, false).await?;
+        // Without a record everything was ended in order, and looking for strays takes its time.
+        if record(environment).exists() {
+            self.stop(environment, history, false).await?;
+        }
         let port = claim_port(environment)?;
         let logs = environment.root.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
@@ -105,10 +99,7 @@ impl Host {
             log_file: log_file(environment, seq),
             record: record(environment),
         });
-        Ok(Running {
-            served: served.await?,
-            port,
-        })
+        Ok(Running { served: served.await?, port })
     }
 
     /// Ends whatever runs in the environment; `hurried` leaves it less time to end by itself.
@@ -119,18 +110,16 @@ impl Host {
         hurried: bool,
     ) -> Result<(), SandboxError> {
         let record = record(environment);
-        let grace = if hurried {
-            self.stop_grace.min(HURRIED_GRACE)
-        } else {
-            self.stop_grace
-        };
+        let grace = if hurried { self.stop_grace.min(HURRIED_GRACE) } else { self.stop_grace };
         match Served::adopt(&record) {
             Ok(Some(served)) => return served.stop(grace).await,
             Ok(None) | Err(SandboxError::BadRecord { .. }) => {}
             Err(error) => return Err(error),
         }
-        // Without the process that the record names, its children may still be there, known by their id.
-        for seq in history.newest(STRAYS) {
+        // Without the process that the record names, its children may still be there, known by their id. A record that
+        // is there may be of the newest switch or, if that one was not started, of the one before.
+        let count = if record.exists() { 2 } else { 1 };
+        for seq in history.applications(count) {
             self.sandbox.stop_by_id(&id(environment, seq), grace).await?;
         }
         // A broken record would be in the way of the next start; one that is left over is rewritten by it.
@@ -156,11 +145,7 @@ fn id(environment: &Environment, seq: u64) -> String {
 
 /// The port under which an application was started last.
 pub(crate) fn kept_port(environment: &Environment) -> Option<u16> {
-    fs::read_to_string(environment.root.join("port"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    fs::read_to_string(environment.root.join("port")).ok()?.trim().parse().ok()
 }
 
 /// The operator's port; or the one of before, so that the address stays; or the first free one from a place that
@@ -184,8 +169,7 @@ fn claim_port(environment: &Environment) -> anyhow::Result<u16> {
     };
     if kept != Some(port) {
         let new = environment.root.join(".port.new");
-        let kept = fs::write(&new, format!("{port}\n"))
-            .and_then(|()| fs::rename(&new, environment.root.join("port")));
+        let kept = fs::write(&new, format!("{port}\n")).and_then(|()| fs::rename(&new, environment.root.join("port")));
         kept.context("the port cannot be written down")?;
     }
     Ok(port)
@@ -195,15 +179,8 @@ fn claim_port(environment: &Environment) -> anyhow::Result<u16> {
 pub(crate) fn log_tail(environment: &Environment, seq: u64) -> Vec<String> {
     let bytes = read_tail(&log_file(environment, seq)).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<String> = text
-        .lines()
-        .map(|line| {
-            line.chars()
-                .filter(|c| !c.is_control())
-                .take(TAIL_LINE_CHARS)
-                .collect()
-        })
-        .collect();
+    let lines: Vec<String> =
+        text.lines().map(|line| line.chars().filter(|c| !c.is_control()).take(TAIL_LINE_CHARS).collect()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
 
@@ -219,11 +196,7 @@ fn read_tail(path: &Path) -> io::Result<Vec<u8>> {
 /// Removes what no release or application of the environment needs any more.
 pub(crate) fn prune(environment: &Environment, history: &History) -> anyhow::Result<()> {
     Releases::in_folder(&environment.root).prune(&history.kept(environment.keep))?;
-    let kept: Vec<String> = history
-        .newest(environment.keep)
-        .iter()
-        .map(|seq| format!("{seq}.log"))
-        .collect();
+    let kept: Vec<String> = history.newest(environment.keep).iter().map(|seq| format!("{seq}.log")).collect();
     let logs = match fs::read_dir(environment.root.join("logs")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         logs => logs?,
@@ -232,10 +205,7 @@ pub(crate) fn prune(environment: &Environment, history: &History) -> anyhow::Res
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // `7.log.1` is the older half of `7.log`.
-        if !kept
-            .iter()
-            .any(|log| name == *log || name.strip_prefix(log.as_str()) == Some(".1"))
-        {
+        if !kept.iter().any(|log| name == *log || name.strip_prefix(log.as_str()) == Some(".1")) {
             fs::remove_file(entry.path())?;
         }
     }

@@ -54,10 +54,7 @@ impl Deployment<'_> {
             return self.begin(&history).await;
         };
         if history.last().is_some_and(|last| last.job != self.cx.id) {
-            let why = anyhow::anyhow!(
-                "another job has switched {} since this one did",
-                self.environment.name
-            );
+            let why = anyhow::anyhow!("another job has switched {} since this one did", self.environment.name);
             return Err(Fail::reject(Code::Rejected, why));
         }
         match self.cx.recall::<Verdict>("verdict").await? {
@@ -80,8 +77,7 @@ impl Deployment<'_> {
             self.cx.emit("started", Effects::none().say(started)).await?;
         }
         self.heed()?;
-        self.cx
-            .progress(10, &format!("unpacking {}", release.digest().short()));
+        self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         self.unpack(&release).await?;
         self.heed()?;
         if let Some(there) = self.already_there(history, &release).await? {
@@ -89,9 +85,7 @@ impl Deployment<'_> {
         }
         // Whoever has lost the lease learns it here, while nothing has been touched.
         let from = history.current().map(Release::digest);
-        self.cx
-            .remember("intent", &json!({"from": from, "to": release.digest()}))
-            .await?;
+        self.cx.remember("intent", &json!({"from": from, "to": release.digest()})).await?;
         let (reason, by) = self.job.history();
         let first = self.switch(0, Some(release), kind, reason, by).await?;
         self.finish(&first).await
@@ -106,19 +100,14 @@ impl Deployment<'_> {
                 Some(release) => Ok((release.clone(), Kind::Rollback)),
                 None => Err(Fail::reject(
                     Code::PermissionDenied,
-                    anyhow::anyhow!(
-                        "{} was never in {name}: roll back to what was, or deploy it",
-                        digest.short()
-                    ),
+                    anyhow::anyhow!("{} was never in {name}: roll back to what was, or deploy it", digest.short()),
                 )),
             },
             Want::Back { to: None, .. } => match history.previous() {
                 Some(release) => Ok((release.clone(), Kind::Rollback)),
                 None => Err(Fail::reject(
                     Code::Rejected,
-                    anyhow::anyhow!(
-                        "there is nothing in {name} to go back to: its history holds no earlier release"
-                    ),
+                    anyhow::anyhow!("there is nothing in {name} to go back to: its history holds no earlier release"),
                 )),
             },
         }
@@ -126,34 +115,18 @@ impl Deployment<'_> {
 
     async fn unpack(&self, release: &Release) -> Result<(), Fail> {
         let attempt = format!("{}.{}", self.cx.id, self.cx.token);
-        self.releases
-            .unpack(&release.artifact, &self.bot.objects, self.bot.sizes, &attempt)
-            .await
+        self.releases.unpack(&release.artifact, &self.bot.objects, self.bot.sizes, &attempt).await
     }
 
     /// The end of the job where nothing would change and the application answers.
-    async fn already_there(
-        &self,
-        history: &History,
-        release: &Release,
-    ) -> Result<Option<Effects<DeployBot>>, Fail> {
-        let Some(last) = history
-            .last()
-            .filter(|last| last.to.as_ref().is_some_and(|to| to.is_same(release)))
-        else {
+    async fn already_there(&self, history: &History, release: &Release) -> Result<Option<Effects<DeployBot>>, Fail> {
+        let Some(last) = history.last().filter(|last| last.to.as_ref().is_some_and(|to| to.is_same(release))) else {
             return Ok(None);
         };
         match self.bring_up(last).await {
             Ok(up) => {
-                let there = Switch {
-                    to: Some(release.clone()),
-                    ..last.clone()
-                };
-                let note = format!(
-                    "{} is in {} already, and healthy",
-                    release.digest().short(),
-                    self.environment.name
-                );
+                let there = Switch { to: Some(release.clone()), ..last.clone() };
+                let note = format!("{} is in {} already, and healthy", release.digest().short(), self.environment.name);
                 self.cx.line(&note);
                 Ok(Some(self.succeeded(&there, up).note(note)))
             }
@@ -179,23 +152,10 @@ impl Deployment<'_> {
             return Ok((*made).clone());
         }
         let name = to.as_ref().map_or("nothing", |release| release.digest().short());
-        self.cx
-            .progress(50, &format!("switching {} to {name}", self.environment.name));
-        self.host
-            .stop(self.environment, &history, self.hurried())
-            .await
-            .map_err(Fail::retry)?;
+        self.cx.progress(50, &format!("switching {} to {name}", self.environment.name));
+        self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
         let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
-        let wanted = Wanted {
-            at,
-            to,
-            job,
-            token,
-            kind,
-            reason,
-            requested_by,
-            nth,
-        };
+        let wanted = Wanted { at, to, job, token, kind, reason, requested_by, nth };
         let journal = self.journal.clone();
         beside(move || journal.append(wanted).map_err(journal_fail)).await
     }
@@ -215,32 +175,19 @@ impl Deployment<'_> {
     /// Makes the machine what the journal says: link, application, answer.
     async fn bring_up(&self, switch: &Switch) -> Result<Up, Down> {
         let halted = Down::Halted;
-        let (releases, digest) = (
-            self.releases.clone(),
-            switch.to.as_ref().map(|to| to.digest().clone()),
-        );
-        beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry))
-            .await
-            .map_err(halted)?;
+        let (releases, digest) = (self.releases.clone(), switch.to.as_ref().map(|to| to.digest().clone()));
+        beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry)).await.map_err(halted)?;
         let history = self.history().await.map_err(halted)?;
-        let serve = switch
-            .to
-            .as_ref()
-            .and_then(|to| Some((to, to.serve.as_ref().filter(|_| self.environment.serves)?)));
+        let serve =
+            switch.to.as_ref().and_then(|to| Some((to, to.serve.as_ref().filter(|_| self.environment.serves)?)));
         let Some((release, serve)) = serve else {
             let stopped = self.host.stop(self.environment, &history, self.hurried()).await;
             stopped.map_err(|error| halted(Fail::retry(error)))?;
-            return Ok(Up {
-                url: None,
-                health_url: None,
-            });
+            return Ok(Up { url: None, health_url: None });
         };
         let switches = history.of_job(&self.cx.id).len();
         let path = self.releases.path(release.digest());
-        let started = self
-            .host
-            .run(self.environment, &history, switch.seq, path, serve)
-            .await;
+        let started = self.host.run(self.environment, &history, switch.seq, path, serve).await;
         let Running { served, port } = started.map_err(|error| {
             let message = format!("{} could not be started: {error:#}", release.digest().short());
             self.bad(switch, FailureReason::Error, Code::UnknownError, message)
@@ -248,28 +195,19 @@ impl Deployment<'_> {
         let question = Question::new(port, release.health.as_ref());
         self.cx.progress(70, &format!("asking {question}"));
         let deadline = self.deadline(release);
-        let answer = health::ask(
-            &self.bot.http,
-            &question,
-            deadline,
-            || served.is_running(),
-            || self.must_end(switches),
-        );
+        let answer =
+            health::ask(&self.bot.http, &question, deadline, || served.is_running(), || self.must_end(switches));
         match answer.await {
-            Answer::Healthy => Ok(Up {
-                url: Some(health::base_url(port)),
-                health_url: question.url().map(str::to_owned),
-            }),
+            Answer::Healthy => {
+                Ok(Up { url: Some(health::base_url(port)), health_url: question.url().map(str::to_owned) })
+            }
             Answer::Stopped => Err(self.stopped(switch, switches)),
             Answer::Gone => {
                 let message = format!("{} ended before {question} answered", release.digest().short());
                 Err(self.bad(switch, FailureReason::Failed, Code::HealthCheckFailed, message))
             }
             Answer::NotInTime(last) => {
-                let message = format!(
-                    "{question} {last} until the deadline of {} s",
-                    deadline.as_secs_f64()
-                );
+                let message = format!("{question} {last} until the deadline of {} s", deadline.as_secs_f64());
                 Err(self.bad(switch, FailureReason::Failed, Code::HealthCheckFailed, message))
             }
         }
@@ -277,23 +215,14 @@ impl Deployment<'_> {
 
     fn bad(&self, switch: &Switch, reason: FailureReason, code: Code, message: String) -> Down {
         let log_tail = application::log_tail(self.environment, switch.seq);
-        Down::Bad(Verdict {
-            reason,
-            code,
-            message,
-            log_tail,
-        })
+        Down::Bad(Verdict { reason, code, message, log_tail })
     }
 
     /// The smaller of what the pipeline and the operator allow.
     fn deadline(&self, release: &Release) -> Duration {
         let asked = release.health.clone().unwrap_or_default().deadline.0;
         let deadline = asked.min(self.environment.health_deadline_max);
-        if self.hurried() {
-            deadline.min(HURRIED_DEADLINE)
-        } else {
-            deadline
-        }
+        if self.hurried() { deadline.min(HURRIED_DEADLINE) } else { deadline }
     }
 
     /// Back to what was there before, and the one terminal event of a deployment that failed.
@@ -307,14 +236,8 @@ impl Deployment<'_> {
             // It was unpacked once; if it is gone and cannot be had, the start below says so.
             self.cx.line(&fail.message());
         }
-        let kind = if first.kind == Kind::Deploy {
-            Kind::Rollback
-        } else {
-            Kind::Deploy
-        };
-        let back = self
-            .switch(1, former.clone(), kind, Some(verdict.message.clone()), None)
-            .await?;
+        let kind = if first.kind == Kind::Deploy { Kind::Rollback } else { Kind::Deploy };
+        let back = self.switch(1, former.clone(), kind, Some(verdict.message.clone()), None).await?;
         let trouble = match self.bring_up(&back).await {
             Ok(_) => None,
             Err(Down::Bad(trouble)) => Some(trouble.message),
@@ -332,14 +255,11 @@ impl Deployment<'_> {
     /// What is left over costs space, nothing else: it never fails a deployment.
     async fn prune(&self) {
         let pruned = match self.history().await {
-            Ok(history) => {
-                application::prune(self.environment, &history).map_err(|error| format!("{error:#}"))
-            }
+            Ok(history) => application::prune(self.environment, &history).map_err(|error| format!("{error:#}")),
             Err(fail) => Err(fail.message()),
         };
         if let Err(error) = pruned {
-            self.cx
-                .line(&format!("old releases could not be removed: {error}"));
+            self.cx.line(&format!("old releases could not be removed: {error}"));
         }
     }
 
@@ -350,14 +270,11 @@ impl Deployment<'_> {
         }
         Err(match self.cx.stop() {
             Some(Stop::Asked(why)) => Fail::reject(Code::Cancelled, anyhow::anyhow!("cancelled: {why}")),
-            Some(Stop::TimedOut) => {
-                Fail::reject(Code::TimedOut, anyhow::anyhow!("the time for the job is over"))
-            }
+            Some(Stop::TimedOut) => Fail::reject(Code::TimedOut, anyhow::anyhow!("the time for the job is over")),
             Some(Stop::LeaseLost) => Fail::LeaseLost,
-            Some(Stop::BotStopping) | None => Fail::Later(
-                Duration::ZERO,
-                anyhow::anyhow!("the bot stops; the job goes on when it is back"),
-            ),
+            Some(Stop::BotStopping) | None => {
+                Fail::Later(Duration::ZERO, anyhow::anyhow!("the bot stops; the job goes on when it is back"))
+            }
         })
     }
 
@@ -375,12 +292,9 @@ impl Deployment<'_> {
     /// What stopping means after so many switches of this job.
     fn stopped(&self, switch: &Switch, switches: usize) -> Down {
         match (self.cx.stop(), switches) {
-            (Some(Stop::Asked(why)), 1..) => self.bad(
-                switch,
-                FailureReason::Cancelled,
-                Code::Cancelled,
-                format!("cancelled: {why}"),
-            ),
+            (Some(Stop::Asked(why)), 1..) => {
+                self.bad(switch, FailureReason::Cancelled, Code::Cancelled, format!("cancelled: {why}"))
+            }
             (Some(Stop::TimedOut), 1..) => {
                 let message = "the time for the job was over before it was healthy".to_owned();
                 self.bad(switch, FailureReason::TimedOut, Code::TimedOut, message)
@@ -391,9 +305,7 @@ impl Deployment<'_> {
 }
 
 /// What blocks happens beside the runtime's own threads.
-async fn beside<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, Fail> + Send + 'static,
-) -> Result<T, Fail> {
+async fn beside<T: Send + 'static>(act: impl FnOnce() -> Result<T, Fail> + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(act).await.map_err(Fail::retry)?
 }
 

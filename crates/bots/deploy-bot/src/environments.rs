@@ -17,16 +17,7 @@ use tokio::sync::Mutex;
 const FILE_BYTES_MAX: usize = 256 * 1024;
 const KEEP_MAX: usize = 50;
 const MIB: u64 = 1024 * 1024;
-const FIELDS: [&str; 8] = [
-    "repositories",
-    "refs",
-    "target",
-    "serve",
-    "port",
-    "health",
-    "keep",
-    "limits",
-];
+const FIELDS: [&str; 8] = ["repositories", "refs", "target", "serve", "port", "health", "keep", "limits"];
 
 /// Environments by name.
 pub(crate) type Environments = BTreeMap<String, Environment>;
@@ -62,10 +53,7 @@ impl Environment {
             ));
         }
         if !self.refs.fit(&revision.git_ref) {
-            return Err(format!(
-                "takes nothing from {}: only from {}",
-                revision.git_ref, self.refs.text
-            ));
+            return Err(format!("takes nothing from {}: only from {}", revision.git_ref, self.refs.text));
         }
         Ok(())
     }
@@ -98,36 +86,24 @@ fn listed(mistakes: &[String]) -> String {
 
 /// Reads the file. Relative target paths start from `base`. No file is no environments.
 pub(crate) fn read(path: &Path, base: &Path) -> Result<Environments, EnvironmentsError> {
-    let broken = |mistakes| EnvironmentsError {
-        path: path.to_owned(),
-        mistakes,
-    };
+    let broken = |mistakes| EnvironmentsError { path: path.to_owned(), mistakes };
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, base).map_err(broken),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Environments::new()),
-        Err(error) => Err(broken(vec![format!(
-            "it cannot be read: {error}; give the bot's user leave to read it"
-        )])),
+        Err(error) => Err(broken(vec![format!("it cannot be read: {error}; give the bot's user leave to read it")])),
     }
 }
 
 /// All mistakes together, each with its place.
 fn parse(text: &str, base: &Path) -> Result<Environments, Vec<String>> {
     if text.len() > FILE_BYTES_MAX {
-        return Err(vec![format!(
-            "it has {} bytes: at most {FILE_BYTES_MAX} are read",
-            text.len()
-        )]);
+        return Err(vec![format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len())]);
     }
-    let file: Option<BTreeMap<String, Map<String, Value>>> =
-        serde_saphyr::from_str(text).map_err(|error| {
-            let at = error
-                .location()
-                .map(|at| format!("line {}: ", at.line()))
-                .unwrap_or_default();
-            let what = error.without_snippet().to_string();
-            vec![format!("{at}{}", what.lines().next().unwrap_or_default())]
-        })?;
+    let file: Option<BTreeMap<String, Map<String, Value>>> = serde_saphyr::from_str(text).map_err(|error| {
+        let at = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+        let what = error.without_snippet().to_string();
+        vec![format!("{at}{}", what.lines().next().unwrap_or_default())]
+    })?;
     let mut mistakes = Vec::new();
     let mut environments = Environments::new();
     for (name, fields) in file.unwrap_or_default() {
@@ -135,11 +111,7 @@ fn parse(text: &str, base: &Path) -> Result<Environments, Vec<String>> {
         environments.extend(environment.map(|environment| (name, environment)));
     }
     shared(&environments, &mut mistakes);
-    if mistakes.is_empty() {
-        Ok(environments)
-    } else {
-        Err(mistakes)
-    }
+    if mistakes.is_empty() { Ok(environments) } else { Err(mistakes) }
 }
 
 /// Two environments in one folder, or behind one port, would take each other's releases away.
@@ -148,14 +120,10 @@ fn shared(environments: &Environments, mistakes: &mut Vec<String>) {
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
     for (name, environment) in environments {
         if let Some(other) = roots.insert(&environment.root, name) {
-            mistakes.push(format!(
-                "{name}.target.path: {other} has the same folder: give each its own"
-            ));
+            mistakes.push(format!("{name}.target.path: {other} has the same folder: give each its own"));
         }
         if let Some(other) = environment.port.and_then(|port| ports.insert(port, name)) {
-            mistakes.push(format!(
-                "{name}.port: {other} has the same port: give each its own, or say auto"
-            ));
+            mistakes.push(format!("{name}.port: {other} has the same port: give each its own, or say auto"));
         }
     }
 }
@@ -197,11 +165,7 @@ struct LimitsMax {
 
 impl Default for LimitsMax {
     fn default() -> Self {
-        Self {
-            memory_mib: 512,
-            processes: 256,
-            log_mib: 10,
-        }
+        Self { memory_mib: 512, processes: 256, log_mib: 10 }
     }
 }
 
@@ -219,9 +183,7 @@ impl Fields<'_> {
 
     fn optional<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
         let value = self.left.remove(field)?;
-        serde_json::from_value(value)
-            .map_err(|error| self.wrong(field, error))
-            .ok()
+        serde_json::from_value(value).map_err(|error| self.wrong(field, error)).ok()
     }
 
     fn required<T: DeserializeOwned>(&mut self, field: &str, example: &str) -> Option<T> {
@@ -239,10 +201,7 @@ impl Fields<'_> {
     ) -> Option<Patterns> {
         let written: Vec<String> = self.required(field, example)?;
         if written.is_empty() {
-            self.wrong(
-                field,
-                format!("is empty, so nothing could ever go there: expected such as {example}"),
-            );
+            self.wrong(field, format!("is empty, so nothing could ever go there: expected such as {example}"));
         }
         let mut set = GlobSetBuilder::new();
         for pattern in &written {
@@ -252,18 +211,13 @@ impl Fields<'_> {
             }
         }
         let set = set.build().map_err(|error| self.wrong(field, error)).ok()?;
-        Some(Patterns {
-            set,
-            text: written.join(", "),
-        })
+        Some(Patterns { set, text: written.join(", ") })
     }
 }
 
 /// In a repository's name or address `*` stays within one part; alone it is everything.
 fn repository_glob(pattern: &str) -> Result<Glob, globset::Error> {
-    GlobBuilder::new(if pattern == "*" { "**" } else { pattern })
-        .literal_separator(true)
-        .build()
+    GlobBuilder::new(if pattern == "*" { "**" } else { pattern }).literal_separator(true).build()
 }
 
 /// As in git's refspecs: `refs/heads/*` is every branch, `refs/heads/feature/x` too.
@@ -271,83 +225,45 @@ fn ref_glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(pattern).literal_separator(false).build()
 }
 
-fn environment(
-    name: &str,
-    fields: Map<String, Value>,
-    base: &Path,
-    mistakes: &mut Vec<String>,
-) -> Option<Environment> {
+fn environment(name: &str, fields: Map<String, Value>, base: &Path, mistakes: &mut Vec<String>) -> Option<Environment> {
     let mistakes_before = mistakes.len();
     if !is_name(name) {
-        mistakes.push(format!(
-            "`{name}` is no name: expected 1 to 60 letters, digits, `-`, `_` or `.`"
-        ));
+        mistakes.push(format!("`{name}` is no name: expected 1 to 60 letters, digits, `-`, `_` or `.`"));
     }
-    let unknown: Vec<String> = fields
-        .keys()
-        .filter(|field| !FIELDS.contains(&field.as_str()))
-        .cloned()
-        .collect();
-    let mut from = Fields {
-        name,
-        left: fields,
-        mistakes,
-    };
+    let unknown: Vec<String> = fields.keys().filter(|field| !FIELDS.contains(&field.as_str())).cloned().collect();
+    let mut from = Fields { name, left: fields, mistakes };
     for field in unknown {
-        from.wrong(
-            &field,
-            format!("is not known: expected one of {}", FIELDS.join(", ")),
-        );
+        from.wrong(&field, format!("is not known: expected one of {}", FIELDS.join(", ")));
     }
     let repositories = from.patterns("repositories", "[\"shop/*\"]", repository_glob);
     let refs = from.patterns("refs", "[refs/heads/main]", ref_glob);
     let target: Option<Target> = from.required("target", "{type: directory, path: environments/local}");
     let serve = from.optional("serve").unwrap_or(ServeMode::Auto);
     let port = from.optional("port").unwrap_or_else(|| Value::from("auto"));
-    let port = match (
-        port.as_str(),
-        port.as_u64().and_then(|number| u16::try_from(number).ok()),
-    ) {
+    let port = match (port.as_str(), port.as_u64().and_then(|number| u16::try_from(number).ok())) {
         (Some("auto"), _) => None,
         (_, Some(number)) if number > 0 => Some(number),
         _ => {
-            from.wrong(
-                "port",
-                format!("expected auto or a number from 1 to 65535, got {port}"),
-            );
+            from.wrong("port", format!("expected auto or a number from 1 to 65535, got {port}"));
             None
         }
     };
-    let health = from.optional("health").unwrap_or(HealthMax {
-        deadline: Span(Duration::from_secs(60)),
-    });
+    let health = from.optional("health").unwrap_or(HealthMax { deadline: Span(Duration::from_secs(60)) });
     if health.deadline.0.is_zero() {
-        from.wrong(
-            "health.deadline",
-            "is zero, so nothing could become healthy: expected such as 60s",
-        );
+        from.wrong("health.deadline", "is zero, so nothing could become healthy: expected such as 60s");
     }
     let keep: usize = from.optional("keep").unwrap_or(5);
     if !(2..=KEEP_MAX).contains(&keep) {
-        from.wrong(
-            "keep",
-            format!("expected 2 (the current and the one before) to {KEEP_MAX} releases, got {keep}"),
-        );
+        from.wrong("keep", format!("expected 2 (the current and the one before) to {KEEP_MAX} releases, got {keep}"));
     }
     let limits: LimitsMax = from.optional("limits").unwrap_or_default();
     if limits.memory_mib == 0 || limits.processes == 0 || limits.log_mib == 0 {
         from.wrong("limits", "expected every limit above zero");
     }
-    if target
-        .as_ref()
-        .is_some_and(|target| target.path.components().any(|part| part == Component::ParentDir))
-    {
+    if target.as_ref().is_some_and(|target| target.path.components().any(|part| part == Component::ParentDir)) {
         from.wrong("target.path", "expected a path without `..`");
     }
-    let Target {
-        kind: TargetKind::Directory,
-        path,
-    } = target?;
+    let Target { kind: TargetKind::Directory, path } = target?;
     let (repositories, refs) = (repositories?, refs?);
     (mistakes.len() == mistakes_before).then(|| Environment {
         name: name.to_owned(),
@@ -372,9 +288,7 @@ fn environment(
 fn is_name(name: &str) -> bool {
     (1..=60).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 #[cfg(test)]
@@ -384,19 +298,12 @@ mod tests {
     const LOCAL: &str = "local:\n  repositories: [\"*\"]\n  refs: [\"refs/heads/*\"]\n  target: {type: directory, path: environments/local}\n";
 
     fn local(more: &str) -> Result<Environment, Vec<String>> {
-        Ok(parse(&format!("{LOCAL}{more}"), Path::new("/bot"))?
-            .remove("local")
-            .unwrap())
+        Ok(parse(&format!("{LOCAL}{more}"), Path::new("/bot"))?.remove("local").unwrap())
     }
 
     fn revision(repository: &str, git_ref: &str) -> Revision {
         let url = format!("https://git.example.org/{repository}.git");
-        Revision {
-            repository: repository.into(),
-            url,
-            git_ref: git_ref.into(),
-            ..Revision::example()
-        }
+        Revision { repository: repository.into(), url, git_ref: git_ref.into(), ..Revision::example() }
     }
 
     #[test]
@@ -405,18 +312,8 @@ mod tests {
         assert_eq!(local.root, Path::new("/bot/environments/local"));
         assert!(local.serves && local.port.is_none() && local.keep == 5);
         assert_eq!(local.health_deadline_max, Duration::from_secs(60));
-        assert_eq!(
-            local.limits,
-            ServeLimits {
-                memory_bytes: 512 * MIB,
-                processes: 256,
-                log_bytes: 10 * MIB
-            }
-        );
-        assert_eq!(
-            local.admits(&revision("shop/api", "refs/heads/feature/x")),
-            Ok(())
-        );
+        assert_eq!(local.limits, ServeLimits { memory_bytes: 512 * MIB, processes: 256, log_bytes: 10 * MIB });
+        assert_eq!(local.admits(&revision("shop/api", "refs/heads/feature/x")), Ok(()));
         let refused = local.admits(&revision("shop/api", "refs/tags/v1")).unwrap_err();
         assert_eq!(refused, "takes nothing from refs/tags/v1: only from refs/heads/*");
     }
@@ -427,13 +324,8 @@ mod tests {
         let local = parse(&text, Path::new("/bot")).unwrap().remove("local").unwrap();
         assert!(local.admits(&revision("shop/api", "refs/heads/main")).is_ok());
         assert!(local.admits(&revision("tools/a/b", "refs/heads/main")).is_ok());
-        let refused = local
-            .admits(&revision("shop/evil/api", "refs/heads/main"))
-            .unwrap_err();
-        assert!(
-            refused.starts_with("takes nothing from the repository shop/evil/api"),
-            "{refused}"
-        );
+        let refused = local.admits(&revision("shop/evil/api", "refs/heads/main")).unwrap_err();
+        assert!(refused.starts_with("takes nothing from the repository shop/evil/api"), "{refused}");
     }
 
     #[test]
@@ -458,21 +350,14 @@ mod tests {
 
     #[test]
     fn two_environments_never_share_a_folder_or_a_port() {
-        let text = format!(
-            "{LOCAL}  port: 8600\n{}  port: 8600\n",
-            LOCAL.replace("local:", "twin:")
-        );
+        let text = format!("{LOCAL}  port: 8600\n{}  port: 8600\n", LOCAL.replace("local:", "twin:"));
         let told = parse(&text, Path::new("/bot")).unwrap_err();
         assert_eq!(told.len(), 2, "{told:?}");
     }
 
     #[test]
     fn no_file_and_an_empty_file_are_no_environments() {
-        assert!(
-            read(Path::new("/nowhere/environments.yaml"), Path::new("/bot"))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(read(Path::new("/nowhere/environments.yaml"), Path::new("/bot")).unwrap().is_empty());
         assert!(parse("# nothing yet\n", Path::new("/bot")).unwrap().is_empty());
     }
 
@@ -480,15 +365,7 @@ mod tests {
     fn a_broken_file_says_where() {
         let told = parse("local:\n  refs: [\n", Path::new("/bot")).unwrap_err();
         assert!(told[0].starts_with("line "), "{told:?}");
-        let error = EnvironmentsError {
-            path: "environments.yaml".into(),
-            mistakes: told,
-        };
-        assert!(
-            error
-                .to_string()
-                .starts_with("environments.yaml cannot be used:\n  - line "),
-            "{error}"
-        );
+        let error = EnvironmentsError { path: "environments.yaml".into(), mistakes: told };
+        assert!(error.to_string().starts_with("environments.yaml cannot be used:\n  - line "), "{error}");
     }
 }

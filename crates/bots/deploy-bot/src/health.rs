@@ -27,11 +27,7 @@ impl Question {
     pub(crate) fn new(port: u16, health: Option<&Health>) -> Self {
         match health {
             // A path always begins with `/`, so that it can never become a part of the host.
-            Some(health) => Self::Http(format!(
-                "{}{}",
-                base_url(port),
-                health.path.trim_start_matches('/')
-            )),
+            Some(health) => Self::Http(format!("{}{}", base_url(port), health.path.trim_start_matches('/'))),
             None => Self::Tcp(port),
         }
     }
@@ -101,12 +97,7 @@ pub(crate) async fn ask(
         if !is_running() {
             return Answer::Gone;
         }
-        match timeout(
-            end.saturating_duration_since(Instant::now()),
-            once(client, question),
-        )
-        .await
-        {
+        match timeout(end.saturating_duration_since(Instant::now()), once(client, question)).await {
             // It counts only if the application that was started is the one that answered.
             Ok(Ok(())) if is_running() => return Answer::Healthy,
             Ok(Ok(())) => return Answer::Gone,
@@ -127,16 +118,12 @@ async fn once(client: &Client, question: &Question) -> Result<(), String> {
             Ok(response) if response.status().is_success() => Ok(()),
             Ok(response) => Err(format!("answered {}", response.status().as_u16())),
             Err(error) if error.is_connect() => Err("accepted no connection".to_owned()),
-            Err(error) if error.is_timeout() => {
-                Err(format!("did not answer within {} s", ANSWER_MAX.as_secs()))
-            }
+            Err(error) if error.is_timeout() => Err(format!("did not answer within {} s", ANSWER_MAX.as_secs())),
             Err(error) => Err(format!("did not answer ({})", error.without_url())),
         },
         Question::Tcp(port) => {
             let connected = TcpStream::connect(("127.0.0.1", *port)).await;
-            connected
-                .map(drop)
-                .map_err(|_| "accepted no connection".to_owned())
+            connected.map(drop).map_err(|_| "accepted no connection".to_owned())
         }
     }
 }
@@ -171,14 +158,7 @@ mod tests {
 
     async fn asked(port: u16, deadline_ms: u64, running: bool, stopped: bool) -> Answer {
         let question = Question::new(port, Some(&Health::default()));
-        ask(
-            &client().unwrap(),
-            &question,
-            Duration::from_millis(deadline_ms),
-            || running,
-            || stopped,
-        )
-        .await
+        ask(&client().unwrap(), &question, Duration::from_millis(deadline_ms), || running, || stopped).await
     }
 
     #[tokio::test]
@@ -190,21 +170,11 @@ mod tests {
     #[tokio::test]
     async fn what_it_said_last_is_told() {
         let port = server(&["500 Broken"]);
-        assert_eq!(
-            asked(port, 200, true, false).await,
-            Answer::NotInTime("answered 500".into())
-        );
+        assert_eq!(asked(port, 200, true, false).await, Answer::NotInTime("answered 500".into()));
         let port = server(&["302 Found"]);
         let told = asked(port, 200, true, false).await;
-        assert_eq!(
-            told,
-            Answer::NotInTime("answered 302".into()),
-            "a redirect leads elsewhere, so it is no answer"
-        );
-        assert_eq!(
-            asked(1, 100, true, false).await,
-            Answer::NotInTime("accepted no connection".into())
-        );
+        assert_eq!(told, Answer::NotInTime("answered 302".into()), "a redirect leads elsewhere, so it is no answer");
+        assert_eq!(asked(1, 100, true, false).await, Answer::NotInTime("accepted no connection".into()));
     }
 
     #[tokio::test]
@@ -215,10 +185,7 @@ mod tests {
 
     #[test]
     fn a_path_never_changes_the_host() {
-        let health = Health {
-            path: "@evil.example/x".into(),
-            ..Health::default()
-        };
+        let health = Health { path: "@evil.example/x".into(), ..Health::default() };
         let question = Question::new(8600, Some(&health));
         assert_eq!(question.url(), Some("http://127.0.0.1:8600/@evil.example/x"));
         assert_eq!(Question::new(8600, None).to_string(), "127.0.0.1:8600");

@@ -67,11 +67,7 @@ impl History {
 
     /// An artifact that was there once, as it was there last.
     pub(crate) fn release(&self, digest: &Digest) -> Option<&Release> {
-        self.switches
-            .iter()
-            .rev()
-            .filter_map(|switch| switch.to.as_ref())
-            .find(|to| to.digest() == digest)
+        self.switches.iter().rev().filter_map(|switch| switch.to.as_ref()).find(|to| to.digest() == digest)
     }
 
     /// The switches of one job: its own, and the one that took it back.
@@ -81,12 +77,13 @@ impl History {
 
     /// The newest switches' numbers, newest first.
     pub(crate) fn newest(&self, count: usize) -> Vec<u64> {
-        self.switches
-            .iter()
-            .rev()
-            .take(count)
-            .map(|switch| switch.seq)
-            .collect()
+        self.switches.iter().rev().take(count).map(|switch| switch.seq).collect()
+    }
+
+    /// The newest switches to something that is served, newest first.
+    pub(crate) fn applications(&self, count: usize) -> Vec<u64> {
+        let serves = |switch: &&Switch| switch.to.as_ref().is_some_and(|to| to.serve.is_some());
+        self.switches.iter().rev().filter(serves).take(count).map(|switch| switch.seq).collect()
     }
 
     /// The artifacts that stay on disk: the newest `keep`, and always the current and the one before.
@@ -113,9 +110,7 @@ impl History {
                     standing.push(to);
                 }
                 (Some(to), Kind::Rollback) => {
-                    let target = standing
-                        .iter()
-                        .rposition(|release| release.digest() == to.digest());
+                    let target = standing.iter().rposition(|release| release.digest() == to.digest());
                     standing.truncate(target.unwrap_or(0));
                     standing.push(to);
                 }

@@ -40,19 +40,9 @@ pub(crate) enum JournalError {
         "job {job} under fencing token {token} does not hold {}: job {holder} under token {held} does; this attempt was \
          taken over and has to end", .path.display()
     )]
-    Stale {
-        path: PathBuf,
-        job: String,
-        token: i64,
-        holder: String,
-        held: i64,
-    },
+    Stale { path: PathBuf, job: String, token: i64, holder: String, held: i64 },
     #[error("line {line} of {} is damaged: {source}; restore the file, or move it away to begin a new history", .path.display())]
-    Damaged {
-        path: PathBuf,
-        line: usize,
-        source: serde_json::Error,
-    },
+    Damaged { path: PathBuf, line: usize, source: serde_json::Error },
     #[error("{} cannot be used: {source}; see that the folder exists, has space and belongs to the bot's user", .path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -74,9 +64,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn in_folder(root: &Path) -> Self {
-        Self {
-            path: root.join("journal.jsonl"),
-        }
+        Self { path: root.join("journal.jsonl") }
     }
 
     /// No file is no history.
@@ -88,28 +76,14 @@ impl Journal {
     pub(crate) fn claim(&self, job: &str, token: i64) -> Result<(), JournalError> {
         let _lock = self.lock()?;
         let holder = self.holder()?;
-        let newest = self
-            .read()?
-            .of_job(job)
-            .iter()
-            .map(|switch| switch.token)
-            .max()
-            .unwrap_or(token);
+        let newest = self.read()?.of_job(job).iter().map(|switch| switch.token).max().unwrap_or(token);
         if holder.job == job && holder.token > token || newest > token {
             return Err(self.stale(job, token, holder));
         }
-        let text = serde_json::to_vec(&Holder {
-            job: job.to_owned(),
-            token,
-        })
-        .map_err(|error| self.io()(error.into()))?;
-        let (place, new) = (
-            self.path.with_extension("holder"),
-            self.path.with_extension("holder.new"),
-        );
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(new, place))
-            .map_err(self.io())
+        let text =
+            serde_json::to_vec(&Holder { job: job.to_owned(), token }).map_err(|error| self.io()(error.into()))?;
+        let (place, new) = (self.path.with_extension("holder"), self.path.with_extension("holder.new"));
+        fs::write(&new, text).and_then(|()| fs::rename(new, place)).map_err(self.io())
     }
 
     /// Makes a switch the truth, unless the job has made its `nth` already: then that one is returned.
@@ -125,32 +99,9 @@ impl Journal {
         }
         let seq = history.last().map_or(1, |last| last.seq + 1);
         let from = history.current().map(|release| release.digest().clone());
-        let Wanted {
-            at,
-            to,
-            job,
-            token,
-            kind,
-            reason,
-            requested_by,
-            nth: _,
-        } = wanted;
-        let switch = Switch {
-            seq,
-            at,
-            from,
-            to,
-            job,
-            token,
-            kind,
-            reason,
-            requested_by,
-        };
-        let bytes = if history.switches.len() >= LINES_MAX {
-            self.rotate(&history)?
-        } else {
-            bytes
-        };
+        let Wanted { at, to, job, token, kind, reason, requested_by, nth: _ } = wanted;
+        let switch = Switch { seq, at, from, to, job, token, kind, reason, requested_by };
+        let bytes = if history.switches.len() >= LINES_MAX { self.rotate(&history)? } else { bytes };
         self.write(&switch, bytes).map_err(self.io())?;
         Ok(switch)
     }
@@ -159,9 +110,7 @@ impl Journal {
     fn lock(&self) -> Result<File, JournalError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = options
-            .open(self.path.with_extension("lock"))
-            .map_err(self.io())?;
+        let lock = options.open(self.path.with_extension("lock")).map_err(self.io())?;
         lock.lock().map_err(self.io())?;
         Ok(lock)
     }
@@ -176,17 +125,8 @@ impl Journal {
     }
 
     fn stale(&self, job: &str, token: i64, holder: Holder) -> JournalError {
-        let Holder {
-            job: holder,
-            token: held,
-        } = holder;
-        JournalError::Stale {
-            path: self.path.clone(),
-            job: job.to_owned(),
-            token,
-            holder,
-            held,
-        }
+        let Holder { job: holder, token: held } = holder;
+        JournalError::Stale { path: self.path.clone(), job: job.to_owned(), token, holder, held }
     }
 
     /// The history, and how many bytes of the file hold it: a line without its end was never committed.
@@ -200,11 +140,7 @@ impl Journal {
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         let mut switches = Vec::new();
         for (index, line) in whole.lines().enumerate() {
-            let damaged = |source| JournalError::Damaged {
-                path: self.path.clone(),
-                line: index + 1,
-                source,
-            };
+            let damaged = |source| JournalError::Damaged { path: self.path.clone(), line: index + 1, source };
             switches.push(serde_json::from_str(line).map_err(damaged)?);
         }
         Ok((History { switches }, whole.len() as u64))
@@ -213,12 +149,7 @@ impl Journal {
     fn write(&self, switch: &Switch, bytes: u64) -> io::Result<()> {
         let mut line = serde_json::to_vec(switch)?;
         line.push(b'\n');
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
         file.set_len(bytes)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(&line)?;
@@ -236,12 +167,7 @@ impl Journal {
                 text.push(b'\n');
             }
             let new = path.with_extension("new");
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(new, path)?;
@@ -254,17 +180,12 @@ impl Journal {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        self.path
-            .parent()
-            .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
     fn io(&self) -> impl Fn(io::Error) -> JournalError + use<> {
         let path = self.path.clone();
-        move |source| JournalError::Io {
-            path: path.clone(),
-            source,
-        }
+        move |source| JournalError::Io { path: path.clone(), source }
     }
 }
 
@@ -276,25 +197,13 @@ mod tests {
 
     fn release(letter: char) -> Release {
         let digest = Digest::from_hex(&letter.to_string().repeat(64)).unwrap();
-        let artifact = ObjectRef {
-            digest,
-            ..ObjectRef::example("application/zstd")
-        };
+        let artifact = ObjectRef { digest, ..ObjectRef::example("application/zstd") };
         Release::new(artifact, Revision::example(), DeployStage::default())
     }
 
     fn wanted(job: &str, token: i64, to: Option<char>, kind: Kind, nth: usize) -> Wanted {
         let at = DateTime::from_timestamp(1_793_534_400, 0).unwrap();
-        Wanted {
-            at,
-            to: to.map(release),
-            job: job.into(),
-            token,
-            kind,
-            reason: None,
-            requested_by: None,
-            nth,
-        }
+        Wanted { at, to: to.map(release), job: job.into(), token, kind, reason: None, requested_by: None, nth }
     }
 
     fn journal() -> (tempfile::TempDir, Journal) {
@@ -309,10 +218,7 @@ mod tests {
     }
 
     fn deploy(journal: &Journal, number: u32, to: char) {
-        append(
-            journal,
-            wanted(&format!("job-{number}"), 1, Some(to), Kind::Deploy, 0),
-        );
+        append(journal, wanted(&format!("job-{number}"), 1, Some(to), Kind::Deploy, 0));
     }
 
     #[test]
@@ -329,10 +235,7 @@ mod tests {
         assert_eq!(history.before(3), Some(&release('b')));
         assert_eq!(history.release(release('c').digest()), Some(&release('c')));
         assert_eq!(history.last().unwrap().from.as_ref(), Some(release('c').digest()));
-        assert_eq!(
-            history.kept(2),
-            [release('a').digest().clone(), release('b').digest().clone()].into()
-        );
+        assert_eq!(history.kept(2), [release('a').digest().clone(), release('b').digest().clone()].into());
         assert_eq!(history.kept(3).len(), 3);
     }
 
@@ -345,14 +248,7 @@ mod tests {
         append(&journal, wanted("job-1", 2, None, Kind::Rollback, 1));
         append(&journal, wanted("job-1", 3, None, Kind::Rollback, 1));
         let history = journal.read().unwrap();
-        assert_eq!(
-            (
-                history.of_job("job-1").len(),
-                history.current(),
-                history.previous()
-            ),
-            (2, None, None)
-        );
+        assert_eq!((history.of_job("job-1").len(), history.current(), history.previous()), (2, None, None));
     }
 
     #[test]
@@ -360,36 +256,14 @@ mod tests {
         let (_folder, journal) = journal();
         journal.claim("job-1", 1).unwrap();
         journal.claim("job-1", 2).unwrap();
-        let stale = journal
-            .append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0))
-            .unwrap_err();
-        assert!(
-            matches!(
-                stale,
-                JournalError::Stale {
-                    token: 1,
-                    held: 2,
-                    ..
-                }
-            ),
-            "{stale}"
-        );
-        assert!(
-            matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })),
-            "it does not come back"
-        );
-        journal
-            .append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0))
-            .unwrap();
+        let stale = journal.append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0)).unwrap_err();
+        assert!(matches!(stale, JournalError::Stale { token: 1, held: 2, .. }), "{stale}");
+        assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "it does not come back");
+        journal.append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0)).unwrap();
         journal.claim("job-2", 1).unwrap();
-        let stale = journal
-            .append(wanted("job-1", 2, None, Kind::Rollback, 1))
-            .unwrap_err();
+        let stale = journal.append(wanted("job-1", 2, None, Kind::Rollback, 1)).unwrap_err();
         assert!(matches!(stale, JournalError::Stale { .. }), "{stale}");
-        assert!(
-            matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })),
-            "the lines remember too"
-        );
+        assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "the lines remember too");
         assert_eq!(journal.read().unwrap().current(), Some(&release('a')));
     }
 

@@ -21,6 +21,8 @@ const RECOVERED: Duration = Duration::from_secs(60);
 /// What is remembered of one environment between two looks.
 #[derive(Debug, Default)]
 struct Watch {
+    /// The switch whose application this is about; the next one begins anew.
+    seq: u64,
     /// Starts in a row that did not last.
     starts: u32,
     started: Option<Instant>,
@@ -35,11 +37,8 @@ pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
             // A job that has the environment knows better what should run.
             if let Ok(_busy) = environment.busy.try_lock() {
                 let watch = watches.entry(&environment.name).or_default();
-                let trouble = look(bot, environment, watch)
-                    .await
-                    .unwrap_or_else(|error| Some(format!("{error:#}")));
-                bot.tools
-                    .degraded(&format!("environment {}", environment.name), trouble);
+                let trouble = look(bot, environment, watch).await.unwrap_or_else(|error| Some(format!("{error:#}")));
+                bot.tools.degraded(&format!("environment {}", environment.name), trouble);
             }
         }
         tokio::select! {
@@ -50,11 +49,7 @@ pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
 }
 
 /// One look; says what is wrong, if anything is.
-async fn look(
-    bot: &DeployBot,
-    environment: &Environment,
-    watch: &mut Watch,
-) -> anyhow::Result<Option<String>> {
+async fn look(bot: &DeployBot, environment: &Environment, watch: &mut Watch) -> anyhow::Result<Option<String>> {
     let history = Journal::in_folder(&environment.root).read()?;
     let Some((switch, release)) = history.last().and_then(|last| Some((last, last.to.as_ref()?))) else {
         return Ok(None);
@@ -62,6 +57,9 @@ async fn look(
     let Some(serve) = release.serve.as_ref().filter(|_| environment.serves) else {
         return Ok(None);
     };
+    if watch.seq != switch.seq {
+        *watch = Watch { seq: switch.seq, ..Watch::default() };
+    }
     if let Some(running) = Host::find(environment, switch.seq)? {
         if let Some(ending) = running.served.enforce_limits().await? {
             watch.pause();
@@ -72,28 +70,17 @@ async fn look(
         }
         let steady = watch.started.is_none_or(|started| started.elapsed() >= RECOVERED);
         if steady {
-            *watch = Watch::default();
+            *watch = Watch { seq: switch.seq, ..Watch::default() };
         }
         return Ok((watch.starts > 1).then(|| watch.told(environment, switch.seq)));
     }
-    if watch
-        .not_before
-        .is_some_and(|not_before| Instant::now() < not_before)
-    {
+    if watch.not_before.is_some_and(|not_before| Instant::now() < not_before) {
         return Ok(Some(watch.told(environment, switch.seq)));
     }
     watch.pause();
     let path = Releases::in_folder(&environment.root).path(release.digest());
-    let running = bot
-        .host()
-        .await?
-        .run(environment, &history, switch.seq, path, serve)
-        .await?;
-    tracing::warn!(
-        environment = environment.name,
-        pid = running.served.pid(),
-        "the application did not run: started"
-    );
+    let running = bot.host().await?.run(environment, &history, switch.seq, path, serve).await?;
+    tracing::warn!(environment = environment.name, pid = running.served.pid(), "the application did not run: started");
     Ok((watch.starts > 1).then(|| watch.told(environment, switch.seq)))
 }
 
@@ -108,13 +95,8 @@ impl Watch {
 
     fn told(&self, environment: &Environment, seq: u64) -> String {
         let last = application::log_tail(environment, seq).pop();
-        let last = last
-            .map(|line| format!("; it last said: {line}"))
-            .unwrap_or_default();
-        format!(
-            "the application does not stay up: started {} times{last}",
-            self.starts
-        )
+        let last = last.map(|line| format!("; it last said: {line}")).unwrap_or_default();
+        format!("the application does not stay up: started {} times{last}", self.starts)
     }
 }
 
@@ -128,11 +110,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..8 {
             watch.pause();
-            pauses.push(
-                (watch.not_before.unwrap() - watch.started.unwrap())
-                    .as_secs_f64()
-                    .round() as u64,
-            );
+            pauses.push((watch.not_before.unwrap() - watch.started.unwrap()).as_secs_f64().round() as u64);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
     }

@@ -29,8 +29,7 @@ use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outc
 use bot_messages::{
     Category, Code, Digest, FailureReason, ObjectRef, Revision, SafeError,
     deploy::{
-        DeployCompleted, DeployFailed, DeployRequested, DeployRollbackRequested, DeployRolledBack,
-        DeployStarted,
+        DeployCompleted, DeployFailed, DeployRequested, DeployRollbackRequested, DeployRolledBack, DeployStarted,
     },
     pipeline::DeployStage,
     test::TestCompleted,
@@ -86,20 +85,14 @@ impl Bot for DeployBot {
         observes: &[],
     };
     type Hears = (TestCompleted, (DeployRequested, (DeployRollbackRequested, ())));
-    type Says = (
-        DeployStarted,
-        (DeployCompleted, (DeployFailed, (DeployRolledBack, ()))),
-    );
+    type Says = (DeployStarted, (DeployCompleted, (DeployFailed, (DeployRolledBack, ()))));
     type Jobs = (DeployJob, ());
     type Config = Settings;
     type State = Artifact;
 
     fn new(settings: Settings, mut tools: Tools) -> anyhow::Result<Self> {
         tools.dir = std::path::absolute(&tools.dir).context("the bot's folder has no absolute path")?;
-        anyhow::ensure!(
-            !settings.check_every.0.is_zero(),
-            "settings.check_every is zero: expected such as 5s"
-        );
+        anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
         let environments = environments::read(&tools.config_dir.join(&settings.environments), &tools.dir)?;
         let objects = Objects::directory(&tools.objects)?;
         let sizes = Sizes {
@@ -110,15 +103,7 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
-        Ok(Self {
-            settings,
-            tools,
-            environments,
-            objects,
-            sizes,
-            http,
-            host: OnceCell::new(),
-        })
+        Ok(Self { settings, tools, environments, objects, sizes, http, host: OnceCell::new() })
     }
 
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
@@ -133,12 +118,7 @@ impl Handle<TestCompleted> for DeployBot {
     }
 
     fn handle(&self, event: TestCompleted, state: &mut Artifact, _: &Meta) -> Outcome<Self> {
-        let TestCompleted {
-            revision,
-            artifact,
-            deploy,
-            ..
-        } = event;
+        let TestCompleted { revision, artifact, deploy, .. } = event;
         let mut effects = Effects::none();
         let mut told = Vec::new();
         for (name, stage) in &deploy {
@@ -150,11 +130,7 @@ impl Handle<TestCompleted> for DeployBot {
                 Err(why) => told.push(why),
             }
         }
-        state.vouch(Vouched {
-            artifact,
-            revision,
-            deploy,
-        });
+        state.vouch(Vouched { artifact, revision, deploy });
         if told.is_empty() {
             return Ok(Effects::ignored("the pipeline file asks for no deployment"));
         }
@@ -170,14 +146,8 @@ impl Handle<DeployRequested> for DeployBot {
     fn handle(&self, event: DeployRequested, state: &mut Artifact, meta: &Meta) -> Outcome<Self> {
         match self.permitted(&event.environment, &event.digest, state) {
             Ok(vouched) => {
-                let stage = vouched
-                    .deploy
-                    .get(&event.environment)
-                    .cloned()
-                    .unwrap_or_default();
-                let Vouched {
-                    artifact, revision, ..
-                } = vouched;
+                let stage = vouched.deploy.get(&event.environment).cloned().unwrap_or_default();
+                let Vouched { artifact, revision, .. } = vouched;
                 let job = DeployJob::of(&event.environment, artifact, revision, &stage, event.requested_by);
                 Ok(Effects::none().start(&event.environment, &job))
             }
@@ -204,17 +174,8 @@ impl Handle<DeployRollbackRequested> for DeployBot {
     fn handle(&self, event: DeployRollbackRequested, _: &mut Artifact, _: &Meta) -> Outcome<Self> {
         let environment = self.environment(&event.environment);
         environment.map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
-        let DeployRollbackRequested {
-            environment,
-            to,
-            reason,
-            requested_by,
-        } = event;
-        let job = DeployJob {
-            environment,
-            want: Want::Back { to, reason },
-            requested_by,
-        };
+        let DeployRollbackRequested { environment, to, reason, requested_by } = event;
+        let job = DeployJob { environment, want: Want::Back { to, reason }, requested_by };
         Ok(Effects::none().start(&job.environment, &job))
     }
 }
@@ -223,11 +184,7 @@ impl DeployBot {
     fn environment(&self, name: &str) -> Result<&Environment, String> {
         self.environments.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.environments.keys().map(String::as_str).collect();
-            let known = if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            };
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             format!("{name}: there is no such environment in environments.yaml, which has: {known}.")
         })
     }
@@ -242,9 +199,7 @@ impl DeployBot {
                 revision.git_ref
             ));
         }
-        environment
-            .admits(revision)
-            .map_err(|why| format!("{name}: environments.yaml {why}."))
+        environment.admits(revision).map_err(|why| format!("{name}: environments.yaml {why}."))
     }
 
     /// The test that lets an artifact go to an environment.
@@ -264,11 +219,8 @@ impl DeployBot {
     }
 
     async fn host(&self) -> anyhow::Result<&Host> {
-        let host = self
-            .host
-            .get_or_try_init(|| Host::new(&self.tools, self.settings.stop_grace.0));
-        host.await
-            .context("applications cannot be started on this machine")
+        let host = self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.stop_grace.0));
+        host.await.context("applications cannot be started on this machine")
     }
 }
 
@@ -301,20 +253,10 @@ enum Want {
 }
 
 impl DeployJob {
-    fn of(
-        name: &str,
-        artifact: &ObjectRef,
-        revision: &Revision,
-        stage: &DeployStage,
-        by: Option<String>,
-    ) -> Self {
+    fn of(name: &str, artifact: &ObjectRef, revision: &Revision, stage: &DeployStage, by: Option<String>) -> Self {
         let release = Release::new(artifact.clone(), revision.clone(), stage.clone());
         let want = Want::Release(Box::new(release));
-        Self {
-            environment: name.to_owned(),
-            want,
-            requested_by: by,
-        }
+        Self { environment: name.to_owned(), want, requested_by: by }
     }
 
     /// What the journal tells of it: why, and who asked.
@@ -337,8 +279,7 @@ impl Job for DeployJob {
 
     async fn run(&self, bot: &DeployBot, cx: &JobCx<DeployBot>) -> Outcome<DeployBot> {
         let environment = bot.environment(&self.environment);
-        let environment =
-            environment.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
+        let environment = environment.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let _busy = environment.busy.lock().await;
         let deployment = Deployment {
             job: self,
@@ -355,9 +296,8 @@ impl Job for DeployJob {
     fn gave_up(&self, bot: &DeployBot, end: &GaveUp) -> Effects<DeployBot> {
         // What is there is told by the journal and by nothing else; it is a short file on this machine.
         let history = bot.environment(&self.environment).ok();
-        let history = history
-            .and_then(|environment| Journal::in_folder(&environment.root).read().ok())
-            .unwrap_or_default();
+        let history =
+            history.and_then(|environment| Journal::in_folder(&environment.root).read().ok()).unwrap_or_default();
         let current = history.current().map(|release| release.digest().clone());
         let (revision, digest) = match &self.want {
             Want::Release(release) => (Some(release.revision.clone()), Some(release.digest().clone())),

@@ -29,12 +29,7 @@ pub(crate) struct Release {
 
 impl Release {
     pub(crate) fn new(artifact: ObjectRef, revision: Revision, stage: DeployStage) -> Self {
-        Self {
-            artifact,
-            revision,
-            serve: stage.serve,
-            health: stage.health,
-        }
+        Self { artifact, revision, serve: stage.serve, health: stage.health }
     }
 
     pub(crate) fn digest(&self) -> &Digest {
@@ -65,9 +60,7 @@ pub(crate) struct Releases {
 
 impl Releases {
     pub(crate) fn in_folder(root: &Path) -> Self {
-        Self {
-            root: root.join("releases"),
-        }
+        Self { root: root.join("releases") }
     }
 
     /// Where an artifact is once it is unpacked.
@@ -79,10 +72,7 @@ impl Releases {
     pub(crate) fn point(&self, digest: Option<&Digest>) -> anyhow::Result<()> {
         let current = self.root.with_file_name("current");
         if fs::symlink_metadata(&current).is_ok_and(|found| !found.is_symlink()) {
-            anyhow::bail!(
-                "{} is no link and not ours to remove: move it away",
-                current.display()
-            );
+            anyhow::bail!("{} is no link and not ours to remove: move it away", current.display());
         }
         let Some(digest) = digest else {
             return remove(&current);
@@ -117,8 +107,7 @@ impl Releases {
         let packed = self.root.join(format!("{UNFINISHED}{attempt}.packed"));
         let (objects, artifact, runtime) = (objects.clone(), artifact.clone(), Handle::current());
         let unpacked = spawn_blocking(move || {
-            let fetched =
-                runtime.block_on(objects.get_file(&artifact.digest, &packed, sizes.artifact_bytes_max));
+            let fetched = runtime.block_on(objects.get_file(&artifact.digest, &packed, sizes.artifact_bytes_max));
             fetched.map_err(|error| object_fail(&artifact, error))?;
             let unpacked = unpack_as(&artifact.digest, &packed, &tree, &place, &sizes.unpacked);
             for left in [packed, tree] {
@@ -155,13 +144,7 @@ fn object_fail(artifact: &ObjectRef, error: ObjectError) -> Fail {
     )
 }
 
-fn unpack_as(
-    digest: &Digest,
-    packed: &Path,
-    tree: &Path,
-    place: &Path,
-    limits: &ArchiveLimits,
-) -> Result<(), Fail> {
+fn unpack_as(digest: &Digest, packed: &Path, tree: &Path, place: &Path, limits: &ArchiveLimits) -> Result<(), Fail> {
     remove(tree).map_err(Fail::Retry)?;
     archive::unpack(packed, tree, limits).map_err(|error| {
         let code = match error {
@@ -174,9 +157,7 @@ fn unpack_as(
             anyhow::Error::from(error).context(format!("the artifact {} cannot be unpacked", digest.short())),
         )
     })?;
-    seal(tree)
-        .context("the unpacked artifact cannot be made read-only")
-        .map_err(Fail::Retry)?;
+    seal(tree).context("the unpacked artifact cannot be made read-only").map_err(Fail::Retry)?;
     name(tree, place).map_err(Fail::Retry)
 }
 
@@ -202,10 +183,7 @@ fn seal(path: &Path) -> io::Result<()> {
             seal(&entry?.path())?;
         }
     }
-    fs::set_permissions(
-        path,
-        fs::Permissions::from_mode(meta.permissions().mode() & 0o555),
-    )
+    fs::set_permissions(path, fs::Permissions::from_mode(meta.permissions().mode() & 0o555))
 }
 
 /// Removes a file or a sealed tree; what is not there is removed.

@@ -83,11 +83,7 @@ impl Deployment<'_> {
             job_id: Some(self.cx.id.clone()),
             digest: release.digest().clone(),
             reason: verdict.reason,
-            error: SafeError::new(
-                verdict.code,
-                format!("{}; {state}", verdict.message),
-                self.cx.now(),
-            ),
+            error: SafeError::new(verdict.code, format!("{}; {state}", verdict.message), self.cx.now()),
             current: former.map(|former| former.digest().clone()),
             log_tail: verdict.log_tail,
             duration_ms: self.cx.duration_ms(),

@@ -75,17 +75,11 @@ impl TestJob {
         cx: &JobCx<TestBot>,
     ) -> Outcome<TestBot> {
         cx.progress(0, "unpacking");
-        workspace
-            .lay(&bot.objects, "source", &self.source.digest, &bot.config)
-            .await?;
+        workspace.lay(&bot.objects, "source", &self.source.digest, &bot.config).await?;
         let (pipeline, may_be_untested) = read(workspace).await?;
-        workspace
-            .lay(&bot.objects, "artifact", &self.artifact.digest, &bot.config)
-            .await?;
+        workspace.lay(&bot.objects, "artifact", &self.artifact.digest, &bot.config).await?;
         if let Some(keep) = &self.keep {
-            workspace
-                .lay(&bot.objects, "kept files", &keep.digest, &bot.config)
-                .await?;
+            workspace.lay(&bot.objects, "kept files", &keep.digest, &bot.config).await?;
         }
         let suites = pipeline.test.suites;
         let started = TestStarted {
@@ -97,34 +91,19 @@ impl TestJob {
         if suites.is_empty() && !may_be_untested {
             return Ok(self.failed(cx, Vec::new(), vec![no_suites()], None));
         }
-        let runner = Runner {
-            sandbox,
-            toolchains: &bot.toolchains,
-            config: &bot.config,
-            workspace,
-            cx,
-        };
+        let runner = Runner { sandbox, toolchains: &bot.toolchains, config: &bot.config, workspace, cx };
         let mut ran = Vec::new();
         for (i, (name, suite)) in suites.iter().enumerate() {
             cx.progress((i * 100 / suites.len()) as u8, name);
             ran.push(runner.run(name, suite).await?);
         }
         let log = if workspace.log().exists() {
-            Some(
-                bot.objects
-                    .put_file(&workspace.log(), "text/plain")
-                    .await
-                    .map_err(Fail::retry)?,
-            )
+            Some(bot.objects.put_file(&workspace.log(), "text/plain").await.map_err(Fail::retry)?)
         } else {
             None
         };
         let problems: Vec<Problem> = ran.iter().filter_map(|r| r.problem.clone()).collect();
-        Ok(if problems.is_empty() {
-            self.completed(cx, ran, log)
-        } else {
-            self.failed(cx, ran, problems, log)
-        })
+        Ok(if problems.is_empty() { self.completed(cx, ran, log) } else { self.failed(cx, ran, problems, log) })
     }
 
     fn completed(&self, cx: &JobCx<TestBot>, ran: Vec<Ran>, log: Option<ObjectRef>) -> Effects<TestBot> {
@@ -146,16 +125,8 @@ impl TestJob {
         problems: Vec<Problem>,
         log: Option<ObjectRef>,
     ) -> Effects<TestBot> {
-        let tail = ran
-            .iter()
-            .find(|r| r.problem.is_some())
-            .map(|r| r.tail.clone())
-            .unwrap_or_default();
-        let failures = ran
-            .iter()
-            .flat_map(|r| r.failures.clone())
-            .take(FAILURES_MAX)
-            .collect();
+        let tail = ran.iter().find(|r| r.problem.is_some()).map(|r| r.tail.clone()).unwrap_or_default();
+        let failures = ran.iter().flat_map(|r| r.failures.clone()).take(FAILURES_MAX).collect();
         let whole = sum_up(problems);
         Effects::none().say(TestFailed {
             revision: self.revision.clone(),
@@ -164,11 +135,7 @@ impl TestJob {
             error: SafeError::new(whole.code, whole.message, cx.now()),
             suites: ran.into_iter().map(|r| r.result).collect(),
             failures,
-            log_tail: tail
-                .iter()
-                .skip(tail.len().saturating_sub(TAIL_LINES))
-                .cloned()
-                .collect(),
+            log_tail: tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).cloned().collect(),
             log,
             duration_ms: cx.duration_ms(),
         })
@@ -178,21 +145,15 @@ impl TestJob {
 /// The pipeline of the source, and whether it is all right that it has no suites.
 async fn read(workspace: &Workspace) -> Result<(Pipeline, bool), Fail> {
     let tree = workspace.tree();
-    let read =
-        blocking(move || read_pipeline(&tree).map(|found| (found, workspace::asks_for_no_tests(&tree))));
-    let ((pipeline, origin), asks_for_none) =
-        read.await?.map_err(|e| Fail::reject(Code::InvalidPipeline, e))?;
+    let read = blocking(move || read_pipeline(&tree).map(|found| (found, workspace::asks_for_no_tests(&tree))));
+    let ((pipeline, origin), asks_for_none) = read.await?.map_err(|e| Fail::reject(Code::InvalidPipeline, e))?;
     Ok((pipeline, origin == "static" || asks_for_none))
 }
 
 fn no_suites() -> Problem {
     let message = "the pipeline names no test suite: add one to .lotabots.yaml such as `test: {suites: {unit: {run: make test}}}`, \
                    or say `test: {suites: {}}` if there is nothing to test";
-    Problem {
-        reason: FailureReason::Failed,
-        code: Code::NoTests,
-        message: message.to_owned(),
-    }
+    Problem { reason: FailureReason::Failed, code: Code::NoTests, message: message.to_owned() }
 }
 
 /// The first problem speaks for all; further ones are told after it.
@@ -215,18 +176,9 @@ mod tests {
     fn one_event_ends_a_job_that_was_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let e = BuildCompleted::example();
-        let job = TestJob {
-            revision: e.revision,
-            artifact: e.artifact,
-            source: e.source,
-            keep: None,
-            deploy: e.deploy,
-        };
-        let error = SafeError::new(
-            Code::Cancelled,
-            "cancelled by operator: wrong branch",
-            chrono::DateTime::default(),
-        );
+        let job =
+            TestJob { revision: e.revision, artifact: e.artifact, source: e.source, keep: None, deploy: e.deploy };
+        let error = SafeError::new(Code::Cancelled, "cancelled by operator: wrong branch", chrono::DateTime::default());
         let end = GaveUp {
             job_id: "job-1".into(),
             reason: FailureReason::Cancelled,
@@ -250,15 +202,8 @@ mod tests {
 
     #[test]
     fn the_first_problem_speaks_for_all() {
-        let problem = |code, message: &str| Problem {
-            reason: FailureReason::Failed,
-            code,
-            message: message.into(),
-        };
-        let both = sum_up(vec![
-            problem(Code::TestsFailed, "1 of 2 tests failed"),
-            problem(Code::NoTests, "no test"),
-        ]);
+        let problem = |code, message: &str| Problem { reason: FailureReason::Failed, code, message: message.into() };
+        let both = sum_up(vec![problem(Code::TestsFailed, "1 of 2 tests failed"), problem(Code::NoTests, "no test")]);
         assert_eq!(both, problem(Code::TestsFailed, "1 of 2 tests failed; no test"));
     }
 }

@@ -41,10 +41,8 @@ pub(crate) fn parse(text: &str) -> Result<Report, Broken> {
     reader.config_mut().expand_empty_elements = true;
     let mut reading = Reading::default();
     loop {
-        let event = reader.read_event().map_err(|e| Broken::Xml {
-            at: reader.error_position(),
-            what: e.to_string(),
-        })?;
+        let event =
+            reader.read_event().map_err(|e| Broken::Xml { at: reader.error_position(), what: e.to_string() })?;
         match event {
             Event::Start(element) => reading.begin(&element)?,
             Event::End(element) => reading.end(element.local_name().into_inner()),
@@ -141,17 +139,14 @@ impl Reading {
         };
         *count = count.saturating_add(1);
         if case.failed && self.report.failures.len() < FAILURES_MAX {
-            self.report
-                .failures
-                .push(Failure::new(&case.name, &case.said(), case.location.clone()));
+            self.report.failures.push(Failure::new(&case.name, &case.said(), case.location.clone()));
         }
     }
 }
 
 impl Case {
     fn new(element: &BytesStart<'_>) -> Self {
-        let [name, class, file, line, status] =
-            attributes(element, ["name", "classname", "file", "line", "status"]);
+        let [name, class, file, line, status] = attributes(element, ["name", "classname", "file", "line", "status"]);
         // `Class.method` as Java and Python say it, `module::test` as Rust does.
         let separator = if class.contains("::") { "::" } else { "." };
         let full = match (class.is_empty(), name.starts_with(&class)) {
@@ -160,12 +155,7 @@ impl Case {
         };
         let location = (!file.is_empty() && line.parse::<u32>().is_ok()).then(|| format!("{file}:{line}"));
         let skipped = matches!(status.as_str(), "notrun" | "disabled" | "skipped");
-        Self {
-            name: full,
-            location,
-            skipped,
-            ..Self::default()
-        }
+        Self { name: full, location, skipped, ..Self::default() }
     }
 
     /// A case may hold several failures; the first says the most.
@@ -186,11 +176,7 @@ impl Case {
     fn said(&self) -> String {
         let (message, text) = (self.message.trim(), self.text.trim());
         let first = message.lines().next().unwrap_or_default();
-        if text.contains(first) {
-            text.to_owned()
-        } else {
-            format!("{message}\n{text}")
-        }
+        if text.contains(first) { text.to_owned() } else { format!("{message}\n{text}") }
     }
 }
 
@@ -198,15 +184,8 @@ impl Case {
 /// takes time by the square of their number.
 fn attributes<const N: usize>(element: &BytesStart<'_>, names: [&str; N]) -> [String; N] {
     let mut values = names.map(|_| String::new());
-    for attribute in element
-        .attributes()
-        .with_checks(false)
-        .take(ATTRIBUTES_MAX)
-        .flatten()
-    {
-        let place = names
-            .iter()
-            .position(|name| *name == attribute.key.local_name().into_inner());
+    for attribute in element.attributes().with_checks(false).take(ATTRIBUTES_MAX).flatten() {
+        let place = names.iter().position(|name| *name == attribute.key.local_name().into_inner());
         if let Some(value) = place.and_then(|i| values.get_mut(i)) {
             let read = attribute.normalized_value(XmlVersion::Implicit1_0);
             cut(&read.unwrap_or_default(), TEXT_BYTES_MAX).clone_into(value);
@@ -237,11 +216,7 @@ tests/test_sum.py:9: AssertionError</failure></testcase><testcase classname="tes
         let failure = &report.failures[0];
         assert_eq!(failure.name, "tests.test_sum.test_broken");
         assert_eq!(failure.location.as_deref(), Some("tests/test_sum.py:9"));
-        assert!(
-            failure.message.contains(">       assert sum([2, 2]) == 5"),
-            "{}",
-            failure.message
-        );
+        assert!(failure.message.contains(">       assert sum([2, 2]) == 5"), "{}", failure.message);
     }
 
     #[test]
@@ -261,10 +236,7 @@ boom</failure>
         assert_eq!((report.passed, report.failed), (1, 1));
         assert_eq!(report.failures[0].name, "shop::bin/shop::tests::adds");
         assert_eq!(report.failures[0].location.as_deref(), Some("src/main.rs:7"));
-        assert!(
-            report.failures[0].message.ends_with("boom")
-                && !report.failures[0].message.contains("running 1 test")
-        );
+        assert!(report.failures[0].message.ends_with("boom") && !report.failures[0].message.contains("running 1 test"));
     }
 
     #[test]
@@ -274,11 +246,7 @@ boom</failure>
             <testcase name="b" status="notrun"/><testcase name="c"><flakyFailure message="once"/><rerunFailure/></testcase>
             </testsuite></testsuite><testcase name="com.shop.A.d" classname="com.shop.A"/></testsuite>"#;
         let report = parse(text).unwrap();
-        assert_eq!(
-            (report.passed, report.failed, report.skipped),
-            (2, 1, 1),
-            "what passed at last passed"
-        );
+        assert_eq!((report.passed, report.failed, report.skipped), (2, 1, 1), "what passed at last passed");
         let failure = Failure {
             name: "com.shop.A.a".into(),
             message: "java.lang.NPE\nat <A>".into(),
@@ -306,34 +274,23 @@ boom</failure>
 
     #[test]
     fn no_entity_is_resolved_that_a_report_could_define() {
-        let bomb =
-            "<!DOCTYPE t [<!ENTITY a \"xxxxxxxx\"><!ENTITY b SYSTEM \"file:///etc/passwd\">]><testsuite/>";
+        let bomb = "<!DOCTYPE t [<!ENTITY a \"xxxxxxxx\"><!ENTITY b SYSTEM \"file:///etc/passwd\">]><testsuite/>";
         assert_eq!(parse(bomb), Err(Broken::DocumentType));
-        let text = "<testsuite><testcase name='&b;x'><failure message='m'>a&b;c&amp;d&#x41;</failure></testcase></testsuite>";
+        let text =
+            "<testsuite><testcase name='&b;x'><failure message='m'>a&b;c&amp;d&#x41;</failure></testcase></testsuite>";
         assert_eq!(parse(text).unwrap().failures[0].message, "m\na\u{fffd}c&dA");
     }
 
     #[test]
     fn huge_input_is_read_in_a_moment_and_kept_small() {
-        let case = format!(
-            "<testcase name='a'><failure>{}</failure></testcase>",
-            "x".repeat(10_000)
-        );
+        let case = format!("<testcase name='a'><failure>{}</failure></testcase>", "x".repeat(10_000));
         let report = parse(&format!("<testsuite>{}</testsuite>", case.repeat(1_000))).unwrap();
         assert_eq!(
-            (
-                report.failed,
-                report.failures.len(),
-                report.failures[0].message.len()
-            ),
+            (report.failed, report.failures.len(), report.failures[0].message.len()),
             (1_000, FAILURES_MAX, 2048)
         );
-        let attributes: String =
-            (0..200_000).fold(String::new(), |all, i| all + " a" + &i.to_string() + "=''");
-        assert_eq!(
-            counts(&format!("<testsuite><testcase{attributes}/></testsuite>")),
-            (1, 0, 0)
-        );
+        let attributes: String = (0..200_000).fold(String::new(), |all, i| all + " a" + &i.to_string() + "=''");
+        assert_eq!(counts(&format!("<testsuite><testcase{attributes}/></testsuite>")), (1, 0, 0));
     }
 
     proptest! {

@@ -94,11 +94,7 @@ impl Config {
             ("report_mib", self.report_mib),
             ("reports", self.reports as u64),
         ];
-        limits
-            .into_iter()
-            .filter(|(_, limit)| *limit == 0)
-            .map(|(name, _)| name)
-            .collect()
+        limits.into_iter().filter(|(_, limit)| *limit == 0).map(|(name, _)| name).collect()
     }
 }
 
@@ -137,15 +133,10 @@ impl Bot for TestBot {
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         let zeros = config.zeros();
         if !zeros.is_empty() {
-            bail!(
-                "settings: {} must be at least 1, and is 0: no suite could run",
-                zeros.join(", ")
-            );
+            bail!("settings: {} must be at least 1, and is 0: no suite could run", zeros.join(", "));
         }
-        let objects =
-            Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
-        let work =
-            std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
+        let objects = Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
+        let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
         let variable = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
         let toolchains = Toolchains::find(&Search {
             path: search_path(&tools),
@@ -154,23 +145,13 @@ impl Bot for TestBot {
             rustup_home: variable("RUSTUP_HOME"),
             java_home: variable("JAVA_HOME"),
         });
-        Ok(Self {
-            config,
-            tools,
-            objects,
-            work,
-            toolchains,
-            sandbox: OnceCell::new(),
-        })
+        Ok(Self { config, tools, objects, work, toolchains, sandbox: OnceCell::new() })
     }
 
     /// Finds out at the start what confines the suites, so that the heartbeat says it before the first job.
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
         if let Err(fail) = self.sandbox().await {
-            tracing::error!(
-                reason = fail.message(),
-                "no sandbox yet; the next job tries again"
-            );
+            tracing::error!(reason = fail.message(), "no sandbox yet; the next job tries again");
         }
         cx.cancelled.cancelled().await;
         Ok(())
@@ -178,12 +159,7 @@ impl Bot for TestBot {
 }
 
 fn search_path(tools: &Tools) -> Vec<PathBuf> {
-    tools
-        .path
-        .split(':')
-        .filter(|part| part.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
+    tools.path.split(':').filter(|part| part.starts_with('/')).map(PathBuf::from).collect()
 }
 
 impl TestBot {
@@ -264,10 +240,7 @@ pub(crate) mod tests {
             keep: None,
             deploy: event.deploy.clone(),
         };
-        assert_eq!(
-            bot(dir.path()).handle(event, &mut (), &meta),
-            Ok(Effects::none().start("shop/api", &job))
-        );
+        assert_eq!(bot(dir.path()).handle(event, &mut (), &meta), Ok(Effects::none().start("shop/api", &job)));
     }
 
     #[test]
@@ -276,26 +249,16 @@ pub(crate) mod tests {
         let owner = bot(dir.path()).owner();
         assert_eq!(owner, bot(dir.path()).owner());
         assert!(
-            owner.len() < 200
-                && owner
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
+            owner.len() < 200 && owner.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
             "{owner}"
         );
     }
 
     #[test]
     fn limits_of_zero_are_refused_at_the_start_all_at_once() {
-        let config = Config {
-            entries: 0,
-            memory_mib: 0,
-            ..Config::default()
-        };
+        let config = Config { entries: 0, memory_mib: 0, ..Config::default() };
         let error = TestBot::new(config, Tools::default()).err().unwrap().to_string();
-        assert_eq!(
-            error,
-            "settings: memory_mib, entries must be at least 1, and is 0: no suite could run"
-        );
+        assert_eq!(error, "settings: memory_mib, entries must be at least 1, and is 0: no suite could run");
     }
 
     #[test]
@@ -305,10 +268,7 @@ pub(crate) mod tests {
             settings: Config,
         }
         let text = include_str!("../../../../deploy/config/test-bot.yaml");
-        assert_eq!(
-            serde_saphyr::from_str::<File>(text).unwrap().settings,
-            Config::default()
-        );
+        assert_eq!(serde_saphyr::from_str::<File>(text).unwrap().settings, Config::default());
     }
 
     #[test]

@@ -65,10 +65,7 @@ impl Reader {
 
     /// `test a::b ... ok`; anything else is no verdict.
     fn verdict(&mut self, line: &str) {
-        let Some((name, verdict)) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.rsplit_once(" ... "))
-        else {
+        let Some((name, verdict)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) else {
             return;
         };
         let name = name.trim_end_matches(" - should panic");
@@ -115,26 +112,15 @@ impl Reader {
 
     fn close(&mut self, told: Option<Counts>) {
         let counted = std::mem::take(&mut self.now);
-        let Counts {
-            passed,
-            failed,
-            skipped,
-        } = told.unwrap_or(counted);
-        self.done.add(Report {
-            passed,
-            failed,
-            skipped,
-            failures: Vec::new(),
-        });
+        let Counts { passed, failed, skipped } = told.unwrap_or(counted);
+        self.done.add(Report { passed, failed, skipped, failures: Vec::new() });
     }
 }
 
 /// `---- a::b stdout ----`
 fn section_of(line: &str) -> Option<&str> {
     let inner = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
-    inner
-        .strip_suffix(" stdout")
-        .or_else(|| inner.strip_suffix(" stderr"))
+    inner.strip_suffix(" stdout").or_else(|| inner.strip_suffix(" stderr"))
 }
 
 /// What a failed test said, without what libtest adds for people at a terminal.
@@ -156,9 +142,7 @@ fn plain(line: &str) -> String {
     while let Some((before, after)) = rest.split_once("\u{1b}[") {
         plain.push_str(before);
         rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        rest = rest
-            .strip_prefix(|c: char| c.is_ascii_alphabetic())
-            .unwrap_or(rest);
+        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
     }
     plain.push_str(rest);
     plain
@@ -212,26 +196,17 @@ error: test failed, to rerun pass `--lib`
     fn failures_are_told_with_message_and_place() {
         let report = read(FAILING);
         assert_eq!((report.passed, report.failed, report.skipped), (2, 1, 1));
-        let [failure] = report.failures.as_slice() else {
-            panic!("{report:?}")
-        };
-        assert_eq!(
-            (failure.name.as_str(), failure.location.as_deref()),
-            ("tests::adds", Some("src/lib.rs:21"))
-        );
-        assert!(
-            failure.message.starts_with("adding\n\nthread 'tests::adds'"),
-            "{}",
-            failure.message
-        );
+        let [failure] = report.failures.as_slice() else { panic!("{report:?}") };
+        assert_eq!((failure.name.as_str(), failure.location.as_deref()), ("tests::adds", Some("src/lib.rs:21")));
+        assert!(failure.message.starts_with("adding\n\nthread 'tests::adds'"), "{}", failure.message);
         assert!(failure.message.ends_with("right: 5"), "{}", failure.message);
     }
 
     #[test]
     fn several_programs_are_added_up() {
-        let one =
-            "running 1 test\ntest a ... ok\ntest result: ok. 1 passed; 0 failed; 2 ignored; 0 measured\n";
-        let docs = "   Doc-tests x\ntest src/lib.rs - adds (line 4) ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+        let one = "running 1 test\ntest a ... ok\ntest result: ok. 1 passed; 0 failed; 2 ignored; 0 measured\n";
+        let docs =
+            "   Doc-tests x\ntest src/lib.rs - adds (line 4) ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
         let none = "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored\n";
         assert_eq!(counts(&format!("{one}{docs}{none}")), (2, 0, 2));
         assert_eq!(counts(none), (0, 0, 0));
@@ -240,37 +215,28 @@ error: test failed, to rerun pass `--lib`
     #[test]
     fn a_program_that_crashed_counts_with_what_it_told() {
         assert_eq!(
-            counts(
-                "running 3 tests\ntest a ... ok\ntest b ... FAILED\nthread 'c' has overflowed its stack\n"
-            ),
+            counts("running 3 tests\ntest a ... ok\ntest b ... FAILED\nthread 'c' has overflowed its stack\n"),
             (1, 1, 0)
         );
     }
 
     #[test]
     fn a_test_that_prints_over_its_verdict_is_counted_by_the_summary() {
-        let text = "running 2 tests\ntest a ... hello\nok\ntest b ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored";
+        let text =
+            "running 2 tests\ntest a ... hello\nok\ntest b ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored";
         assert_eq!(counts(text), (2, 0, 0));
     }
 
     #[test]
     fn colours_are_no_part_of_a_verdict() {
-        assert_eq!(
-            counts("test a ... \u{1b}[32mok\u{1b}[0m\ntest b ... \u{1b}[31mFAILED\u{1b}[0m"),
-            (1, 1, 0)
-        );
+        assert_eq!(counts("test a ... \u{1b}[32mok\u{1b}[0m\ntest b ... \u{1b}[31mFAILED\u{1b}[0m"), (1, 1, 0));
     }
 
     #[test]
     fn what_is_no_verdict_is_left() {
-        for line in [
-            "test",
-            "test ",
-            "test x",
-            "test x ...",
-            "testing ... ok",
-            "test x has been running for over 60 seconds",
-        ] {
+        for line in
+            ["test", "test ", "test x", "test x ...", "testing ... ok", "test x has been running for over 60 seconds"]
+        {
             assert_eq!(counts(line), (0, 0, 0), "{line}");
         }
         assert_eq!(counts("test result: "), (0, 0, 0));
@@ -279,9 +245,8 @@ error: test failed, to rerun pass `--lib`
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let many: String = (0..9000)
-            .map(|i| i.to_string())
-            .fold(String::new(), |all, i| all + "test t" + &i + " ... FAILED\n");
+        let many: String =
+            (0..9000).map(|i| i.to_string()).fold(String::new(), |all, i| all + "test t" + &i + " ... FAILED\n");
         let report = read(&many);
         assert_eq!((report.failed, report.failures.len()), (9000, FAILURES_MAX));
         let mut reader = Reader::default();

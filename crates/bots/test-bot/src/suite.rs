@@ -60,10 +60,7 @@ pub(crate) struct Runner<'a> {
 impl Runner<'_> {
     /// Runs one. An error means that it could not be run, or was told to stop.
     pub(crate) async fn run(&self, name: &str, suite: &Suite) -> Result<Ran, Fail> {
-        let header = format!(
-            "== suite {name}: {}",
-            suite.run.lines().next().unwrap_or_default()
-        );
+        let header = format!("== suite {name}: {}", suite.run.lines().next().unwrap_or_default());
         self.cx.line(&header);
         if let Err(why) = self.on_reports(suite, workspace::clear_reports).await? {
             return Ok(Ran::unreadable(name, &why));
@@ -82,16 +79,11 @@ impl Runner<'_> {
     }
 
     fn limit(&self, suite: &Suite) -> Duration {
-        suite
-            .timeout
-            .map_or(Duration::from_secs(self.config.suite_timeout_s), |span| span.0)
+        suite.timeout.map_or(Duration::from_secs(self.config.suite_timeout_s), |span| span.0)
     }
 
     async fn execute(&self, suite: &Suite) -> Result<(Outcome, Report), Fail> {
-        let folders = Folders {
-            tree: self.workspace.tree(),
-            home: self.workspace.home(),
-        };
+        let folders = Folders { tree: self.workspace.tree(), home: self.workspace.home() };
         let limits = Limits {
             time: self.limit(suite),
             memory_bytes: bytes(self.config.memory_mib),
@@ -137,11 +129,7 @@ impl Runner<'_> {
 
     /// Adds what the suite printed to the log of the job.
     async fn keep_log(&self, header: &str) -> io::Result<()> {
-        let mut log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.workspace.log())
-            .await?;
+        let mut log = OpenOptions::new().create(true).append(true).open(self.workspace.log()).await?;
         log.write_all(format!("{header}\n").as_bytes()).await?;
         let mut printed = File::open(self.workspace.suite_log()).await?;
         tokio::io::copy(&mut printed, &mut log).await?;
@@ -178,34 +166,14 @@ impl Ran {
             skipped: report.skipped,
             duration_ms,
         };
-        Self {
-            result,
-            failures: failures.collect(),
-            problem,
-            tail,
-        }
+        Self { result, failures: failures.collect(), problem, tail }
     }
 
     fn unreadable(name: &str, why: &str) -> Self {
-        let result = SuiteResult {
-            name: name.to_owned(),
-            passed: 0,
-            failed: 0,
-            skipped: 0,
-            duration_ms: 0,
-        };
+        let result = SuiteResult { name: name.to_owned(), passed: 0, failed: 0, skipped: 0, duration_ms: 0 };
         let message = format!("suite `{name}`: {why}");
-        let problem = Problem {
-            reason: FailureReason::Error,
-            code: Code::InvalidField,
-            message,
-        };
-        Self {
-            result,
-            failures: Vec::new(),
-            problem: Some(problem),
-            tail: Vec::new(),
-        }
+        let problem = Problem { reason: FailureReason::Error, code: Code::InvalidField, message };
+        Self { result, failures: Vec::new(), problem: Some(problem), tail: Vec::new() }
     }
 }
 
@@ -228,21 +196,12 @@ fn problem(name: &str, ending: Ending, limit: Duration, report: &Report) -> Opti
         Ending::ProcessesExceeded => exceeded("processes"),
         Ending::OutputExceeded => exceeded("output"),
         _ if report.failed > 0 => {
-            let mut names: Vec<String> = report
-                .failures
-                .iter()
-                .take(NAMED_MAX)
-                .map(|f| format!("{name}::{}", f.name))
-                .collect();
+            let mut names: Vec<String> =
+                report.failures.iter().take(NAMED_MAX).map(|f| format!("{name}::{}", f.name)).collect();
             if report.failed as usize > names.len() {
                 names.push("…".to_owned());
             }
-            let message = format!(
-                "{} of {} tests failed: {}",
-                report.failed,
-                report.total(),
-                names.join(", ")
-            );
+            let message = format!("{} of {} tests failed: {}", report.failed, report.total(), names.join(", "));
             (FailureReason::Failed, Code::TestsFailed, message)
         }
         Ending::Exited(0) if report.total() == 0 => {
@@ -253,28 +212,18 @@ fn problem(name: &str, ending: Ending, limit: Duration, report: &Report) -> Opti
         }
         Ending::Exited(0) => return None,
         Ending::Exited(code) => {
-            let message = format!(
-                "suite `{name}` ended with exit code {code} and reported no failing test; see the log"
-            );
+            let message =
+                format!("suite `{name}` ended with exit code {code} and reported no failing test; see the log");
             (FailureReason::Failed, Code::CommandFailed, message)
         }
         Ending::Signalled(signal) => {
-            let message = format!(
-                "suite `{name}` was ended by signal {signal} and reported no failing test; see the log"
-            );
+            let message =
+                format!("suite `{name}` was ended by signal {signal} and reported no failing test; see the log");
             (FailureReason::Failed, Code::CommandFailed, message)
         }
-        Ending::Cancelled => (
-            FailureReason::Cancelled,
-            Code::Cancelled,
-            format!("suite `{name}` was told to stop"),
-        ),
+        Ending::Cancelled => (FailureReason::Cancelled, Code::Cancelled, format!("suite `{name}` was told to stop")),
     };
-    Some(Problem {
-        reason,
-        code,
-        message,
-    })
+    Some(Problem { reason, code, message })
 }
 
 #[cfg(test)]
@@ -293,23 +242,13 @@ mod tests {
             survivors: Vec::new(),
         };
         let ran = Ran::judge("unit", &outcome, Duration::from_secs(9), report);
-        assert_eq!(
-            (ran.result.duration_ms, ran.tail),
-            (1500, vec!["last".to_owned()])
-        );
+        assert_eq!((ran.result.duration_ms, ran.tail), (1500, vec!["last".to_owned()]));
         ran.problem.map(|p| (p.reason, p.code, p.message))
     }
 
     fn report(passed: u32, failed: u32, skipped: u32) -> Report {
-        let failures = (0..failed)
-            .map(|i| Failure::new(&format!("t{i}"), "no", None))
-            .collect();
-        Report {
-            passed,
-            failed,
-            skipped,
-            failures,
-        }
+        let failures = (0..failed).map(|i| Failure::new(&format!("t{i}"), "no", None)).collect();
+        Report { passed, failed, skipped, failures }
     }
 
     fn code(ending: Ending, report: Report) -> Option<(FailureReason, Code)> {
@@ -321,34 +260,13 @@ mod tests {
         use FailureReason::{Failed, TimedOut};
         assert_eq!(code(Ending::Exited(0), report(3, 0, 1)), None);
         assert_eq!(code(Ending::Exited(0), report(0, 0, 1)), None);
-        assert_eq!(
-            code(Ending::Exited(0), report(0, 0, 0)),
-            Some((Failed, Code::NoTests))
-        );
-        assert_eq!(
-            code(Ending::Exited(0), report(3, 1, 0)),
-            Some((Failed, Code::TestsFailed))
-        );
-        assert_eq!(
-            code(Ending::Exited(101), report(3, 1, 0)),
-            Some((Failed, Code::TestsFailed))
-        );
-        assert_eq!(
-            code(Ending::Exited(101), report(3, 0, 0)),
-            Some((Failed, Code::CommandFailed))
-        );
-        assert_eq!(
-            code(Ending::Signalled(11), report(3, 0, 0)),
-            Some((Failed, Code::CommandFailed))
-        );
-        assert_eq!(
-            code(Ending::TimedOut, report(3, 1, 0)),
-            Some((TimedOut, Code::TimedOut))
-        );
-        assert_eq!(
-            code(Ending::MemoryExceeded, report(3, 0, 0)),
-            Some((Failed, Code::LimitExceeded))
-        );
+        assert_eq!(code(Ending::Exited(0), report(0, 0, 0)), Some((Failed, Code::NoTests)));
+        assert_eq!(code(Ending::Exited(0), report(3, 1, 0)), Some((Failed, Code::TestsFailed)));
+        assert_eq!(code(Ending::Exited(101), report(3, 1, 0)), Some((Failed, Code::TestsFailed)));
+        assert_eq!(code(Ending::Exited(101), report(3, 0, 0)), Some((Failed, Code::CommandFailed)));
+        assert_eq!(code(Ending::Signalled(11), report(3, 0, 0)), Some((Failed, Code::CommandFailed)));
+        assert_eq!(code(Ending::TimedOut, report(3, 1, 0)), Some((TimedOut, Code::TimedOut)));
+        assert_eq!(code(Ending::MemoryExceeded, report(3, 0, 0)), Some((Failed, Code::LimitExceeded)));
     }
 
     #[test]

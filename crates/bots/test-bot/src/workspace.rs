@@ -28,13 +28,8 @@ impl Workspace {
     /// An empty one, also where an earlier attempt left something.
     pub(crate) async fn create(root: PathBuf) -> Result<Self, Fail> {
         let workspace = Self { root };
-        workspace
-            .remove()
-            .await
-            .map_err(|e| workspace.refused("clear", e))?;
-        tokio::fs::create_dir_all(workspace.tree())
-            .await
-            .map_err(|e| workspace.refused("make", e))?;
+        workspace.remove().await.map_err(|e| workspace.refused("clear", e))?;
+        tokio::fs::create_dir_all(workspace.tree()).await.map_err(|e| workspace.refused("make", e))?;
         tokio::fs::set_permissions(&workspace.root, fs::Permissions::from_mode(0o700))
             .await
             .map_err(|e| workspace.refused("close to others", e))?;
@@ -67,20 +62,12 @@ impl Workspace {
         config: &Config,
     ) -> Result<(), Fail> {
         let archive = self.root.join("archive");
-        objects
-            .get_file(digest, &archive, bytes(config.archive_mib))
-            .await
-            .map_err(|e| fetch_failed(what, e))?;
-        let limits = ArchiveLimits {
-            entries_max: config.entries,
-            bytes_max: bytes(config.tree_mib),
-        };
+        objects.get_file(digest, &archive, bytes(config.archive_mib)).await.map_err(|e| fetch_failed(what, e))?;
+        let limits = ArchiveLimits { entries_max: config.entries, bytes_max: bytes(config.tree_mib) };
         let (from, into) = (archive.clone(), self.tree());
         let unpacked = blocking(move || unpack(&from, &into, &limits)).await?;
         unpacked.map_err(|e| unpack_failed(what, digest, e))?;
-        tokio::fs::remove_file(&archive)
-            .await
-            .map_err(|e| self.refused("tidy up in", e))
+        tokio::fs::remove_file(&archive).await.map_err(|e| self.refused("tidy up in", e))
     }
 
     /// Deletes it. Tests may have made folders that even their owner may not write to.
@@ -94,16 +81,11 @@ impl Workspace {
             }
             removed => removed,
         });
-        removed
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("the removal did not end in order")))
+        removed.await.unwrap_or_else(|_| Err(io::Error::other("the removal did not end in order")))
     }
 
     fn refused(&self, doing: &str, error: io::Error) -> Fail {
-        let context = format!(
-            "could not {doing} the workspace {}: check space and rights",
-            self.root.display()
-        );
+        let context = format!("could not {doing} the workspace {}: check space and rights", self.root.display());
         Fail::retry(anyhow::Error::from(error).context(context))
     }
 }
@@ -120,10 +102,7 @@ fn fetch_failed(what: &str, error: ObjectError) -> Fail {
         ObjectError::TooLarge { .. } => Code::LimitExceeded,
         _ => return Fail::retry(anyhow::Error::from(error).context(format!("could not fetch the {what}"))),
     };
-    Fail::reject(
-        code,
-        anyhow::Error::from(error).context(format!("could not fetch the {what}")),
-    )
+    Fail::reject(code, anyhow::Error::from(error).context(format!("could not fetch the {what}")))
 }
 
 fn unpack_failed(what: &str, digest: &Digest, error: ArchiveError) -> Fail {
@@ -142,10 +121,7 @@ fn unpack_failed(what: &str, digest: &Digest, error: ArchiveError) -> Fail {
 fn open_folders(folder: &Path) {
     let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries
-        .flatten()
-        .filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()))
-    {
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
         open_folders(&entry.path());
     }
 }
@@ -170,8 +146,7 @@ pub(crate) fn asks_for_no_tests(tree: &Path) -> bool {
 /// Deletes the reports that are there before a suite runs: one that came with the source would count as its result.
 pub(crate) fn clear_reports(tree: &Path, patterns: &[String], config: &Config) -> Result<(), String> {
     for path in reports(tree, patterns, config)? {
-        fs::remove_file(&path)
-            .map_err(|e| format!("could not delete the old report {}: {e}", path.display()))?;
+        fs::remove_file(&path).map_err(|e| format!("could not delete the old report {}: {e}", path.display()))?;
     }
     Ok(())
 }
@@ -191,11 +166,7 @@ pub(crate) fn read_reports(tree: &Path, patterns: &[String], config: &Config) ->
 fn reports(tree: &Path, patterns: &[String], config: &Config) -> Result<Vec<PathBuf>, String> {
     let wanted = globs(patterns)?;
     let files = list_tree(tree, config.entries).map_err(|e| format!("could not look for reports: {e}"))?;
-    let found: Vec<PathBuf> = files
-        .into_iter()
-        .filter(|f| wanted.is_match(f))
-        .map(|f| tree.join(f))
-        .collect();
+    let found: Vec<PathBuf> = files.into_iter().filter(|f| wanted.is_match(f)).map(|f| tree.join(f)).collect();
     if found.len() > config.reports {
         return Err(format!(
             "{} files fit {}: at most {} reports are read",
@@ -214,8 +185,7 @@ fn globs(patterns: &[String]) -> Result<GlobSet, String> {
         let glob = GlobBuilder::new(plain).literal_separator(true).build();
         set.add(glob.map_err(|e| format!("the pattern `{pattern}` in `reports` cannot be used: {e}"))?);
     }
-    set.build()
-        .map_err(|e| format!("the patterns in `reports` cannot be used: {e}"))
+    set.build().map_err(|e| format!("the patterns in `reports` cannot be used: {e}"))
 }
 
 /// A file that is one: what is tested could leave a link to something that only the bot may read.
@@ -225,14 +195,9 @@ fn read_regular(path: &Path, bytes_max: u64) -> io::Result<String> {
         return Err(io::Error::other("expected a regular file, not a link"));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(bytes_max + 1)
-        .read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::other(format!(
-            "expected at most {bytes_max} bytes, it has {}",
-            meta.len()
-        )));
+        return Err(io::Error::other(format!("expected at most {bytes_max} bytes, it has {}", meta.len())));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -259,22 +224,10 @@ mod tests {
 
     #[test]
     fn reports_are_found_by_pattern_and_added_up() {
-        let dir = tree(&[
-            ("a/junit.xml", PASSED),
-            ("b/c/junit.xml", PASSED),
-            ("junit.xml", PASSED),
-            ("x.xml", "no"),
-        ]);
+        let dir = tree(&[("a/junit.xml", PASSED), ("b/c/junit.xml", PASSED), ("junit.xml", PASSED), ("x.xml", "no")]);
         let config = Config::default();
         let read = |all: &[&str]| read_reports(dir.path(), &patterns(all), &config).unwrap().passed;
-        assert_eq!(
-            (
-                read(&["./junit.xml"]),
-                read(&["*/junit.xml"]),
-                read(&["**/junit.xml"])
-            ),
-            (1, 1, 3)
-        );
+        assert_eq!((read(&["./junit.xml"]), read(&["*/junit.xml"]), read(&["**/junit.xml"])), (1, 1, 3));
         clear_reports(dir.path(), &patterns(&["**/junit.xml"]), &config).unwrap();
         assert_eq!(read(&["**/junit.xml"]), 0);
         assert!(dir.path().join("x.xml").exists());
@@ -284,18 +237,11 @@ mod tests {
     fn what_cannot_be_a_report_is_told() {
         let dir = tree(&[("big.xml", &"x".repeat(1 << 21)), ("bad.xml", "<html/>")]);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link.xml")).unwrap();
-        let config = Config {
-            report_mib: 1,
-            reports: 2,
-            ..Config::default()
-        };
+        let config = Config { report_mib: 1, reports: 2, ..Config::default() };
         let told = |pattern: &str| read_reports(dir.path(), &patterns(&[pattern]), &config).unwrap_err();
         assert!(told("big.xml").contains("at most 1048576 bytes"));
         assert!(told("bad.xml").contains("report bad.xml is no JUnit XML: expected `testsuites`"));
-        assert!(
-            told("link.xml").contains("not a link"),
-            "it would be read with the rights of the bot"
-        );
+        assert!(told("link.xml").contains("not a link"), "it would be read with the rights of the bot");
         assert!(told("*.xml").contains("3 files fit *.xml: at most 2"));
         assert!(told("a[").contains("`a[` in `reports` cannot be used"));
     }
@@ -309,11 +255,7 @@ mod tests {
             ("version: 1\n", false),
             (": :", false),
         ] {
-            assert_eq!(
-                asks_for_no_tests(tree(&[(FILE_NAME, text)]).path()),
-                asked,
-                "{text}"
-            );
+            assert_eq!(asks_for_no_tests(tree(&[(FILE_NAME, text)]).path()), asked, "{text}");
         }
         assert!(!asks_for_no_tests(tree(&[]).path()));
     }

@@ -123,20 +123,12 @@ pub enum ArchiveError {
 /// Packs files and symbolic links of `root`, named relative to it, into the `tar.zst` file `to`. The same names,
 /// contents and executable bits give the same bytes: names are sorted, times are zero, modes are 644 or 755, owners
 /// are nobody's.
-pub fn pack(
-    root: &Path,
-    entries: &[PathBuf],
-    to: &Path,
-    limits: &ArchiveLimits,
-) -> Result<Packed, ArchiveError> {
+pub fn pack(root: &Path, entries: &[PathBuf], to: &Path, limits: &ArchiveLimits) -> Result<Packed, ArchiveError> {
     let mut sorted: Vec<&Path> = entries.iter().map(PathBuf::as_path).collect();
     sorted.sort_by_key(|path| path.as_os_str().as_bytes());
     sorted.dedup();
     if sorted.len() as u64 > limits.entries_max {
-        return Err(ArchiveError::TooMuch {
-            what: "entries",
-            max: limits.entries_max,
-        });
+        return Err(ArchiveError::TooMuch { what: "entries", max: limits.entries_max });
     }
     let file = File::create(to).map_err(failed("create", to))?;
     let encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL).map_err(failed("write", to))?;
@@ -145,18 +137,12 @@ pub fn pack(
     for name in sorted {
         let left = limits.bytes_max - packed.bytes;
         packed.bytes += append(&mut builder, root, name, left).map_err(|e| match e {
-            ArchiveError::TooMuch { what, .. } => ArchiveError::TooMuch {
-                what,
-                max: limits.bytes_max,
-            },
+            ArchiveError::TooMuch { what, .. } => ArchiveError::TooMuch { what, max: limits.bytes_max },
             e => e,
         })?;
         packed.entries += 1;
     }
-    let file = builder
-        .into_inner()
-        .and_then(zstd::Encoder::finish)
-        .map_err(failed("write", to))?;
+    let file = builder.into_inner().and_then(zstd::Encoder::finish).map_err(failed("write", to))?;
     file.sync_all().map_err(failed("write", to))?;
     Ok(packed)
 }
@@ -165,31 +151,18 @@ pub fn pack(
 /// followed; pipes, sockets and devices are left out.
 pub fn list_tree(root: &Path, entries_max: u64) -> Result<Vec<PathBuf>, ArchiveError> {
     let mut found = Vec::new();
-    let walk = WalkDir::new(root)
-        .follow_links(false)
-        .follow_root_links(false)
-        .sort_by_file_name();
-    for entry in walk
-        .into_iter()
-        .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git")
-    {
+    let walk = WalkDir::new(root).follow_links(false).follow_root_links(false).sort_by_file_name();
+    for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git") {
         let entry = entry.map_err(|e| {
             let path = e.path().unwrap_or(root).to_owned();
-            ArchiveError::Io {
-                doing: "list",
-                path,
-                source: e.into(),
-            }
+            ArchiveError::Io { doing: "list", path, source: e.into() }
         })?;
         let kind = entry.file_type();
         if !kind.is_file() && !kind.is_symlink() {
             continue;
         }
         if found.len() as u64 >= entries_max {
-            return Err(ArchiveError::TooMuch {
-                what: "entries",
-                max: entries_max,
-            });
+            return Err(ArchiveError::TooMuch { what: "entries", max: entries_max });
         }
         if let Ok(name) = entry.path().strip_prefix(root) {
             found.push(name.to_owned());
@@ -219,46 +192,28 @@ fn append<W: Write>(
         header.set_entry_type(EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
-        builder
-            .append_link(&mut header, name, &target)
-            .map_err(failed("pack", &path))?;
+        builder.append_link(&mut header, name, &target).map_err(failed("pack", &path))?;
         return Ok(0);
     }
     if !meta.is_file() {
-        return Err(ArchiveError::Kind {
-            name: shown(name),
-            what: "no regular file",
-        });
+        return Err(ArchiveError::Kind { name: shown(name), what: "no regular file" });
     }
     // Never through a link and never waiting for a pipe that took the file's place since.
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
     let file = options.open(&path).map_err(failed("open", &path))?;
     let meta = file.metadata().map_err(failed("look at", &path))?;
     if !meta.is_file() {
-        return Err(ArchiveError::Kind {
-            name: shown(name),
-            what: "no regular file",
-        });
+        return Err(ArchiveError::Kind { name: shown(name), what: "no regular file" });
     }
     if meta.len() > bytes_left {
-        return Err(ArchiveError::TooMuch {
-            what: "bytes",
-            max: bytes_left,
-        });
+        return Err(ArchiveError::TooMuch { what: "bytes", max: bytes_left });
     }
     header.set_entry_type(EntryType::Regular);
     header.set_mode(if meta.mode() & 0o100 == 0 { 0o644 } else { 0o755 });
     header.set_size(meta.len());
-    let mut exact = Exact {
-        from: file,
-        left: meta.len(),
-    };
-    builder
-        .append_data(&mut header, name, &mut exact)
-        .map_err(failed("pack", &path))?;
+    let mut exact = Exact { from: file, left: meta.len() };
+    builder.append_data(&mut header, name, &mut exact).map_err(failed("pack", &path))?;
     Ok(meta.len())
 }
 
@@ -306,10 +261,7 @@ fn link_stays(name: &Path, target: &OsStr) -> Result<(), ArchiveError> {
     if stays {
         return Ok(());
     }
-    Err(ArchiveError::LinkLeaves {
-        name: shown(name),
-        target: shown(Path::new(target)),
-    })
+    Err(ArchiveError::LinkLeaves { name: shown(name), target: shown(Path::new(target)) })
 }
 
 /// Every folder that leads to `name` is a folder, not a link to one.
@@ -326,27 +278,16 @@ fn no_link_on_the_way(root: &Path, name: &Path) -> Result<(), ArchiveError> {
 }
 
 fn through(root: &Path, name: &Path, path: &Path) -> ArchiveError {
-    ArchiveError::ThroughLink {
-        name: shown(name),
-        through: shown(path.strip_prefix(root).unwrap_or(path)),
-    }
+    ArchiveError::ThroughLink { name: shown(name), through: shown(path.strip_prefix(root).unwrap_or(path)) }
 }
 
 /// For messages: bounded, without what moves a terminal's cursor.
 fn shown(path: &Path) -> String {
-    path.to_string_lossy()
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .take(300)
-        .collect()
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(300).collect()
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArchiveError {
-    move |source| ArchiveError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ArchiveError::Io { doing, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

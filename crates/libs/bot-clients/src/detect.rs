@@ -7,9 +7,7 @@ use std::{
     path::Path,
 };
 
-use bot_messages::pipeline::{
-    BuildStage, FILE_BYTES_MAX, FILE_NAME, Pipeline, PipelineError, Step, Suite, TestStage,
-};
+use bot_messages::pipeline::{BuildStage, FILE_BYTES_MAX, FILE_NAME, Pipeline, PipelineError, Step, Suite, TestStage};
 
 /// What is looked for where there is no pipeline file, for people.
 const LOOKED_FOR: &str = "Cargo.toml, Makefile, index.html, public/index.html";
@@ -38,24 +36,18 @@ pub fn read_pipeline(root: &Path) -> Result<(Pipeline, String), PipelineProblem>
     match path.symlink_metadata() {
         Ok(meta) if meta.is_file() => {
             // One byte more than allowed, so that the parser says that it is too large.
-            let bytes =
-                read_at_most(&path, FILE_BYTES_MAX as u64 + 1).map_err(PipelineProblem::Unreadable)?;
+            let bytes = read_at_most(&path, FILE_BYTES_MAX as u64 + 1).map_err(PipelineProblem::Unreadable)?;
             let text = String::from_utf8(bytes).map_err(|e| {
                 let sound = &e.as_bytes()[..e.utf8_error().valid_up_to()];
                 let line = sound.split(|b| *b == b'\n').count();
-                PipelineError {
-                    at: Some((line as u64, 1)),
-                    message: "the file is not UTF-8".to_owned(),
-                }
+                PipelineError { at: Some((line as u64, 1)), message: "the file is not UTF-8".to_owned() }
             })?;
             Ok((Pipeline::parse(&text)?, FILE_NAME.to_owned()))
         }
-        Ok(_) => Err(PipelineProblem::Unreadable(io::Error::other(
-            "expected a regular file, not a link or folder",
-        ))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => detect(root)
-            .map(|(pipeline, origin)| (pipeline, origin.to_owned()))
-            .ok_or(PipelineProblem::NothingFound),
+        Ok(_) => Err(PipelineProblem::Unreadable(io::Error::other("expected a regular file, not a link or folder"))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            detect(root).map(|(pipeline, origin)| (pipeline, origin.to_owned())).ok_or(PipelineProblem::NothingFound)
+        }
         Err(e) => Err(PipelineProblem::Unreadable(e)),
     }
 }
@@ -65,9 +57,7 @@ pub fn detect(root: &Path) -> Option<(Pipeline, &'static str)> {
     if is_file(root, "Cargo.toml") {
         return Some((cargo(root), "cargo"));
     }
-    let makefile = ["GNUmakefile", "makefile", "Makefile"]
-        .into_iter()
-        .find(|name| is_file(root, name));
+    let makefile = ["GNUmakefile", "makefile", "Makefile"].into_iter().find(|name| is_file(root, name));
     if let Some(makefile) = makefile {
         return Some((make(&look(root, makefile)), "make"));
     }
@@ -79,9 +69,7 @@ pub fn detect(root: &Path) -> Option<(Pipeline, &'static str)> {
 fn cargo(root: &Path) -> Pipeline {
     let has_lock = is_file(root, "Cargo.lock");
     let fetches = if has_lock {
-        look(root, "Cargo.lock")
-            .lines()
-            .any(|line| line.trim_start().starts_with("source = "))
+        look(root, "Cargo.lock").lines().any(|line| line.trim_start().starts_with("source = "))
     } else {
         let manifest = look(root, "Cargo.toml");
         manifest.contains("dependencies") || manifest.contains("[workspace")
@@ -91,11 +79,7 @@ fn cargo(root: &Path) -> Pipeline {
     if fetches {
         steps.push(step("fetch", &format!("cargo fetch{locked}"), true));
     }
-    steps.push(step(
-        "compile",
-        &format!("cargo build --release --workspace --offline{locked}"),
-        false,
-    ));
+    steps.push(step("compile", &format!("cargo build --release --workspace --offline{locked}"), false));
     // Which programs and libraries a workspace makes is known once they are made.
     steps.push(step(
         "collect",
@@ -103,10 +87,7 @@ fn cargo(root: &Path) -> Pipeline {
         false,
     ));
     let test = if fetches {
-        suite(
-            &format!("cargo fetch{locked}\ncargo test --workspace --offline{locked}"),
-            true,
-        )
+        suite(&format!("cargo fetch{locked}\ncargo test --workspace --offline{locked}"), true)
     } else {
         suite(&format!("cargo test --workspace --offline{locked}"), false)
     };
@@ -119,53 +100,29 @@ fn make(makefile: &str) -> Pipeline {
         let Some((targets, rest)) = line.split_once(':') else {
             return false;
         };
-        !line.starts_with(['\t', '#'])
-            && !rest.starts_with('=')
-            && targets.split_whitespace().any(|t| t == "test")
+        !line.starts_with(['\t', '#']) && !rest.starts_with('=') && targets.split_whitespace().any(|t| t == "test")
     };
-    let test = makefile
-        .lines()
-        .any(is_rule_for_test)
-        .then(|| ("make", suite("make test", false)));
+    let test = makefile.lines().any(is_rule_for_test).then(|| ("make", suite("make test", false)));
     pipeline(vec![step("make", "make", false)], &["**"], test)
 }
 
 fn pipeline(steps: Vec<Step>, artifacts: &[&str], test: Option<(&str, Suite)>) -> Pipeline {
     let artifacts = artifacts.iter().map(ToString::to_string).collect();
-    let suites = test
-        .into_iter()
-        .map(|(name, suite)| (name.to_owned(), suite))
-        .collect();
+    let suites = test.into_iter().map(|(name, suite)| (name.to_owned(), suite)).collect();
     Pipeline {
         version: 1,
-        build: BuildStage {
-            steps,
-            artifacts,
-            keep: Vec::new(),
-        },
+        build: BuildStage { steps, artifacts, keep: Vec::new() },
         test: TestStage { suites },
         deploy: BTreeMap::new(),
     }
 }
 
 fn step(name: &str, run: &str, network: bool) -> Step {
-    Step {
-        name: name.to_owned(),
-        run: run.to_owned(),
-        network,
-        timeout: None,
-        env: BTreeMap::new(),
-    }
+    Step { name: name.to_owned(), run: run.to_owned(), network, timeout: None, env: BTreeMap::new() }
 }
 
 fn suite(run: &str, network: bool) -> Suite {
-    Suite {
-        run: run.to_owned(),
-        reports: Vec::new(),
-        network,
-        timeout: None,
-        env: BTreeMap::new(),
-    }
+    Suite { run: run.to_owned(), reports: Vec::new(), network, timeout: None, env: BTreeMap::new() }
 }
 
 fn is_file(root: &Path, name: &str) -> bool {
@@ -204,16 +161,9 @@ mod tests {
 
     #[test]
     fn the_file_wins_over_what_else_is_there() {
-        let dir = tree(&[
-            (FILE_NAME, "version: 1\nbuild: {artifacts: [x]}\n"),
-            ("Cargo.toml", ""),
-            ("index.html", ""),
-        ]);
+        let dir = tree(&[(FILE_NAME, "version: 1\nbuild: {artifacts: [x]}\n"), ("Cargo.toml", ""), ("index.html", "")]);
         let (pipeline, origin) = read_pipeline(dir.path()).unwrap();
-        assert_eq!(
-            (pipeline.build.artifacts, origin.as_str()),
-            (vec!["x".to_owned()], FILE_NAME)
-        );
+        assert_eq!((pipeline.build.artifacts, origin.as_str()), (vec!["x".to_owned()], FILE_NAME));
     }
 
     #[test]
@@ -221,24 +171,13 @@ mod tests {
         assert!(told(&[(FILE_NAME, "version: 1\nbuild:\n  stepz: []\n")]).starts_with(".lotabots.yaml:3:"));
         assert!(told(&[(FILE_NAME, &"#".repeat(FILE_BYTES_MAX + 5))]).contains("at most"));
         let all = told(&[("README", "")]);
-        assert!(
-            all.contains("Makefile") && all.contains("add a .lotabots.yaml"),
-            "{all}"
-        );
+        assert!(all.contains("Makefile") && all.contains("add a .lotabots.yaml"), "{all}");
         let dir = tree(&[("other", "version: 1\n")]);
         std::os::unix::fs::symlink("other", dir.path().join(FILE_NAME)).unwrap();
-        assert!(
-            read_pipeline(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("not a link")
-        );
+        assert!(read_pipeline(dir.path()).unwrap_err().to_string().contains("not a link"));
         fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
         fs::write(dir.path().join(FILE_NAME), b"version: 1\n\xff").unwrap();
-        assert_eq!(
-            read_pipeline(dir.path()).unwrap_err().to_string(),
-            ".lotabots.yaml:2:1: the file is not UTF-8"
-        );
+        assert_eq!(read_pipeline(dir.path()).unwrap_err().to_string(), ".lotabots.yaml:2:1: the file is not UTF-8");
     }
 
     #[test]
@@ -246,34 +185,15 @@ mod tests {
         let names = |files: &[(&str, &str)]| {
             let (pipeline, origin) = detect(tree(files).path()).unwrap();
             assert_eq!(origin, "cargo");
-            let network: Vec<String> = pipeline
-                .build
-                .steps
-                .iter()
-                .filter(|s| s.network)
-                .map(|s| s.name.clone())
-                .collect();
+            let network: Vec<String> =
+                pipeline.build.steps.iter().filter(|s| s.network).map(|s| s.name.clone()).collect();
             let all: Vec<String> = pipeline.build.steps.into_iter().map(|s| s.name).collect();
-            (
-                all.join(" "),
-                network.join(" "),
-                pipeline.test.suites["unit"].network,
-            )
+            (all.join(" "), network.join(" "), pipeline.test.suites["unit"].network)
         };
-        let none = [
-            ("Cargo.toml", "[package]"),
-            ("Cargo.lock", "[[package]]\nname = \"a\"\n"),
-        ];
+        let none = [("Cargo.toml", "[package]"), ("Cargo.lock", "[[package]]\nname = \"a\"\n")];
         assert_eq!(names(&none), ("compile collect".into(), String::new(), false));
-        let some = [
-            ("Cargo.toml", ""),
-            ("Cargo.lock", "[[package]]\nsource = \"registry+x\"\n"),
-            ("Makefile", ""),
-        ];
-        assert_eq!(
-            names(&some),
-            ("fetch compile collect".into(), "fetch".into(), true)
-        );
+        let some = [("Cargo.toml", ""), ("Cargo.lock", "[[package]]\nsource = \"registry+x\"\n"), ("Makefile", "")];
+        assert_eq!(names(&some), ("fetch compile collect".into(), "fetch".into(), true));
         assert_eq!(names(&[("Cargo.toml", "[dependencies]\nx = 1\n")]).1, "fetch");
         assert_eq!(names(&[("Cargo.toml", "[package]\n")]).1, "");
     }
@@ -282,10 +202,7 @@ mod tests {
     fn make_is_tested_where_it_has_such_a_target() {
         let suites = |text: &str| {
             let (pipeline, origin) = detect(tree(&[("Makefile", text)]).path()).unwrap();
-            assert_eq!(
-                (origin, pipeline.build.artifacts),
-                ("make", vec!["**".to_owned()])
-            );
+            assert_eq!((origin, pipeline.build.artifacts), ("make", vec!["**".to_owned()]));
             pipeline.test.suites.len()
         };
         assert_eq!(suites("all:\n\techo\ntest: all\n\t./it\n"), 1);

@@ -10,8 +10,8 @@ use std::{
 use bot_messages::{Digest, ObjectRef};
 use futures_util::StreamExt;
 use object_store::{
-    GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem,
-    memory::InMemory, path::Path as Key,
+    GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, memory::InMemory,
+    path::Path as Key,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -26,9 +26,7 @@ const PART_BYTES: usize = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// It is not there.
-    #[error(
-        "object {digest} is not in the store; it was never stored here, or retention removed it: build it again"
-    )]
+    #[error("object {digest} is not in the store; it was never stored here, or retention removed it: build it again")]
     NotFound {
         /// Which.
         digest: Digest,
@@ -101,28 +99,16 @@ impl Objects {
     /// In a directory that all bots of a fleet share; made if it is missing, for this user and group alone.
     pub fn directory(path: &Path) -> Result<Self, ObjectError> {
         let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
-        made.map_err(|source| ObjectError::Io {
-            doing: "make the folder",
-            path: path.to_owned(),
-            source,
-        })?;
+        made.map_err(|source| ObjectError::Io { doing: "make the folder", path: path.to_owned(), source })?;
         // A message that names an object is durable; so is the object.
-        let store = LocalFileSystem::new_with_prefix(path)
-            .map_err(store("open its folder"))?
-            .with_fsync(true);
+        let store = LocalFileSystem::new_with_prefix(path).map_err(store("open its folder"))?.with_fsync(true);
         let store = Arc::new(store);
-        Ok(Self {
-            store: store.clone(),
-            local: Some(store),
-        })
+        Ok(Self { store: store.clone(), local: Some(store) })
     }
 
     /// In memory: the fake for tests.
     pub fn in_memory() -> Self {
-        Self {
-            store: Arc::new(InMemory::new()),
-            local: None,
-        }
+        Self { store: Arc::new(InMemory::new()), local: None }
     }
 
     /// Stores a file. Nobody sees it before it is whole; the same bytes stored twice are one object.
@@ -136,11 +122,7 @@ impl Objects {
         // The name of an object is its content, so a large file is read twice: to name it, then to store it.
         let (expected, size) = hash(&mut file, first).await.map_err(io("read", path))?;
         file.rewind().await.map_err(io("read", path))?;
-        let mut upload = self
-            .store
-            .put_multipart(&key(&expected))
-            .await
-            .map_err(store("begin an upload"))?;
+        let mut upload = self.store.put_multipart(&key(&expected)).await.map_err(store("begin an upload"))?;
         let sent = send(&mut file, &mut *upload, path).await;
         match sent {
             Ok(found) if found == expected => upload.complete().await.map_err(store("finish an upload"))?,
@@ -148,11 +130,7 @@ impl Objects {
                 // What was sent so far is garbage either way; the first error is the one to tell.
                 let _ = upload.abort().await;
                 return Err(match other {
-                    Ok(found) => ObjectError::Changed {
-                        path: path.to_owned(),
-                        expected,
-                        found,
-                    },
+                    Ok(found) => ObjectError::Changed { path: path.to_owned(), expected, found },
                     Err(e) => e,
                 });
             }
@@ -164,10 +142,7 @@ impl Objects {
     /// Stores bytes.
     pub async fn put_bytes(&self, bytes: Vec<u8>, media_type: &str) -> Result<ObjectRef, ObjectError> {
         let (digest, size) = (digest_of(Sha256::new().chain_update(&bytes)), bytes.len() as u64);
-        self.store
-            .put(&key(&digest), PutPayload::from(bytes))
-            .await
-            .map_err(store("store bytes"))?;
+        self.store.put(&key(&digest), PutPayload::from(bytes)).await.map_err(store("store bytes"))?;
         self.seal(&digest).await?;
         Ok(reference(digest, size, media_type))
     }
@@ -178,13 +153,9 @@ impl Objects {
         partial_name.push(".partial");
         let partial = Partial(to.with_file_name(partial_name));
         let mut file = File::create(&partial.0).await.map_err(io("create", &partial.0))?;
-        let size = self
-            .read(digest, bytes_max, &mut Sink::File(&mut file, &partial.0))
-            .await?;
+        let size = self.read(digest, bytes_max, &mut Sink::File(&mut file, &partial.0)).await?;
         file.flush().await.map_err(io("write", &partial.0))?;
-        tokio::fs::rename(&partial.0, to)
-            .await
-            .map_err(io("rename to", to))?;
+        tokio::fs::rename(&partial.0, to).await.map_err(io("rename to", to))?;
         Ok(size)
     }
 
@@ -206,15 +177,9 @@ impl Objects {
 
     /// Hands the bytes on as they come; an error at the end means that what came before was not the object.
     async fn read(&self, digest: &Digest, bytes_max: u64, sink: &mut Sink<'_>) -> Result<u64, ObjectError> {
-        let too_large = |size| ObjectError::TooLarge {
-            digest: digest.clone(),
-            size,
-            bytes_max,
-        };
+        let too_large = |size| ObjectError::TooLarge { digest: digest.clone(), size, bytes_max };
         let found: GetResult = self.store.get(&key(digest)).await.map_err(|e| match e {
-            object_store::Error::NotFound { .. } => ObjectError::NotFound {
-                digest: digest.clone(),
-            },
+            object_store::Error::NotFound { .. } => ObjectError::NotFound { digest: digest.clone() },
             e => store("open an object")(e),
         })?;
         if found.meta.size > bytes_max {
@@ -235,25 +200,14 @@ impl Objects {
             }
         }
         let found = digest_of(hasher);
-        if found == *digest {
-            Ok(size)
-        } else {
-            Err(ObjectError::Damaged {
-                expected: digest.clone(),
-                found,
-            })
-        }
+        if found == *digest { Ok(size) } else { Err(ObjectError::Damaged { expected: digest.clone(), found }) }
     }
 
     /// Takes the right to write away: a stored object never changes.
     async fn seal(&self, digest: &Digest) -> Result<(), ObjectError> {
         let Some(local) = &self.local else { return Ok(()) };
-        let path = local
-            .path_to_filesystem(&key(digest))
-            .map_err(store("name a file"))?;
-        tokio::fs::set_permissions(&path, Permissions::from_mode(0o440))
-            .await
-            .map_err(io("seal", &path))
+        let path = local.path_to_filesystem(&key(digest)).map_err(store("name a file"))?;
+        tokio::fs::set_permissions(&path, Permissions::from_mode(0o440)).await.map_err(io("seal", &path))
     }
 }
 
@@ -278,12 +232,7 @@ fn key(digest: &Digest) -> Key {
 }
 
 fn reference(digest: Digest, size: u64, media_type: &str) -> ObjectRef {
-    ObjectRef {
-        uri: Some(format!("object:{digest}")),
-        digest,
-        size,
-        media_type: media_type.to_owned(),
-    }
+    ObjectRef { uri: Some(format!("object:{digest}")), digest, size, media_type: media_type.to_owned() }
 }
 
 fn digest_of(hasher: Sha256) -> Digest {
@@ -294,11 +243,7 @@ fn digest_of(hasher: Sha256) -> Digest {
 }
 
 fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ObjectError {
-    move |source| ObjectError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ObjectError::Io { doing, path: path.to_owned(), source }
 }
 
 fn store(doing: &'static str) -> impl FnOnce(object_store::Error) -> ObjectError {
@@ -330,10 +275,7 @@ async fn send(file: &mut File, upload: &mut dyn MultipartUpload, path: &Path) ->
             return Ok(digest_of(hasher));
         }
         hasher.update(&part);
-        upload
-            .put_part(PutPayload::from(std::mem::take(&mut part)))
-            .await
-            .map_err(store("upload a part"))?;
+        upload.put_part(PutPayload::from(std::mem::take(&mut part))).await.map_err(store("upload a part"))?;
     }
 }
 
@@ -360,16 +302,9 @@ mod tests {
             for bytes in [Vec::new(), b"hello".to_vec()] {
                 let stored = objects.put_bytes(bytes.clone(), "text/plain").await.unwrap();
                 assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
-                assert_eq!(
-                    (stored.size, stored.media_type.as_str()),
-                    (bytes.len() as u64, "text/plain")
-                );
+                assert_eq!((stored.size, stored.media_type.as_str()), (bytes.len() as u64, "text/plain"));
                 assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), bytes);
-                assert_eq!(
-                    objects.put_bytes(bytes, "text/plain").await.unwrap(),
-                    stored,
-                    "twice is once"
-                );
+                assert_eq!(objects.put_bytes(bytes, "text/plain").await.unwrap(), stored, "twice is once");
                 assert!(objects.exists(&stored.digest).await.unwrap());
             }
         })
@@ -379,24 +314,14 @@ mod tests {
     #[tokio::test]
     async fn files_of_every_size_come_back() {
         on_both(async |objects, dir| {
-            for size in [
-                0,
-                1,
-                PART_BYTES - 1,
-                PART_BYTES,
-                PART_BYTES + 1,
-                2 * PART_BYTES + 5,
-            ] {
+            for size in [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 5] {
                 let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
                 let (from, to) = (dir.join("from"), dir.join("to"));
                 std::fs::write(&from, &bytes).unwrap();
                 let stored = objects.put_file(&from, "x/y").await.unwrap();
                 assert_eq!(stored.size, size as u64);
                 assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
-                assert_eq!(
-                    objects.get_file(&stored.digest, &to, MAX).await.unwrap(),
-                    size as u64
-                );
+                assert_eq!(objects.get_file(&stored.digest, &to, MAX).await.unwrap(), size as u64);
                 assert!(std::fs::read(&to).unwrap() == bytes, "{size} bytes");
             }
         })
@@ -412,17 +337,7 @@ mod tests {
             assert!(matches!(missing, ObjectError::NotFound { .. }), "{missing}");
             let stored = objects.put_bytes(vec![7; 100], "x/y").await.unwrap();
             let large = objects.get_file(&stored.digest, &to, 99).await.unwrap_err();
-            assert!(
-                matches!(
-                    large,
-                    ObjectError::TooLarge {
-                        size: 100,
-                        bytes_max: 99,
-                        ..
-                    }
-                ),
-                "{large}"
-            );
+            assert!(matches!(large, ObjectError::TooLarge { size: 100, bytes_max: 99, .. }), "{large}");
             assert!(!to.exists() && !dir.join("missing.partial").exists());
         })
         .await;
@@ -436,10 +351,7 @@ mod tests {
             let to = dir.join("verified");
             let told = objects.get_file(&none(), &to, MAX).await.unwrap_err().to_string();
             let found = digest_of(Sha256::new().chain_update(b"evil"));
-            assert!(
-                told.contains(none().as_str()) && told.contains(found.as_str()),
-                "{told}"
-            );
+            assert!(told.contains(none().as_str()) && told.contains(found.as_str()), "{told}");
             assert!(!to.exists() && !dir.join("verified.partial").exists());
             assert!(objects.get_bytes(&none(), MAX).await.is_err());
         })
@@ -451,17 +363,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let objects = Objects::directory(&dir.path().join("store")).unwrap();
         let stored = objects.put_bytes(b"right".to_vec(), "x/y").await.unwrap();
-        let path = objects
-            .local
-            .as_ref()
-            .unwrap()
-            .path_to_filesystem(&key(&stored.digest))
-            .unwrap();
+        let path = objects.local.as_ref().unwrap().path_to_filesystem(&key(&stored.digest)).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o440);
-        assert_eq!(
-            dir.path().join("store").metadata().unwrap().permissions().mode() & 0o027,
-            0
-        );
+        assert_eq!(dir.path().join("store").metadata().unwrap().permissions().mode() & 0o027, 0);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "wrong").unwrap();
         assert!(objects.get_bytes(&stored.digest, MAX).await.is_err());

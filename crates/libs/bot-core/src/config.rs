@@ -1,5 +1,7 @@
 //! The bot's configuration file, whole and checked before a socket opens: the documented YAML, one section of the bot's
 //! own, overridable by environment. All mistakes are told at once, with file and line.
+mod places;
+
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use bot_messages::{BotName, Contract};
@@ -197,10 +199,8 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
     let file = path.display().to_string();
     let one = |message: String| ConfigError { file: file.clone(), mistakes: vec![Mistake { line: None, message }] };
     let text = std::fs::read_to_string(path).map_err(|e| one(format!("cannot be read: {e}")))?;
-    let places = yaml::places(&text).map_err(|(line, message)| ConfigError {
-        file: file.clone(),
-        mistakes: vec![Mistake { line, message }],
-    })?;
+    let places = places::places(&text)
+        .map_err(|(line, message)| ConfigError { file: file.clone(), mistakes: vec![Mistake { line, message }] })?;
     let value = merged(&text, overrides).map_err(|e| one(e.to_string()))?;
     let mut mistakes = schema_mistakes::<S>(&value);
     let parsed = serde_path_to_error::deserialize::<_, BotConfig<S>>(&value);
@@ -246,12 +246,18 @@ pub fn schema<S: JsonSchema + Default + Serialize>() -> schemars::Schema {
 
 fn schema_mistakes<S: JsonSchema + Default + Serialize>(value: &Value) -> Vec<(String, String)> {
     let schema = serde_json::to_value(schema::<S>()).unwrap_or(Value::Bool(true));
-    let Ok(validator) = jsonschema::draft202012::new(&schema) else { return Vec::new() };
+    let Ok(validator) = jsonschema::draft202012::new(&schema) else {
+        return Vec::new();
+    };
     validator
         .iter_errors(value)
         .map(|e| {
             let at = e.instance_path().to_string();
-            let what = if at.is_empty() { String::new() } else { format!("`{}`: ", at.trim_start_matches('/').replace('/', ".")) };
+            let what = if at.is_empty() {
+                String::new()
+            } else {
+                format!("`{}`: ", at.trim_start_matches('/').replace('/', "."))
+            };
             (at, format!("{what}{e}"))
         })
         .collect()
@@ -265,20 +271,31 @@ fn contract_mistakes<S>(config: &BotConfig<S>, contract: &Contract) -> Vec<(Stri
     }
     for (i, t) in config.triggers.iter().enumerate() {
         if !contract.hears.iter().any(|h| pattern_fits(&t.pattern, h)) {
-            let message = format!("`triggers.{i}.pattern`: {} hears nothing that fits `{}`: it hears {}", contract.name, t.pattern, listed(&contract.hears));
+            let message = format!(
+                "`triggers.{i}.pattern`: {} hears nothing that fits `{}`: it hears {}",
+                contract.name,
+                t.pattern,
+                listed(&contract.hears)
+            );
             out.push((format!("/triggers/{i}/pattern"), message));
         }
     }
     for (i, a) in config.actions.iter().enumerate() {
         if !contract.actions.contains(&a.command) {
-            let message = format!("`actions.{i}.command`: `{}` is no action of {}: it has {}", a.command, contract.name, listed(&contract.actions));
+            let message = format!(
+                "`actions.{i}.command`: `{}` is no action of {}: it has {}",
+                a.command,
+                contract.name,
+                listed(&contract.actions)
+            );
             out.push((format!("/actions/{i}/command"), message));
         }
     }
     for (i, d) in config.dependencies.iter().enumerate() {
         if !contract.dependencies.contains(d) {
             let names: Vec<String> = contract.dependencies.iter().map(ToString::to_string).collect();
-            let message = format!("`dependencies.{i}`: {} does not watch {d}: it may watch {}", contract.name, listed(&names));
+            let message =
+                format!("`dependencies.{i}`: {} does not watch {d}: it may watch {}", contract.name, listed(&names));
             out.push((format!("/dependencies/{i}"), message));
         }
     }
@@ -291,7 +308,11 @@ fn listed(names: &[String]) -> String {
 
 /// `bot.name` or `triggers[0].pattern` as a JSON pointer.
 fn pointer(path: &str) -> String {
-    path.replace('[', ".").replace(']', "").split('.').filter(|p| !p.is_empty()).fold(String::new(), |all, p| all + "/" + p)
+    path.replace('[', ".")
+        .replace(']', "")
+        .split('.')
+        .filter(|p| !p.is_empty())
+        .fold(String::new(), |all, p| all + "/" + p)
 }
 
 /// Whether a trigger's pattern fits a type: `*` is one word, `#` any number.
@@ -306,95 +327,6 @@ pub(crate) fn pattern_fits(pattern: &str, event_type: &str) -> bool {
         }
     }
     fits(&pattern.split('.').collect::<Vec<_>>(), &event_type.split('.').collect::<Vec<_>>())
-}
-
-/// Where things stand in a YAML text.
-mod yaml {
-    use std::fmt;
-
-    use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-    use serde_saphyr::Spanned;
-
-    pub(super) struct Places(Node);
-    type Node = Spanned<Kind>;
-
-    enum Kind {
-        Map(Vec<(String, Node)>),
-        Seq(Vec<Node>),
-        Scalar,
-    }
-
-    pub(super) fn places(text: &str) -> Result<Places, (Option<u64>, String)> {
-        serde_saphyr::from_str::<Node>(text).map(Places).map_err(|e| {
-            let message = e.without_snippet().to_string();
-            (e.location().map(|l| l.line()), message.lines().next().unwrap_or_default().to_owned())
-        })
-    }
-
-    impl Places {
-        /// The line of a JSON pointer, or of the nearest above it that is there.
-        pub(super) fn line_of(&self, pointer: &str) -> u64 {
-            let mut node = &self.0;
-            for part in pointer.split('/').filter(|p| !p.is_empty()) {
-                let next = match &node.value {
-                    Kind::Map(entries) => entries.iter().find(|(k, _)| k == part).map(|(_, v)| v),
-                    Kind::Seq(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)),
-                    Kind::Scalar => None,
-                };
-                match next {
-                    Some(n) => node = n,
-                    None => break,
-                }
-            }
-            node.referenced.line()
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Kind {
-        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-            d.deserialize_any(KindVisitor)
-        }
-    }
-
-    struct KindVisitor;
-    impl<'de> Visitor<'de> for KindVisitor {
-        type Value = Kind;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("YAML")
-        }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
-            let mut entries = Vec::new();
-            while let Some(entry) = map.next_entry::<String, Node>()? {
-                entries.push(entry);
-            }
-            Ok(Kind::Map(entries))
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {
-            let mut items = Vec::new();
-            while let Some(item) = seq.next_element::<Node>()? {
-                items.push(item);
-            }
-            Ok(Kind::Seq(items))
-        }
-        fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-        fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-        fn visit_unit<E>(self) -> Result<Kind, E> {
-            Ok(Kind::Scalar)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -456,14 +388,19 @@ outputs:
 
     #[test]
     fn the_environment_overrides_and_changes_the_hash() {
-        let loaded = load_text(SAMPLE, &[("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("LOTA_CONFIG__SETTINGS__DEPTH", "7")]).unwrap();
+        let loaded =
+            load_text(SAMPLE, &[("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("LOTA_CONFIG__SETTINGS__DEPTH", "7")])
+                .unwrap();
         assert_eq!((loaded.config.constraints.timeout, loaded.config.settings.depth), (60, 7));
         assert_ne!(loaded.hash, load_text(SAMPLE, &[]).unwrap().hash);
     }
 
     #[test]
     fn all_mistakes_are_told_at_once_with_their_lines() {
-        let text = SAMPLE.replace("max_concurrent_jobs: 5", "max_concurrent_jobs: 0").replace("timeout: 3600", "timeout: soon").replace("version: \"1.0.0\"", "verzion: 1");
+        let text = SAMPLE
+            .replace("max_concurrent_jobs: 5", "max_concurrent_jobs: 0")
+            .replace("timeout: 3600", "timeout: soon")
+            .replace("version: \"1.0.0\"", "verzion: 1");
         let e = load_text(&text, &[]).unwrap_err();
         let lines: Vec<_> = e.mistakes.iter().filter_map(|m| m.line).collect();
         assert!(e.mistakes.len() >= 3 && lines.contains(&16) && lines.contains(&17), "{e}");
@@ -472,7 +409,11 @@ outputs:
 
     #[test]
     fn what_the_contract_does_not_have_is_refused() {
-        let text = SAMPLE.replace("build.completed", "deploy.*").replace("run-tests", "rm -rf /").replace("\"BuildBot\"", "LintBot").replace("BotName", "OtherBot");
+        let text = SAMPLE
+            .replace("build.completed", "deploy.*")
+            .replace("run-tests", "rm -rf /")
+            .replace("\"BuildBot\"", "LintBot")
+            .replace("BotName", "OtherBot");
         let e = load_text(&text, &[]).unwrap_err();
         assert_eq!(e.mistakes.len(), 4, "{e}");
         assert_eq!(e.mistakes[1].line, Some(9), "{e}");
@@ -486,7 +427,13 @@ outputs:
 
     #[test]
     fn patterns_are_those_of_topics() {
-        for (p, t, fits) in [("build.*", "build.completed", true), ("#", "a.b.c", true), ("a.#", "a", true), ("*", "a.b", false), ("a.*.c", "a.b.c", true)] {
+        for (p, t, fits) in [
+            ("build.*", "build.completed", true),
+            ("#", "a.b.c", true),
+            ("a.#", "a", true),
+            ("*", "a.b", false),
+            ("a.*.c", "a.b.c", true),
+        ] {
             assert_eq!(pattern_fits(p, t), fits, "{p} {t}");
         }
     }

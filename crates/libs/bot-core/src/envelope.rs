@@ -67,19 +67,30 @@ pub struct DecodeError {
 impl Envelope {
     /// Reads a body. Unknown members are ignored.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        let whole = |code, message: String| DecodeError { code, field: String::new(), message, id: None, event_type: None };
+        let whole =
+            |code, message: String| DecodeError { code, field: String::new(), message, id: None, event_type: None };
         if body.len() > BODY_BYTES_MAX {
-            let message = format!("the body has {} bytes: at most {BODY_BYTES_MAX} are read; larger things go to the object store", body.len());
+            let message = format!(
+                "the body has {} bytes: at most {BODY_BYTES_MAX} are read; larger things go to the object store",
+                body.len()
+            );
             return Err(whole(Code::MessageTooLarge, message));
         }
-        let value: Value = serde_json::from_slice(body)
-            .map_err(|e| whole(Code::InvalidJson, format!("the body is not JSON: {e}; expected one object in UTF-8")))?;
+        let value: Value = serde_json::from_slice(body).map_err(|e| {
+            whole(Code::InvalidJson, format!("the body is not JSON: {e}; expected one object in UTF-8"))
+        })?;
         let Value::Object(map) = value else {
             return Err(whole(Code::InvalidField, format!("the body is {}: expected an object", kind(&value))));
         };
         let id = map.get("id").and_then(Value::as_str).map(|s| s.chars().take(ID_BYTES_MAX).collect());
         let event_type = map.get("type").and_then(Value::as_str).map(|s| s.chars().take(100).collect());
-        read(map).map_err(|(code, field, message)| DecodeError { code, field: field.to_owned(), message, id, event_type })
+        read(map).map_err(|(code, field, message)| DecodeError {
+            code,
+            field: field.to_owned(),
+            message,
+            id,
+            event_type,
+        })
     }
 
     /// The body as it goes out.
@@ -106,7 +117,11 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
     let id = text(&map, "id", ID_BYTES_MAX)?;
     let timestamp = text(&map, "timestamp", 64)?;
     let timestamp = DateTime::parse_from_rfc3339(&timestamp).map_err(|e| {
-        (Code::InvalidField, "timestamp", format!("`{timestamp}` is no time ({e}): expected RFC 3339 such as 2026-11-01T12:00:00Z"))
+        (
+            Code::InvalidField,
+            "timestamp",
+            format!("`{timestamp}` is no time ({e}): expected RFC 3339 such as 2026-11-01T12:00:00Z"),
+        )
     })?;
     let source: BotName = name(&map, "source")?;
     let destination = match text(&map, "destination", 64)?.as_str() {
@@ -115,7 +130,9 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
     };
     let event_type = text(&map, "type", 100)?;
     if !is_event_type(&event_type) {
-        let message = format!("`{event_type}` is no message type: expected lower-case words joined by dots, such as build.completed");
+        let message = format!(
+            "`{event_type}` is no message type: expected lower-case words joined by dots, such as build.completed"
+        );
         return Err((Code::InvalidField, "type", message));
     }
     let priority = match map.get("priority") {
@@ -124,7 +141,11 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
         Some(Value::String(s)) if s == "medium" => Priority::Medium,
         Some(Value::String(s)) if s == "low" => Priority::Low,
         Some(other) => {
-            return Err((Code::InvalidField, "priority", format!("came as {}: expected high, medium or low", shown(other))));
+            return Err((
+                Code::InvalidField,
+                "priority",
+                format!("came as {}: expected high, medium or low", shown(other)),
+            ));
         }
     };
     let correlation_id = match map.get("correlation_id") {
@@ -139,7 +160,16 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
             return Err((Code::InvalidField, "payload", message));
         }
     };
-    Ok(Envelope { id, timestamp: timestamp.with_timezone(&Utc), source, destination, event_type, data, priority, correlation_id })
+    Ok(Envelope {
+        id,
+        timestamp: timestamp.with_timezone(&Utc),
+        source,
+        destination,
+        event_type,
+        data,
+        priority,
+        correlation_id,
+    })
 }
 
 fn missing(field: &'static str) -> FieldError {
@@ -206,7 +236,11 @@ mod tests {
         for field in ["id", "timestamp", "source", "destination", "type", "payload"] {
             for gone in [true, false] {
                 let mut v = good();
-                if gone { v.as_object_mut().unwrap().remove(field); } else { v[field] = Value::Null; }
+                if gone {
+                    v.as_object_mut().unwrap().remove(field);
+                } else {
+                    v[field] = Value::Null;
+                }
                 let e = decode(&v).unwrap_err();
                 assert_eq!((e.code, e.field.as_str()), (Code::MissingField, field));
             }
@@ -221,9 +255,16 @@ mod tests {
     #[test]
     fn each_wrong_field_is_named() {
         for (field, value) in [
-            ("id", json!("")), ("id", json!(7)), ("id", json!("x".repeat(129))), ("timestamp", json!("yesterday")),
-            ("source", json!("a.b")), ("destination", json!("#")), ("type", json!("Build Completed")), ("payload", json!([])),
-            ("priority", json!("urgent")), ("correlation_id", json!({})),
+            ("id", json!("")),
+            ("id", json!(7)),
+            ("id", json!("x".repeat(129))),
+            ("timestamp", json!("yesterday")),
+            ("source", json!("a.b")),
+            ("destination", json!("#")),
+            ("type", json!("Build Completed")),
+            ("payload", json!([])),
+            ("priority", json!("urgent")),
+            ("correlation_id", json!({})),
         ] {
             let mut v = good();
             v[field] = value.clone();
@@ -243,12 +284,16 @@ mod tests {
 
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
-            Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), "\\PC{0,20}".prop_map(Value::from),
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,20}".prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::btree_map("[a-z_]{1,14}", inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
+                prop::collection::btree_map("[a-z_]{1,14}", inner, 0..4)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
             ]
         })
     }

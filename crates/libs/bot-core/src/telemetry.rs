@@ -45,7 +45,8 @@ pub fn start(service: &str, options: &TelemetryOptions) -> anyhow::Result<Teleme
     // lapin prints whole messages when it warns of a return, and an error for each channel of a closed connection: a
     // message's content never belongs in a log, and the bus tells of its sessions itself.
     let directives = format!("{},lapin=off,sqlx=warn,hyper=warn,h2=warn", options.filter.as_deref().unwrap_or("info"));
-    let filter = EnvFilter::try_new(&directives).map_err(|e| anyhow::anyhow!("LOTA_LOG is no filter ({e}): expected such as info,bot_core=debug"))?;
+    let filter = EnvFilter::try_new(&directives)
+        .map_err(|e| anyhow::anyhow!("LOTA_LOG is no filter ({e}): expected such as info,bot_core=debug"))?;
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = if options.json { format.json().flatten_event(true).boxed() } else { format.with_ansi(false).boxed() };
     let provider = options.otlp_endpoint.as_deref().map(|e| provider(service, e)).transpose()?;

@@ -2,7 +2,9 @@
 use schemars::{Schema, generate::SchemaSettings};
 use serde_json::Value;
 
-use crate::{Event, Kind, Priority, alert, approval, bot, build, config, control, deploy, incident, message, repository, test};
+use crate::{
+    Event, Kind, Priority, alert, approval, bot, build, config, control, deploy, incident, message, repository, test,
+};
 
 /// One message type, described.
 #[derive(Clone, Debug)]
@@ -98,7 +100,8 @@ mod tests {
         for e in all() {
             let schema = serde_json::to_value((e.schema)()).unwrap();
             let example = (e.example)();
-            jsonschema::draft202012::validate(&schema, &example).unwrap_or_else(|err| panic!("{}: {err}", e.event_type));
+            jsonschema::draft202012::validate(&schema, &example)
+                .unwrap_or_else(|err| panic!("{}: {err}", e.event_type));
             (e.check)(&example).unwrap();
         }
     }
@@ -107,8 +110,17 @@ mod tests {
     fn the_twelve_documented_types_are_there_and_no_type_twice() {
         let mut types: Vec<_> = all().iter().map(|e| e.event_type).collect();
         for documented in [
-            "build.started", "build.completed", "build.failed", "test.started", "test.completed", "test.failed",
-            "deploy.requested", "deploy.completed", "deploy.failed", "alert.triggered", "incident.created",
+            "build.started",
+            "build.completed",
+            "build.failed",
+            "test.started",
+            "test.completed",
+            "test.failed",
+            "deploy.requested",
+            "deploy.completed",
+            "deploy.failed",
+            "alert.triggered",
+            "incident.created",
             "incident.resolved",
         ] {
             assert!(types.contains(&documented), "{documented}");

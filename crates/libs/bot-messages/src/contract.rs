@@ -125,7 +125,13 @@ pub struct OutsidePublisher {
 impl OutsidePublisher {
     /// The user behind the `lota` command.
     pub fn operator() -> Self {
-        let says = ["repository.pushed", "deploy.requested", "deploy.rollback_requested", "approval.granted", "approval.denied"];
+        let says = [
+            "repository.pushed",
+            "deploy.requested",
+            "deploy.rollback_requested",
+            "approval.granted",
+            "approval.denied",
+        ];
         Self {
             name: operator_name(),
             says: says.iter().map(ToString::to_string).collect(),

@@ -2,9 +2,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Code, Digest, Event, FailureReason, ObjectRef, Priority, Revision, SafeError, failure::example_error,
-};
+use crate::{Code, Digest, Event, FailureReason, ObjectRef, Priority, Revision, SafeError, failure::example_error};
 
 const JOB: &str = "0198c5d2-b0e4-7a66-b3f0-2f1f6a010f6f";
 

@@ -231,7 +231,9 @@ mod tests {
 
     #[test]
     fn slugs_are_kebab_case() {
-        for (name, want) in [("BuildBot", "build-bot"), ("ci_main", "ci-main"), ("MonitorBot", "monitor-bot"), ("x9Y", "x9-y")] {
+        for (name, want) in
+            [("BuildBot", "build-bot"), ("ci_main", "ci-main"), ("MonitorBot", "monitor-bot"), ("x9Y", "x9-y")]
+        {
             assert_eq!(name.parse::<BotName>().unwrap().slug(), want);
         }
     }
@@ -245,7 +247,9 @@ mod tests {
 
     #[test]
     fn a_delay_is_rounded_up_to_a_tier() {
-        for (secs, tier) in [(0, Tier::Sec5), (5, Tier::Sec5), (6, Tier::Sec30), (121, Tier::Min10), (99_999, Tier::Hour1)] {
+        for (secs, tier) in
+            [(0, Tier::Sec5), (5, Tier::Sec5), (6, Tier::Sec30), (121, Tier::Min10), (99_999, Tier::Hour1)]
+        {
             assert_eq!(Tier::at_least(Duration::from_secs(secs)), tier);
         }
     }

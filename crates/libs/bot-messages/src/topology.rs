@@ -1,8 +1,10 @@
 //! From contracts to what the broker holds: exchanges, queues, bindings, policies, users. Who may hear whom is decided here.
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+pub use model::{Binding, DestinationType, Exchange, Policy, Queue, QueueType, TopicPermission, Topology, User};
+use serde_json::{Value, json};
 
 use crate::{Contract, Kind, OutsidePublisher, Tap, Tier, catalogue, keys};
 
@@ -14,121 +16,6 @@ const TAP_MESSAGES_MAX: u64 = 100_000;
 const WORK_DELIVERY_LIMIT: u64 = 1000;
 /// In effect none. RabbitMQ 4 deletes or dead-letters after 20 by default, which would eat letters that are looked at.
 const NO_DELIVERY_LIMIT: u64 = 1_000_000_000;
-
-/// Everything the vhost has to hold.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Topology {
-    /// The vhost.
-    pub vhost: String,
-    /// Durable topic exchanges.
-    pub exchanges: Vec<Exchange>,
-    /// Durable queues.
-    pub queues: Vec<Queue>,
-    /// Bindings.
-    pub bindings: Vec<Binding>,
-    /// Policies: all that can change without deleting a queue.
-    pub policies: Vec<Policy>,
-    /// Users with what they may do in the vhost.
-    pub users: Vec<User>,
-}
-
-/// A durable topic exchange.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Exchange {
-    /// Its name.
-    pub name: String,
-    /// Publishers cannot write to an internal one.
-    pub internal: bool,
-}
-
-/// A durable queue; `x-queue-type` is its only argument.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Queue {
-    /// Its name.
-    pub name: String,
-    /// Replicated, or plain.
-    pub queue_type: QueueType,
-}
-
-/// RabbitMQ's queue type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QueueType {
-    /// Replicated, survives what can be survived.
-    Quorum,
-    /// For what may be lost.
-    Classic,
-}
-
-/// What a binding leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DestinationType {
-    /// A queue.
-    Queue,
-    /// Another exchange.
-    Exchange,
-}
-
-/// A binding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Binding {
-    /// The exchange it leaves.
-    pub source: String,
-    /// Where it leads.
-    pub destination: String,
-    /// What is there.
-    pub destination_type: DestinationType,
-    /// The key, possibly with wildcards.
-    pub routing_key: String,
-}
-
-/// A policy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Its name.
-    pub name: String,
-    /// Regular expression over names.
-    pub pattern: String,
-    /// `queues` or `exchanges`.
-    pub apply_to: String,
-    /// The highest that matches holds.
-    pub priority: i32,
-    /// The settings.
-    pub definition: Map<String, Value>,
-}
-
-/// A user's rights in the vhost, as RabbitMQ's regular expressions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// Its name.
-    pub name: String,
-    /// What it may declare and delete.
-    pub configure: String,
-    /// What it may publish to, and bind to.
-    pub write: String,
-    /// What it may consume from, and bind from.
-    pub read: String,
-    /// Routing keys, by exchange.
-    pub topic_permissions: Vec<TopicPermission>,
-    /// Such as `monitoring`.
-    pub tags: Vec<String>,
-    /// Connections at a time.
-    pub max_connections: Option<u32>,
-    /// Channels at a time.
-    pub max_channels: Option<u32>,
-}
-
-/// Which routing keys a user may use on an exchange.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopicPermission {
-    /// The exchange.
-    pub exchange: String,
-    /// Keys it may publish with.
-    pub write: String,
-    /// Keys it may bind with.
-    pub read: String,
-}
 
 /// A contract is wrong, or an outside publisher is granted what does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -246,7 +133,9 @@ impl Builder {
         });
     }
     fn policy(&mut self, name: &str, pattern: &str, apply_to: &str, definition: Value) {
-        let Value::Object(definition) = definition else { return };
+        let Value::Object(definition) = definition else {
+            return;
+        };
         let policy = Policy {
             name: name.to_owned(),
             pattern: pattern.to_owned(),
@@ -285,7 +174,12 @@ impl Builder {
             json!({"max-length": TAP_MESSAGES_MAX, "overflow": "drop-head"}),
         );
         self.policy("lota-dead", r"^[a-z0-9-]+\.dead$", "queues", json!({"delivery-limit": NO_DELIVERY_LIMIT}));
-        self.policy("lota-control", r"^[a-z0-9-]+\.control$", "queues", json!({"max-length": 10_000, "overflow": "reject-publish"}));
+        self.policy(
+            "lota-control",
+            r"^[a-z0-9-]+\.control$",
+            "queues",
+            json!({"max-length": 10_000, "overflow": "reject-publish"}),
+        );
         self.users.push(User {
             name: METRICS_USER.to_owned(),
             configure: "^$".into(),
@@ -332,13 +226,21 @@ impl Builder {
             self.observe(&slug, *tap);
         }
         let mut granted: Vec<String> = said.iter().flat_map(|t| keys_of(t, all)).map(|k| escape(&k)).collect();
-        granted.extend([format!(r"(health|log|audit)\.{slug}\.[^.]+"), format!(r"retry\.{slug}\.[^.]+"), format!(r"dead\.{slug}")]);
+        granted.extend([
+            format!(r"(health|log|audit)\.{slug}\.[^.]+"),
+            format!(r"retry\.{slug}\.[^.]+"),
+            format!(r"dead\.{slug}"),
+        ]);
         self.users.push(User {
             name: slug.clone(),
             configure: "^$".into(),
             write: exactly(std::slice::from_ref(&egress)),
             read: format!(r"^{slug}\.(work|control|health|tap\.[a-z]+)$"),
-            topic_permissions: vec![TopicPermission { exchange: egress, write: format!("^({})$", granted.join("|")), read: "^$".into() }],
+            topic_permissions: vec![TopicPermission {
+                exchange: egress,
+                write: format!("^({})$", granted.join("|")),
+                read: "^$".into(),
+            }],
             tags: Vec::new(),
             max_connections: Some(32),
             max_channels: Some(256),
@@ -390,7 +292,8 @@ impl Builder {
     fn work_bindings(&mut self, c: &Contract, all: &[Contract], outside: &[OutsidePublisher]) {
         let slug = c.name.slug();
         let work = keys::work(&slug);
-        let bots = all.iter().map(|p| (p.name.slug(), p.all_says().iter().map(ToString::to_string).collect::<Vec<_>>()));
+        let bots =
+            all.iter().map(|p| (p.name.slug(), p.all_says().iter().map(ToString::to_string).collect::<Vec<_>>()));
         let others = outside.iter().map(|p| (p.name.slug(), p.says.clone()));
         for (publisher, says) in bots.chain(others) {
             for heard in c.hears.iter().filter(|h| says.contains(h)) {
@@ -449,11 +352,13 @@ impl Builder {
         let mut topic_permissions =
             vec![TopicPermission { exchange: egress, write: format!("^({})$", granted.join("|")), read: "^$".into() }];
         if o.operator {
-            topic_permissions.extend([keys::EVENTS, keys::HEALTH, keys::LOGS, keys::AUDIT].map(|tap| TopicPermission {
-                exchange: tap.to_owned(),
-                write: "^$".into(),
-                read: ".*".into(),
-            }));
+            topic_permissions.extend(
+                [keys::EVENTS, keys::HEALTH, keys::LOGS, keys::AUDIT].map(|tap| TopicPermission {
+                    exchange: tap.to_owned(),
+                    write: "^$".into(),
+                    read: ".*".into(),
+                }),
+            );
         }
         self.users.push(User {
             name: slug,
@@ -515,13 +420,17 @@ mod tests {
         let t = Topology::new(&bots, &[]).unwrap();
         assert_eq!(work_keys(&t, "lota.egress.build-bot", "deploy-bot.work"), ["build.completed"]);
         assert!(work_keys(&t, "lota.egress.lint-bot", "deploy-bot.work").is_empty());
-        assert_eq!(work_keys(&t, "lota.egress.operator", "deploy-bot.work"), ["deploy.requested", "requeue.deploy-bot"]);
+        assert_eq!(
+            work_keys(&t, "lota.egress.operator", "deploy-bot.work"),
+            ["deploy.requested", "requeue.deploy-bot"]
+        );
         assert_eq!(work_keys(&t, "lota.requeue", "build-bot.work"), ["requeue.build-bot"]);
     }
 
     #[test]
     fn no_shared_exchange_leads_to_a_work_queue_except_requeue() {
-        let bots = [bot("BuildBot", &["repository.pushed"], &["build.completed"]), bot("TestBot", &["build.completed"], &[])];
+        let bots =
+            [bot("BuildBot", &["repository.pushed"], &["build.completed"]), bot("TestBot", &["build.completed"], &[])];
         let t = Topology::new(&bots, &[]).unwrap();
         for b in t.bindings.iter().filter(|b| b.destination.ends_with(".work")) {
             assert!(b.source.starts_with("lota.egress.") || b.source == "lota.requeue", "{b:?}");
@@ -529,7 +438,10 @@ mod tests {
         }
         // Nothing but taps and the dead-letter exchange is reached from an egress exchange.
         for b in t.bindings.iter().filter(|b| b.destination_type == DestinationType::Exchange) {
-            assert!(["lota.events", "lota.health", "lota.logs", "lota.audit"].contains(&b.destination.as_str()), "{b:?}");
+            assert!(
+                ["lota.events", "lota.health", "lota.logs", "lota.audit"].contains(&b.destination.as_str()),
+                "{b:?}"
+            );
         }
     }
 

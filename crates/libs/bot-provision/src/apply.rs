@@ -36,11 +36,7 @@ pub struct ApplyOptions {
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        Self {
-            dry_run: false,
-            drain: None,
-            figures_every: Duration::from_secs(5),
-        }
+        Self { dry_run: false, drain: None, figures_every: Duration::from_secs(5) }
     }
 }
 
@@ -67,14 +63,7 @@ pub async fn apply(
     if options.dry_run {
         return Ok(steps.iter().map(|step| foretell(step, &found)).collect());
     }
-    let mut run = Run {
-        api,
-        topology,
-        passwords,
-        options,
-        kept: BTreeMap::new(),
-        rebind: BTreeSet::new(),
-    };
+    let mut run = Run { api, topology, passwords, options, kept: BTreeMap::new(), rebind: BTreeSet::new() };
     let mut changes = Vec::new();
     let mut rest = steps.as_slice();
     while let Some((first, after)) = rest.split_first() {
@@ -93,19 +82,13 @@ pub async fn apply(
 /// Every difference between `topology` and the broker, permissions and policies included; passwords are not looked at.
 pub async fn verify(api: &Management, topology: &Topology) -> Result<Vec<Drift>, ApplyError> {
     let found = read(api, topology).await?;
-    Ok(plan(topology, &found, None)
-        .into_iter()
-        .map(|step| step.drift)
-        .collect())
+    Ok(plan(topology, &found, None).into_iter().map(|step| step.drift).collect())
 }
 
 async fn read(api: &Management, topology: &Topology) -> Result<Snapshot, ApplyError> {
     let vhost = &topology.vhost;
     let read = Snapshot::read(api, vhost).await;
-    read.map_err(|source| ApplyError::Read {
-        vhost: vhost.clone(),
-        source,
-    })
+    read.map_err(|source| ApplyError::Read { vhost: vhost.clone(), source })
 }
 
 fn foretell(step: &Step, found: &Snapshot) -> Change {
@@ -150,10 +133,7 @@ fn is_object(work: &Work) -> bool {
 }
 
 fn failed(step: &Step, source: ManagementError) -> ApplyError {
-    ApplyError::Step {
-        what: step.drift.what.clone(),
-        source,
-    }
+    ApplyError::Step { what: step.drift.what.clone(), source }
 }
 
 struct Run<'a> {
@@ -178,11 +158,7 @@ impl Run<'_> {
             return Ok(());
         }
         let same = |step: &&Step| std::mem::discriminant(&step.work) == std::mem::discriminant(&first.work);
-        let names: Vec<&str> = rest
-            .iter()
-            .filter(same)
-            .filter_map(|step| going(&step.work))
-            .collect();
+        let names: Vec<&str> = rest.iter().filter(same).filter_map(|step| going(&step.work)).collect();
         let leads_there = |binding: &&BindingInfo| {
             binding.destination_type == Destination::Queue
                 && !binding.source.is_empty()
@@ -196,10 +172,7 @@ impl Run<'_> {
         tokio::time::sleep(self.options.figures_settle()).await;
         let deadline = Instant::now() + self.options.drain.unwrap_or_default();
         for name in names {
-            let why = self
-                .why_keep(name, deadline)
-                .await
-                .map_err(|source| failed(first, source))?;
+            let why = self.why_keep(name, deadline).await.map_err(|source| failed(first, source))?;
             self.kept.insert(name.to_owned(), why);
         }
         Ok(())
@@ -211,9 +184,7 @@ impl Run<'_> {
             let counted = self.api.queue(vhost, queue).await?.messages;
             // Not even figures: its leader may be down, and then nobody knows.
             let Some(count) = counted else {
-                return Ok(Some(
-                    "RabbitMQ tells no figures of it, so it may hold messages".to_owned(),
-                ));
+                return Ok(Some("RabbitMQ tells no figures of it, so it may hold messages".to_owned()));
             };
             if count == 0 && self.api.peek(vhost, queue, 1).await?.is_empty() {
                 return Ok(None);
@@ -231,10 +202,7 @@ impl Run<'_> {
             work => going(work).and_then(|name| self.kept.get(name).cloned().flatten()),
         };
         let action = why.map_or_else(|| done(step), Action::Kept);
-        Change {
-            action,
-            what: step.drift.what.clone(),
-        }
+        Change { action, what: step.drift.what.clone() }
     }
 
     async fn work(&mut self, step: &Step) -> Result<(), ManagementError> {
@@ -260,8 +228,7 @@ impl Run<'_> {
             Work::PutPolicy(policy) => api.put_policy(vhost, policy).await,
             Work::PutBinding(binding) => {
                 let to = (destination_of(binding), binding.destination.as_str());
-                api.put_binding(vhost, &binding.source, to, &binding.routing_key)
-                    .await
+                api.put_binding(vhost, &binding.source, to, &binding.routing_key).await
             }
             Work::DeleteBinding(binding) => api.delete_binding(vhost, binding).await,
             Work::RemoveQueue(name) if self.may_go(name) => api.delete_queue(vhost, name).await,
@@ -324,14 +291,8 @@ impl Run<'_> {
             let touched = gone.contains(&(to.0, to.1.to_owned()))
                 || gone.contains(&(Destination::Exchange, binding.source.clone()));
             if touched {
-                let put = self
-                    .api
-                    .put_binding(&self.topology.vhost, &binding.source, to, &binding.routing_key)
-                    .await;
-                let what = format!(
-                    "binding {} -[{}]-> {}",
-                    binding.source, binding.routing_key, binding.destination
-                );
+                let put = self.api.put_binding(&self.topology.vhost, &binding.source, to, &binding.routing_key).await;
+                let what = format!("binding {} -[{}]-> {}", binding.source, binding.routing_key, binding.destination);
                 put.map_err(|source| ApplyError::Step { what, source })?;
             }
         }

@@ -1,9 +1,6 @@
 //! One short-lived command with a deadline, its output kept within bounds and told as progress. For what lives on,
 //! see the node's own process module.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the home of this crate's short-lived commands"
-)]
+#![allow(clippy::disallowed_methods, reason = "the home of this crate's short-lived commands")]
 
 use std::io;
 use std::path::Path;
@@ -69,11 +66,7 @@ pub(crate) async fn run(
         let reading_stdout = collect(stdout, lines.clone());
         let reading_stderr = collect(stderr, lines);
         let (stdout, stderr, status) = tokio::join!(reading_stdout, reading_stderr, child.wait());
-        Ok::<_, io::Error>(Finished {
-            status: status?,
-            stdout: stdout?,
-            stderr: stderr?,
-        })
+        Ok::<_, io::Error>(Finished { status: status?, stdout: stdout?, stderr: stderr? })
     };
     let telling = async {
         let begun = Instant::now();

@@ -62,18 +62,11 @@ pub enum DebsError {
         "expected `{command}` to succeed, but {outcome}; {package} could not be unpacked without root. With root: \
          `apt-get install {package}`"
     )]
-    Command {
-        package: &'static str,
-        command: String,
-        outcome: String,
-    },
+    Command { package: &'static str, command: String, outcome: String },
     #[error(
         "expected {program} among the files of {package}, and it is not there; with root: `apt-get install {package}`"
     )]
-    Incomplete {
-        package: &'static str,
-        program: &'static str,
-    },
+    Incomplete { package: &'static str, program: &'static str },
     #[error(
         "the cache folder {path:?} must not contain spaces, quotes or control characters: RabbitMQ's scripts and apt's \
          configuration break on them; choose another folder"
@@ -125,12 +118,7 @@ impl PackageCache {
         if let Some(root) = self.present(what) {
             return Ok(root);
         }
-        let apt = Apt {
-            package,
-            dir: dir.clone(),
-            deadline: Instant::now() + LIMIT,
-            progress,
-        };
+        let apt = Apt { package, dir: dir.clone(), deadline: Instant::now() + LIMIT, progress };
         // Inside the cache folder, so that the rename stays on one file system.
         let staging = dir.join(format!("{package}.staging"));
         let result = unpack(&apt, what, &staging, &self.root(what)).await;
@@ -139,10 +127,7 @@ impl PackageCache {
             let _ = std::fs::remove_dir_all(folder);
         }
         result?;
-        self.present(what).ok_or(DebsError::Incomplete {
-            package,
-            program: what.program(),
-        })
+        self.present(what).ok_or(DebsError::Incomplete { package, program: what.program() })
     }
 
     fn root(&self, what: Bundle) -> PathBuf {
@@ -227,22 +212,14 @@ impl Apt<'_> {
                 format!("it ended with {}: {said}", finished.status)
             }
             Err(CommandError::NotFound) => {
-                return Err(DebsError::NotDebian {
-                    package: self.package,
-                    missing: program.to_owned(),
-                });
+                return Err(DebsError::NotDebian { package: self.package, missing: program.to_owned() });
             }
-            Err(CommandError::TimedOut) => format!(
-                "{} s for fetching and unpacking were over (is the package mirror reachable?)",
-                LIMIT.as_secs()
-            ),
+            Err(CommandError::TimedOut) => {
+                format!("{} s for fetching and unpacking were over (is the package mirror reachable?)", LIMIT.as_secs())
+            }
             Err(CommandError::Io(error)) => error.to_string(),
         };
-        Err(DebsError::Command {
-            package: self.package,
-            command: format!("{program} {}", args.join(" ")),
-            outcome,
-        })
+        Err(DebsError::Command { package: self.package, command: format!("{program} {}", args.join(" ")), outcome })
     }
 
     /// Downloads into `dir`, from the system's package lists if they know the packages and the mirror still has
@@ -270,11 +247,7 @@ impl Apt<'_> {
     async fn fetch_with(&self, what: Bundle, lists: Lists, dir: &Path) -> Result<(), DebsError> {
         let conf = self.configuration(lists)?;
         let packages = wanted_packages(self, what, &conf).await?;
-        (self.progress)(&format!(
-            "fetching {} packages for {}",
-            packages.len(),
-            self.package
-        ));
+        (self.progress)(&format!("fetching {} packages for {}", packages.len(), self.package));
         let mut args = vec!["-c", conf.as_str(), "-q", "download"];
         args.extend(packages.iter().map(String::as_str));
         self.run("apt-get", &args, dir).await.map(drop)
@@ -305,10 +278,7 @@ async fn unpack(apt: &Apt<'_>, what: Bundle, staging: &Path, root: &Path) -> Res
         let erlang = tree.join("usr/lib/erlang");
         point_scripts_home(&erlang).map_err(|source| at(&erlang, source))?;
     }
-    let marker = Marker {
-        system: system(),
-        packages,
-    };
+    let marker = Marker { system: system(), packages };
     let text = serde_json::to_vec_pretty(&marker).map_err(|error| at(&tree, error.into()))?;
     std::fs::write(tree.join(MARKER), text).map_err(|source| at(&tree, source))?;
     // An old tree is of another release of the system; nothing of this system runs from it.
@@ -322,10 +292,7 @@ fn point_scripts_home(erlang: &Path) -> io::Result<()> {
     let mut folders = vec![(erlang.join("bin"), "..")];
     for entry in std::fs::read_dir(erlang)? {
         let path = entry?.path();
-        if path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("erts-"))
-        {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("erts-")) {
             folders.push((path.join("bin"), "../.."));
         }
     }
@@ -346,9 +313,7 @@ fn point_scripts_home(erlang: &Path) -> io::Result<()> {
 
 fn with_root(script: &str, up: &str) -> String {
     let home = format!(r#"ROOTDIR="$(cd "$(dirname "$(readlink -f "$0")")/{up}" && pwd -P)""#);
-    script
-        .replace("ROOTDIR=\"/usr/lib/erlang\"", &home)
-        .replace("ROOTDIR=/usr/lib/erlang", &home)
+    script.replace("ROOTDIR=\"/usr/lib/erlang\"", &home).replace("ROOTDIR=/usr/lib/erlang", &home)
 }
 
 /// Regular files, sorted; links are left out.
@@ -370,19 +335,11 @@ fn system() -> String {
         let line = release.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or("unknown").trim_matches('"').to_owned()
     };
-    format!(
-        "{} {} {}",
-        field("ID="),
-        field("VERSION_ID="),
-        std::env::consts::ARCH
-    )
+    format!("{} {} {}", field("ID="), field("VERSION_ID="), std::env::consts::ARCH)
 }
 
 fn at(path: &Path, source: io::Error) -> DebsError {
-    DebsError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    DebsError::Io { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -2,10 +2,7 @@
 //! through the management API. Nothing here reads environment variables or prints: callers hand in paths and
 //! a place for progress lines.
 
-#![allow(
-    clippy::doc_markdown,
-    reason = "RabbitMQ and NAMES_IN_CAPITALS of its environment are names, not code"
-)]
+#![allow(clippy::doc_markdown, reason = "RabbitMQ and NAMES_IN_CAPITALS of its environment are names, not code")]
 
 mod apply;
 mod command;
@@ -23,8 +20,8 @@ pub use apply::{ApplyError, ApplyOptions, apply, verify};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
 pub use management_types::{
-    BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo,
-    QueueInfo, TopicPermissionInfo, UserInfo, UserLimits,
+    BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
+    TopicPermissionInfo, UserInfo, UserLimits,
 };
 pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};

@@ -14,17 +14,8 @@ const TELL_EVERY: Duration = Duration::from_secs(3);
 pub(crate) struct FileLock(#[expect(dead_code, reason = "held for its Drop")] File);
 
 /// Waits up to `limit` for the lock on `path`, which is created when missing.
-pub(crate) async fn lock(
-    path: &Path,
-    limit: Duration,
-    what: &str,
-    progress: Progress<'_>,
-) -> io::Result<FileLock> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)?;
+pub(crate) async fn lock(path: &Path, limit: Duration, what: &str, progress: Progress<'_>) -> io::Result<FileLock> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     let begun = Instant::now();
     let mut told = begun;
     loop {

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::Secret;
 use crate::management_types::{
-    BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo,
-    QueueInfo, TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
+    BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
+    TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
 };
 use crate::secret::HASHING;
 
@@ -34,19 +34,9 @@ pub enum ManagementError {
         "RabbitMQ's management API at {url} does not accept user `{user}` ({status}): check its password and that it \
          has the tag `{tag}`"
     )]
-    NotAllowed {
-        url: String,
-        user: String,
-        status: u16,
-        tag: &'static str,
-    },
+    NotAllowed { url: String, user: String, status: u16, tag: &'static str },
     #[error("RabbitMQ refused {method} {path} with {status}: {reason}")]
-    Refused {
-        method: String,
-        path: String,
-        status: u16,
-        reason: String,
-    },
+    Refused { method: String, path: String, status: u16, reason: String },
     #[error("expected RabbitMQ's usual answer to {path}, got something else: {reason}")]
     Malformed { path: String, reason: String },
 }
@@ -69,15 +59,9 @@ pub struct Management {
 
 impl Management {
     /// `url` without `/api`: `http://127.0.0.1:15672`.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the home of the management API's HTTP client"
-    )]
+    #[allow(clippy::disallowed_methods, reason = "the home of the management API's HTTP client")]
     pub fn new(url: &str, user: &str, password: Secret) -> Result<Self, ManagementError> {
-        let wrong = |reason: String| ManagementError::Address {
-            url: url.to_owned(),
-            reason,
-        };
+        let wrong = |reason: String| ManagementError::Address { url: url.to_owned(), reason };
         let base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         if base.cannot_be_a_base() {
             return Err(wrong("it has no host".to_owned()));
@@ -90,12 +74,7 @@ impl Management {
             .no_proxy()
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        Ok(Self {
-            base,
-            user: user.to_owned(),
-            password,
-            client,
-        })
+        Ok(Self { base, user: user.to_owned(), password, client })
     }
 
     /// The user all calls are made as.
@@ -135,12 +114,7 @@ impl Management {
     }
 
     /// Creates or changes; RabbitMQ gets a salted hash only.
-    pub async fn put_user(
-        &self,
-        user: &str,
-        password: &Secret,
-        tags: &[String],
-    ) -> Result<(), ManagementError> {
+    pub async fn put_user(&self, user: &str, password: &Secret, tags: &[String]) -> Result<(), ManagementError> {
         let hash = password.rabbit_hash();
         self.put_user_hash(user, &hash, HASHING, tags).await
     }
@@ -168,13 +142,7 @@ impl Management {
     }
 
     pub async fn put_permission(&self, permission: &Permission) -> Result<(), ManagementError> {
-        let Permission {
-            user,
-            vhost,
-            configure,
-            write,
-            read,
-        } = permission;
+        let Permission { user, vhost, configure, write, read } = permission;
         let body = json!({ "configure": configure, "write": write, "read": read });
         self.put(&["permissions", vhost, user], body).await
     }
@@ -187,17 +155,8 @@ impl Management {
         self.get(&["topic-permissions"]).await
     }
 
-    pub async fn put_topic_permission(
-        &self,
-        permission: &TopicPermissionInfo,
-    ) -> Result<(), ManagementError> {
-        let TopicPermissionInfo {
-            user,
-            vhost,
-            exchange,
-            write,
-            read,
-        } = permission;
+    pub async fn put_topic_permission(&self, permission: &TopicPermissionInfo) -> Result<(), ManagementError> {
+        let TopicPermissionInfo { user, vhost, exchange, write, read } = permission;
         let body = json!({ "exchange": exchange, "write": write, "read": read });
         self.put(&["topic-permissions", vhost, user], body).await
     }
@@ -220,14 +179,8 @@ impl Management {
 
     /// Sets what is given and clears what is not.
     pub async fn put_user_limits(&self, user: &str, limits: UserLimits) -> Result<(), ManagementError> {
-        let UserLimits {
-            max_connections,
-            max_channels,
-        } = limits;
-        for (name, limit) in [
-            ("max-connections", max_connections),
-            ("max-channels", max_channels),
-        ] {
+        let UserLimits { max_connections, max_channels } = limits;
+        for (name, limit) in [("max-connections", max_connections), ("max-channels", max_channels)] {
             let path = ["user-limits", user, name];
             match limit {
                 Some(limit) => self.put(&path, json!({ "value": limit })).await?,
@@ -243,7 +196,8 @@ impl Management {
 
     /// A durable topic exchange.
     pub async fn put_exchange(&self, vhost: &str, name: &str, internal: bool) -> Result<(), ManagementError> {
-        let body = json!({ "type": "topic", "durable": true, "auto_delete": false, "internal": internal, "arguments": {} });
+        let body =
+            json!({ "type": "topic", "durable": true, "auto_delete": false, "internal": internal, "arguments": {} });
         self.put(&["exchanges", vhost, name], body).await
     }
 
@@ -291,22 +245,8 @@ impl Management {
     }
 
     pub async fn delete_binding(&self, vhost: &str, binding: &BindingInfo) -> Result<(), ManagementError> {
-        let BindingInfo {
-            source,
-            destination,
-            destination_type,
-            properties_key,
-            ..
-        } = binding;
-        let path = [
-            "bindings",
-            vhost,
-            "e",
-            source,
-            letter(*destination_type),
-            destination,
-            properties_key,
-        ];
+        let BindingInfo { source, destination, destination_type, properties_key, .. } = binding;
+        let path = ["bindings", vhost, "e", source, letter(*destination_type), destination, properties_key];
         self.delete(&path).await
     }
 
@@ -316,8 +256,7 @@ impl Management {
 
     pub async fn put_policy(&self, vhost: &str, policy: &PolicyInfo) -> Result<(), ManagementError> {
         let path = ["policies", vhost, &policy.name];
-        self.put(&path, serde_json::to_value(policy).unwrap_or_default())
-            .await
+        self.put(&path, serde_json::to_value(policy).unwrap_or_default()).await
     }
 
     pub async fn delete_policy(&self, vhost: &str, name: &str) -> Result<(), ManagementError> {
@@ -349,11 +288,7 @@ impl Management {
         payload: &str,
     ) -> Result<bool, ManagementError> {
         // The API's name for the exchange without one.
-        let exchange = if exchange.is_empty() {
-            "amq.default"
-        } else {
-            exchange
-        };
+        let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
         let path = ["exchanges", vhost, exchange, "publish"];
         let body = json!({
             "properties": properties,
@@ -366,15 +301,9 @@ impl Management {
     }
 
     /// Looks at the first `count` messages that are ready and puts them back. Each look counts as a delivery.
-    pub async fn peek(
-        &self,
-        vhost: &str,
-        queue: &str,
-        count: u32,
-    ) -> Result<Vec<MessageGot>, ManagementError> {
+    pub async fn peek(&self, vhost: &str, queue: &str, count: u32) -> Result<Vec<MessageGot>, ManagementError> {
         let body = json!({ "count": count, "ackmode": "ack_requeue_true", "encoding": "auto" });
-        self.call_for(Method::POST, &["queues", vhost, queue, "get"], Some(body))
-            .await
+        self.call_for(Method::POST, &["queues", vhost, queue, "get"], Some(body)).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, ManagementError> {
@@ -400,18 +329,11 @@ impl Management {
         body: Option<Value>,
     ) -> Result<T, ManagementError> {
         let bytes = self.call(method, path, body).await?;
-        serde_json::from_slice(&bytes).map_err(|error| ManagementError::Malformed {
-            path: path.join("/"),
-            reason: error.to_string(),
-        })
+        serde_json::from_slice(&bytes)
+            .map_err(|error| ManagementError::Malformed { path: path.join("/"), reason: error.to_string() })
     }
 
-    async fn call(
-        &self,
-        method: Method,
-        path: &[&str],
-        body: Option<Value>,
-    ) -> Result<Vec<u8>, ManagementError> {
+    async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Result<Vec<u8>, ManagementError> {
         let mut request = self.request(method.clone(), path);
         if let Some(body) = body {
             request = request.json(&body);
@@ -425,9 +347,7 @@ impl Management {
             // `extend` percent-encodes each part, also `/` and `%`.
             segments.pop_if_empty().push("api").extend(path);
         }
-        self.client
-            .request(method, url)
-            .basic_auth(&self.user, Some(self.password.expose()))
+        self.client.request(method, url).basic_auth(&self.user, Some(self.password.expose()))
     }
 
     async fn send(
@@ -437,10 +357,8 @@ impl Management {
         request: reqwest::RequestBuilder,
     ) -> Result<Vec<u8>, ManagementError> {
         let url = self.base.to_string();
-        let unreachable = |error: reqwest::Error| ManagementError::Unreachable {
-            url: url.clone(),
-            source: error.without_url(),
-        };
+        let unreachable =
+            |error: reqwest::Error| ManagementError::Unreachable { url: url.clone(), source: error.without_url() };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(unreachable)?.to_vec();
@@ -449,17 +367,8 @@ impl Management {
         }
         let user = self.user.clone();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            let tag = if method == Method::GET {
-                "monitoring"
-            } else {
-                "administrator"
-            };
-            return Err(ManagementError::NotAllowed {
-                url,
-                user,
-                status: status.as_u16(),
-                tag,
-            });
+            let tag = if method == Method::GET { "monitoring" } else { "administrator" };
+            return Err(ManagementError::NotAllowed { url, user, status: status.as_u16(), tag });
         }
         Err(ManagementError::Refused {
             method: method.to_string(),

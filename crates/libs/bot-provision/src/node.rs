@@ -47,12 +47,7 @@ pub enum NodeError {
         "the RabbitMQ node of {dir} was not ready after {seconds} s (last answer: {last}); it has been ended. Its last \
          lines:\n{log}"
     )]
-    NotReady {
-        dir: PathBuf,
-        seconds: u64,
-        last: String,
-        log: String,
-    },
+    NotReady { dir: PathBuf, seconds: u64, last: String, log: String },
     #[error(
         "expected process {pid} to end after SIGKILL within {seconds} s, and it did not; look at it with `ps -fp {pid}`"
     )]
@@ -143,12 +138,7 @@ impl Node {
             (None, Some(earlier)) => earlier.ports,
             (None, None) => {
                 let [amqp, management, distribution, epmd] = free_ports()?;
-                NodePorts {
-                    amqp,
-                    management,
-                    distribution,
-                    epmd,
-                }
+                NodePorts { amqp, management, distribution, epmd }
             }
         };
         wait_until_free(ports, &dir).await?;
@@ -156,12 +146,7 @@ impl Node {
         // Before anything runs: should this process die now, the next start finds the same ports.
         record.write(&dir)?;
         let password = files.write(&record)?;
-        let mut node = Self {
-            dir,
-            record,
-            password,
-            started_here: None,
-        };
+        let mut node = Self { dir, record, password, started_here: None };
         let result = node.launch(&files, progress).await;
         if result.is_err() {
             // The first error is the one to show.
@@ -179,12 +164,7 @@ impl Node {
             return Ok(None);
         }
         let password = Files::password(dir)?;
-        Ok(Some(Self {
-            dir: dir.to_owned(),
-            record,
-            password,
-            started_here: None,
-        }))
+        Ok(Some(Self { dir: dir.to_owned(), record, password, started_here: None }))
     }
 
     pub fn dir(&self) -> &Path {
@@ -238,10 +218,7 @@ impl Node {
 
     /// `kill -9`, for tests and for what does not stop. Returns when it is gone.
     pub async fn kill(&mut self) -> Result<(), NodeError> {
-        for id in [self.record.process.take(), self.record.epmd.take()]
-            .into_iter()
-            .flatten()
-        {
+        for id in [self.record.process.take(), self.record.epmd.take()].into_iter().flatten() {
             process::end(id, Stopping::Kill, KILL_LIMIT).await?;
         }
         self.started_here = None;
@@ -274,11 +251,7 @@ impl Node {
         Ok(())
     }
 
-    async fn wait_until_ready(
-        &self,
-        server: Option<&Spawned>,
-        progress: Progress<'_>,
-    ) -> Result<(), NodeError> {
+    async fn wait_until_ready(&self, server: Option<&Spawned>, progress: Progress<'_>) -> Result<(), NodeError> {
         let begun = Instant::now();
         let management = self.management()?;
         let mut told = begun;
@@ -290,17 +263,12 @@ impl Node {
             self.check(ended, begun, &last)?;
             if told.elapsed() > TELL_EVERY {
                 told = Instant::now();
-                progress(&format!(
-                    "RabbitMQ starts, {} s: {last}",
-                    begun.elapsed().as_secs()
-                ));
+                progress(&format!("RabbitMQ starts, {} s: {last}", begun.elapsed().as_secs()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let (port, seconds) = (self.amqp_port(), begun.elapsed().as_secs_f32());
-        progress(&format!(
-            "RabbitMQ is ready on 127.0.0.1:{port} after {seconds:.1} s"
-        ));
+        progress(&format!("RabbitMQ is ready on 127.0.0.1:{port} after {seconds:.1} s"));
         Ok(())
     }
 
@@ -317,21 +285,12 @@ impl Node {
     fn check(&self, ended: Option<String>, begun: Instant, last: &str) -> Result<(), NodeError> {
         let dir = self.dir.clone();
         if let Some(how) = ended {
-            return Err(NodeError::Ended {
-                dir,
-                how,
-                log: self.last_log_lines(),
-            });
+            return Err(NodeError::Ended { dir, how, log: self.last_log_lines() });
         }
         if begun.elapsed() > START_LIMIT {
             let log = self.last_log_lines();
             let last = last.to_owned();
-            return Err(NodeError::NotReady {
-                dir,
-                seconds: START_LIMIT.as_secs(),
-                last,
-                log,
-            });
+            return Err(NodeError::NotReady { dir, seconds: START_LIMIT.as_secs(), last, log });
         }
         Ok(())
     }
@@ -375,8 +334,5 @@ async fn answers(who: &str, port: u16) -> Result<(), String> {
 }
 
 fn at(path: &Path, source: io::Error) -> NodeError {
-    NodeError::Io {
-        path: path.to_owned(),
-        source,
-    }
+    NodeError::Io { path: path.to_owned(), source }
 }

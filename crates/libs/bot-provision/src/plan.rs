@@ -11,8 +11,7 @@ use serde::Serialize;
 
 use crate::Passwords;
 use crate::management_types::{
-    BindingInfo, Destination, ExchangeInfo, Permission, PolicyInfo, QueueInfo, TopicPermissionInfo,
-    UserLimits,
+    BindingInfo, Destination, ExchangeInfo, Permission, PolicyInfo, QueueInfo, TopicPermissionInfo, UserLimits,
 };
 use crate::snapshot::Snapshot;
 
@@ -201,51 +200,23 @@ fn put_queues(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
 }
 
 fn queue_differs(there: &QueueInfo, kind: &str) -> Option<String> {
-    let argument = there
-        .arguments
-        .get("x-queue-type")
-        .and_then(|value| value.as_str());
+    let argument = there.arguments.get("x-queue-type").and_then(|value| value.as_str());
     // A queue whose node is down has no `type`; its argument says what it is.
     let there_kind = there.kind.as_deref().or(argument).unwrap_or("classic");
-    let others: Vec<&str> = there
-        .arguments
-        .keys()
-        .map(String::as_str)
-        .filter(|&key| key != "x-queue-type")
-        .collect();
-    let as_wanted =
-        there_kind == kind && there.durable && !there.auto_delete && !there.exclusive && others.is_empty();
+    let others: Vec<&str> = there.arguments.keys().map(String::as_str).filter(|&key| key != "x-queue-type").collect();
+    let as_wanted = there_kind == kind && there.durable && !there.auto_delete && !there.exclusive && others.is_empty();
     (!as_wanted).then(|| {
-        let lasting = if there.durable && !there.auto_delete && !there.exclusive {
-            "durable"
-        } else {
-            "not lasting"
-        };
-        format!(
-            "{lasting} {there_kind} with arguments [{}]; should be durable {kind} without",
-            others.join(", ")
-        )
+        let lasting = if there.durable && !there.auto_delete && !there.exclusive { "durable" } else { "not lasting" };
+        format!("{lasting} {there_kind} with arguments [{}]; should be durable {kind} without", others.join(", "))
     })
 }
 
 fn put_policies(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
     let there = by_name(&found.policies, |policy| &policy.name);
     for policy in &wanted.policies {
-        let Policy {
-            name,
-            pattern,
-            apply_to,
-            priority,
-            definition,
-        } = policy.clone();
+        let Policy { name, pattern, apply_to, priority, definition } = policy.clone();
         let what = format!("policy {name}");
-        let policy = PolicyInfo {
-            name,
-            pattern,
-            apply_to,
-            priority,
-            definition,
-        };
+        let policy = PolicyInfo { name, pattern, apply_to, priority, definition };
         match there.get(policy.name.as_str()) {
             None => steps.push(missing(what, Work::PutPolicy(policy))),
             Some(&other) if *other != policy => {
@@ -259,10 +230,7 @@ fn put_policies(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
 
 fn policy_words(policy: &PolicyInfo) -> String {
     let definition = serde_json::Value::Object(policy.definition.clone());
-    format!(
-        "{} {} priority {} {definition}",
-        policy.apply_to, policy.pattern, policy.priority
-    )
+    format!("{} {} priority {} {definition}", policy.apply_to, policy.pattern, policy.priority)
 }
 
 type BindingKey<'a> = (&'a str, Destination, &'a str, &'a str);
@@ -272,10 +240,7 @@ fn change_bindings(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
     let there: BTreeSet<BindingKey<'_>> = found.bindings.iter().filter(plain).map(key_found).collect();
     for binding in &wanted.bindings {
         if !there.contains(&key_wanted(binding)) {
-            steps.push(missing(
-                words(key_wanted(binding)),
-                Work::PutBinding(binding.clone()),
-            ));
+            steps.push(missing(words(key_wanted(binding)), Work::PutBinding(binding.clone())));
         }
     }
     let keys: BTreeSet<BindingKey<'_>> = wanted.bindings.iter().map(key_wanted).collect();
@@ -286,10 +251,7 @@ fn change_bindings(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
         if of_the_broker || passing || (plain(&binding) && keys.contains(&key_found(binding))) {
             continue;
         }
-        steps.push(unexpected(
-            words(key_found(binding)),
-            Work::DeleteBinding(binding.clone()),
-        ));
+        steps.push(unexpected(words(key_found(binding)), Work::DeleteBinding(binding.clone())));
     }
 }
 
@@ -307,30 +269,16 @@ fn remove_the_rest(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
         };
         steps.push(unexpected(format!("queue {name}"), work));
     }
-    let exchanges: BTreeSet<&str> = wanted
-        .exchanges
-        .iter()
-        .map(|exchange| exchange.name.as_str())
-        .collect();
+    let exchanges: BTreeSet<&str> = wanted.exchanges.iter().map(|exchange| exchange.name.as_str()).collect();
     for ExchangeInfo { name, .. } in &found.exchanges {
         if !(name.is_empty() || name.starts_with("amq.") || exchanges.contains(name.as_str())) {
-            steps.push(unexpected(
-                format!("exchange {name}"),
-                Work::DeleteExchange(name.clone()),
-            ));
+            steps.push(unexpected(format!("exchange {name}"), Work::DeleteExchange(name.clone())));
         }
     }
-    let policies: BTreeSet<&str> = wanted
-        .policies
-        .iter()
-        .map(|policy| policy.name.as_str())
-        .collect();
+    let policies: BTreeSet<&str> = wanted.policies.iter().map(|policy| policy.name.as_str()).collect();
     for PolicyInfo { name, .. } in &found.policies {
         if !policies.contains(name.as_str()) {
-            steps.push(unexpected(
-                format!("policy {name}"),
-                Work::DeletePolicy(name.clone()),
-            ));
+            steps.push(unexpected(format!("policy {name}"), Work::DeletePolicy(name.clone())));
         }
     }
 }
@@ -352,21 +300,11 @@ pub(crate) fn destination_of(binding: &Binding) -> Destination {
 }
 
 fn key_wanted(binding: &Binding) -> BindingKey<'_> {
-    (
-        &binding.source,
-        destination_of(binding),
-        &binding.destination,
-        &binding.routing_key,
-    )
+    (&binding.source, destination_of(binding), &binding.destination, &binding.routing_key)
 }
 
 fn key_found(binding: &BindingInfo) -> BindingKey<'_> {
-    (
-        &binding.source,
-        binding.destination_type,
-        &binding.destination,
-        &binding.routing_key,
-    )
+    (&binding.source, binding.destination_type, &binding.destination, &binding.routing_key)
 }
 
 fn words((source, destination_type, destination, key): BindingKey<'_>) -> String {
@@ -378,10 +316,7 @@ fn words((source, destination_type, destination, key): BindingKey<'_>) -> String
 }
 
 fn step(kind: DriftKind, what: String, detail: String, work: Work) -> Step {
-    Step {
-        drift: Drift { kind, what, detail },
-        work,
-    }
+    Step { drift: Drift { kind, what, detail }, work }
 }
 
 fn missing(what: String, work: Work) -> Step {

@@ -37,20 +37,12 @@ pub fn free_port() -> Result<u16, PortError> {
     let mut rng = rand::rng();
     for _ in 0..TRIES {
         let port = rng.random_range(start..end);
-        if !RABBITMQCTL.contains(&port)
-            && !WELL_KNOWN.contains(&port)
-            && !given.contains(&port)
-            && is_free(port)
-        {
+        if !RABBITMQCTL.contains(&port) && !WELL_KNOWN.contains(&port) && !given.contains(&port) && is_free(port) {
             given.insert(port);
             return Ok(port);
         }
     }
-    Err(PortError {
-        low: start,
-        high: end,
-        tries: TRIES,
-    })
+    Err(PortError { low: start, high: end, tries: TRIES })
 }
 
 /// `N` different free ports, see [`free_port`].

@@ -39,18 +39,12 @@ impl Secret {
 
     /// Whether RabbitMQ's `hash` is one of this password.
     pub(crate) fn matches_rabbit_hash(&self, hash: &str) -> bool {
-        let salt = STANDARD
-            .decode(hash)
-            .ok()
-            .and_then(|bytes| bytes.first_chunk::<SALT_BYTES>().copied());
+        let salt = STANDARD.decode(hash).ok().and_then(|bytes| bytes.first_chunk::<SALT_BYTES>().copied());
         salt.is_some_and(|salt| self.rabbit_hash_with(salt) == hash)
     }
 
     fn rabbit_hash_with(&self, salt: [u8; SALT_BYTES]) -> String {
-        let digest = Sha256::new()
-            .chain_update(salt)
-            .chain_update(self.0.as_bytes())
-            .finalize();
+        let digest = Sha256::new().chain_update(salt).chain_update(self.0.as_bytes()).finalize();
         let mut bytes = salt.to_vec();
         bytes.extend_from_slice(&digest);
         STANDARD.encode(bytes)

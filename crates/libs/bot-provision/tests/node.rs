@@ -16,18 +16,14 @@ use bot_messages::topology::{
     Binding, DestinationType, Exchange, Policy, Queue, QueueType, TopicPermission, Topology, User,
 };
 use bot_provision::{
-    Action, ApplyOptions, Change, Installation, Management, Node, NodeOptions, Permission, Secret, apply,
-    free_ports, verify,
+    Action, ApplyOptions, Change, Installation, Management, Node, NodeOptions, Permission, Secret, apply, free_ports,
+    verify,
 };
 use serde_json::{Map, json};
 
 /// Figures come faster here than RabbitMQ's 5 s, so that nobody waits for them.
 const FIGURES_EVERY: Duration = Duration::from_millis(500);
-const APPLY: ApplyOptions = ApplyOptions {
-    dry_run: false,
-    drain: None,
-    figures_every: FIGURES_EVERY,
-};
+const APPLY: ApplyOptions = ApplyOptions { dry_run: false, drain: None, figures_every: FIGURES_EVERY };
 
 fn cache_dir() -> PathBuf {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../..");
@@ -44,61 +40,24 @@ fn password(user: &str) -> Secret {
 }
 
 fn queue(name: &str, queue_type: QueueType) -> Queue {
-    Queue {
-        name: name.into(),
-        queue_type,
-    }
+    Queue { name: name.into(), queue_type }
 }
 
 fn binding(source: &str, to: &str, kind: DestinationType, key: &str) -> Binding {
-    Binding {
-        source: source.into(),
-        destination: to.into(),
-        destination_type: kind,
-        routing_key: key.into(),
-    }
+    Binding { source: source.into(), destination: to.into(), destination_type: kind, routing_key: key.into() }
 }
 
 fn topology() -> Topology {
-    let exchange = |name: &str, internal| Exchange {
-        name: name.into(),
-        internal,
-    };
+    let exchange = |name: &str, internal| Exchange { name: name.into(), internal };
     Topology {
         vhost: "lota".into(),
-        exchanges: vec![
-            exchange("lota.egress.build-bot", false),
-            exchange("lota.events", true),
-        ],
-        queues: vec![
-            queue("test-bot.work", QueueType::Quorum),
-            queue("test-bot.health", QueueType::Classic),
-        ],
+        exchanges: vec![exchange("lota.egress.build-bot", false), exchange("lota.events", true)],
+        queues: vec![queue("test-bot.work", QueueType::Quorum), queue("test-bot.health", QueueType::Classic)],
         bindings: vec![
-            binding(
-                "lota.egress.build-bot",
-                "test-bot.work",
-                DestinationType::Queue,
-                "build.completed",
-            ),
-            binding(
-                "lota.egress.build-bot",
-                "test-bot.health",
-                DestinationType::Queue,
-                "health.build-bot.#",
-            ),
-            binding(
-                "lota.egress.build-bot",
-                "lota.events",
-                DestinationType::Exchange,
-                "build.*",
-            ),
-            binding(
-                "lota.events",
-                "test-bot.health",
-                DestinationType::Queue,
-                "odd ~%/key.*",
-            ),
+            binding("lota.egress.build-bot", "test-bot.work", DestinationType::Queue, "build.completed"),
+            binding("lota.egress.build-bot", "test-bot.health", DestinationType::Queue, "health.build-bot.#"),
+            binding("lota.egress.build-bot", "lota.events", DestinationType::Exchange, "build.*"),
+            binding("lota.events", "test-bot.health", DestinationType::Queue, "odd ~%/key.*"),
         ],
         policies: vec![Policy {
             name: "lota-work".into(),
@@ -129,22 +88,14 @@ fn words(changes: &[Change]) -> Vec<String> {
 }
 
 async fn drift(api: &Management, wanted: &Topology) -> Vec<String> {
-    verify(api, wanted)
-        .await
-        .unwrap()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    verify(api, wanted).await.unwrap().iter().map(ToString::to_string).collect()
 }
 
 /// Figures are up to 10 s late.
 async fn until_counted(api: &Management, queue: &str, count: u64) {
     let begun = Instant::now();
     while api.queue("lota", queue).await.unwrap().messages != Some(count) {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{queue} never came to hold {count}"
-        );
+        assert!(begun.elapsed() < Duration::from_secs(30), "{queue} never came to hold {count}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -175,13 +126,7 @@ async fn a_node_and_its_topology_live_through_what_befalls_them() {
 }
 
 async fn only_our_admin_and_only_here(node: &Node, api: &Management) {
-    let users: Vec<String> = api
-        .users()
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|user| user.name)
-        .collect();
+    let users: Vec<String> = api.users().await.unwrap().into_iter().map(|user| user.name).collect();
     assert_eq!(users, [node.admin()]);
     assert!(api.overview().await.unwrap().rabbitmq_version.is_some());
     // Everything the node listens on, seen from the kernel: addresses in hexadecimal, little endian.
@@ -190,22 +135,12 @@ async fn only_our_admin_and_only_here(node: &Node, api: &Management) {
         let addresses = listening_addresses(port);
         // epmd adds ::1 by itself.
         let here = ["0100007F", "00000000000000000000000001000000"];
-        assert_eq!(
-            addresses.first().map(String::as_str),
-            Some(here[0]),
-            "port {port}"
-        );
-        assert!(
-            addresses.iter().all(|address| here.contains(&address.as_str())),
-            "{addresses:?}"
-        );
+        assert_eq!(addresses.first().map(String::as_str), Some(here[0]), "port {port}");
+        assert!(addresses.iter().all(|address| here.contains(&address.as_str())), "{addresses:?}");
     }
     let arguments = std::fs::read(format!("/proc/{}/cmdline", node.record().process.unwrap().pid)).unwrap();
     let arguments = String::from_utf8_lossy(&arguments);
-    assert!(
-        arguments.contains("beam"),
-        "the leader is the node itself: {arguments}"
-    );
+    assert!(arguments.contains("beam"), "the leader is the node itself: {arguments}");
     assert!(!arguments.contains(node.admin_password().expose()));
 }
 
@@ -225,41 +160,23 @@ fn listening_addresses(port: u16) -> Vec<String> {
 }
 
 async fn applied_twice_changes_once(api: &Management) {
-    let foretold = apply(
-        api,
-        &topology(),
-        &password,
-        ApplyOptions {
-            dry_run: true,
-            ..APPLY
-        },
-    )
-    .await
-    .unwrap();
+    let foretold = apply(api, &topology(), &password, ApplyOptions { dry_run: true, ..APPLY }).await.unwrap();
     let first = apply(api, &topology(), &password, APPLY).await.unwrap();
     assert_eq!(foretold, first);
     assert_eq!(first.len(), 2 + 2 + 1 + 4 + 4, "{:#?}", words(&first));
     assert!(first.iter().all(|change| change.action == Action::Created));
-    assert_eq!(
-        words(&apply(api, &topology(), &password, APPLY).await.unwrap()),
-        [""; 0]
-    );
+    assert_eq!(words(&apply(api, &topology(), &password, APPLY).await.unwrap()), [""; 0]);
     assert_eq!(drift(api, &topology()).await, [""; 0]);
 
     let rotated = |_: &str| Secret::new("rotated");
     let changes = apply(api, &topology(), &rotated, APPLY).await.unwrap();
     assert_eq!(words(&changes), ["updated user build-bot"]);
-    assert_eq!(
-        words(&apply(api, &topology(), &rotated, APPLY).await.unwrap()),
-        [""; 0]
-    );
+    assert_eq!(words(&apply(api, &topology(), &rotated, APPLY).await.unwrap()), [""; 0]);
 }
 
 async fn drift_is_found_and_mended(api: &Management) {
     for binding in api.bindings("lota").await.unwrap() {
-        if ["build.completed", "odd ~%/key.*"].contains(&binding.routing_key.as_str())
-            && !binding.source.is_empty()
-        {
+        if ["build.completed", "odd ~%/key.*"].contains(&binding.routing_key.as_str()) && !binding.source.is_empty() {
             api.delete_binding("lota", &binding).await.unwrap();
         }
     }
@@ -272,25 +189,11 @@ async fn drift_is_found_and_mended(api: &Management) {
     };
     api.put_permission(&wide).await.unwrap();
     api.put_user("stranger", &Secret::random(20), &[]).await.unwrap();
-    api.put_permission(&Permission {
-        user: "stranger".into(),
-        ..wide
-    })
-    .await
-    .unwrap();
-    api.put_exchange("lota", "lota.egress.stranger", false)
-        .await
-        .unwrap();
+    api.put_permission(&Permission { user: "stranger".into(), ..wide }).await.unwrap();
+    api.put_exchange("lota", "lota.egress.stranger", false).await.unwrap();
     let watching = ("lota.egress.build-bot", "tmp.operator.1");
     api.put_queue("lota", watching.1, "classic").await.unwrap();
-    api.put_binding(
-        "lota",
-        watching.0,
-        (bot_provision::Destination::Queue, watching.1),
-        "#",
-    )
-    .await
-    .unwrap();
+    api.put_binding("lota", watching.0, (bot_provision::Destination::Queue, watching.1), "#").await.unwrap();
     assert_eq!(
         drift(api, &topology()).await,
         [
@@ -309,69 +212,34 @@ async fn drift_is_found_and_mended(api: &Management) {
 
 async fn management_calls_work(api: &Management) {
     let key = "build.completed";
-    assert!(
-        api.publish("lota", "lota.egress.build-bot", key, json!({}), "hello")
-            .await
-            .unwrap()
-    );
-    assert!(
-        !api.publish("lota", "lota.egress.build-bot", "nobody", json!({}), "x")
-            .await
-            .unwrap()
-    );
+    assert!(api.publish("lota", "lota.egress.build-bot", key, json!({}), "hello").await.unwrap());
+    assert!(!api.publish("lota", "lota.egress.build-bot", "nobody", json!({}), "x").await.unwrap());
     for redelivered in [false, true] {
         let got = api.peek("lota", "test-bot.work", 5).await.unwrap();
         assert_eq!(got.len(), 1);
-        assert_eq!(
-            (got[0].payload.as_str(), got[0].redelivered),
-            ("hello", redelivered)
-        );
+        assert_eq!((got[0].payload.as_str(), got[0].redelivered), ("hello", redelivered));
     }
     api.purge("lota", "test-bot.work").await.unwrap();
     assert!(api.peek("lota", "test-bot.work", 1).await.unwrap().is_empty());
     assert!(api.connections().await.unwrap().is_empty());
-    api.close_connection("no such connection", "a test")
-        .await
-        .unwrap();
+    api.close_connection("no such connection", "a test").await.unwrap();
     api.put_vhost("other/one").await.unwrap();
     assert!(api.vhosts().await.unwrap().contains(&"other/one".to_owned()));
     api.delete_vhost("other/one").await.unwrap();
     assert!(!api.vhost_is_running("other/one").await.unwrap());
     let wrong = Management::new("http://127.0.0.1:1", "x", Secret::new("y")).unwrap();
-    assert!(
-        wrong
-            .overview()
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("is the node running?")
-    );
+    assert!(wrong.overview().await.unwrap_err().to_string().contains("is the node running?"));
 }
 
 async fn messages_are_never_deleted(api: &Management) {
     let mut earlier = topology();
-    for (name, kind) in [
-        ("full.work", QueueType::Quorum),
-        ("empty.work", QueueType::Quorum),
-    ] {
+    for (name, kind) in [("full.work", QueueType::Quorum), ("empty.work", QueueType::Quorum)] {
         earlier.queues.push(queue(name, kind));
-        earlier.bindings.push(binding(
-            "lota.egress.build-bot",
-            name,
-            DestinationType::Queue,
-            "build.failed",
-        ));
+        earlier.bindings.push(binding("lota.egress.build-bot", name, DestinationType::Queue, "build.failed"));
     }
     apply(api, &earlier, &password, APPLY).await.unwrap();
-    let publish = |key: &'static str| {
-        api.publish(
-            "lota",
-            "lota.egress.build-bot",
-            key,
-            json!({"delivery_mode": 2}),
-            "m",
-        )
-    };
+    let publish =
+        |key: &'static str| api.publish("lota", "lota.egress.build-bot", key, json!({"delivery_mode": 2}), "m");
     assert!(publish("build.failed").await.unwrap());
     assert!(publish("build.completed").await.unwrap());
     api.purge("lota", "empty.work").await.unwrap();
@@ -380,10 +248,7 @@ async fn messages_are_never_deleted(api: &Management) {
     // Both go, and test-bot.work would have to become a classic queue although it holds a message; the empty
     // test-bot.health does become a quorum queue.
     let mut later = topology();
-    later.queues = vec![
-        queue("test-bot.work", QueueType::Classic),
-        queue("test-bot.health", QueueType::Quorum),
-    ];
+    later.queues = vec![queue("test-bot.work", QueueType::Classic), queue("test-bot.health", QueueType::Quorum)];
     let changes = apply(api, &later, &password, APPLY).await.unwrap();
     assert_eq!(
         words(&changes),
@@ -409,15 +274,10 @@ async fn messages_are_never_deleted(api: &Management) {
 
 /// Back to the first topology, with someone emptying the old queue while apply waits for it.
 async fn a_queue_is_drained(api: &Management) {
-    let drain = ApplyOptions {
-        drain: Some(Duration::from_mins(1)),
-        ..APPLY
-    };
+    let drain = ApplyOptions { drain: Some(Duration::from_mins(1)), ..APPLY };
     let emptying = async {
         let unbound = |bindings: Vec<bot_provision::BindingInfo>| {
-            !bindings
-                .iter()
-                .any(|binding| binding.destination == "test-bot.health" && !binding.source.is_empty())
+            !bindings.iter().any(|binding| binding.destination == "test-bot.health" && !binding.source.is_empty())
         };
         while !unbound(api.bindings("lota").await.unwrap()) {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -426,10 +286,7 @@ async fn a_queue_is_drained(api: &Management) {
     };
     let wanted = topology();
     let (changes, ()) = tokio::join!(apply(api, &wanted, &password, drain), emptying);
-    assert_eq!(
-        words(&changes.unwrap()),
-        ["updated queue test-bot.health", "removed queue full.work"]
-    );
+    assert_eq!(words(&changes.unwrap()), ["updated queue test-bot.health", "removed queue full.work"]);
     assert_eq!(drift(api, &topology()).await, [""; 0]);
 }
 

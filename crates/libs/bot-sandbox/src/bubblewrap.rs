@@ -125,11 +125,7 @@ pub(crate) async fn look(path: &Path) -> io::Result<Bubblewrap> {
         stdout.take(64 << 10).read_to_string(&mut help).await?;
     }
     child.wait().await?;
-    Ok(Bubblewrap {
-        path,
-        sizes_tmpfs: help.contains("--size "),
-        disables_userns: help.contains("--disable-userns "),
-    })
+    Ok(Bubblewrap { path, sizes_tmpfs: help.contains("--size "), disables_userns: help.contains("--disable-userns ") })
 }
 
 impl Bubblewrap {
@@ -152,34 +148,16 @@ impl Bubblewrap {
             Ok((file.try_clone()?.into(), file))
         };
         let (stdin, file) = memory().map_err(SandboxError::io("write the options of bwrap into memory"))?;
-        let mut words = vec![
-            tools.sh.clone(),
-            "-c".to_owned(),
-            WRAPPER.to_owned(),
-            "bwrap".to_owned(),
-            self.path.clone(),
-        ];
+        let mut words =
+            vec![tools.sh.clone(), "-c".to_owned(), WRAPPER.to_owned(), "bwrap".to_owned(), self.path.clone()];
         words.extend(["--args", "3", "--json-status-fd", "4", "--"].map(str::to_owned));
         words.extend(inside.argv.iter().cloned());
-        Ok((
-            words,
-            stdin,
-            Status {
-                file,
-                options_end: bytes.len() as u64,
-            },
-        ))
+        Ok((words, stdin, Status { file, options_end: bytes.len() as u64 }))
     }
 
     fn options(&self, inside: &Interior<'_>) -> Vec<String> {
         let mut options = Words::default();
-        options.say(&[
-            "--unshare-user",
-            "--unshare-pid",
-            "--unshare-ipc",
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-        ]);
+        options.say(&["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
         options.say(&[
             "--uid",
             "1000",
@@ -216,11 +194,7 @@ impl Bubblewrap {
             options.say(&["--ro-bind", &path, &path]);
         }
         for bind in &inside.read_write {
-            options.say(&[
-                "--bind",
-                &bind.host.display().to_string(),
-                &bind.inside.display().to_string(),
-            ]);
+            options.say(&["--bind", &bind.host.display().to_string(), &bind.inside.display().to_string()]);
         }
         if let Some(config) = inside.cargo_config {
             options.say(&["--ro-bind", &config.display().to_string(), "/.cargo/config.toml"]);
@@ -248,14 +222,7 @@ impl Words {
 
 /// The system's programs, read-only. On merged systems /bin and its like are links, on others folders.
 fn system(options: &mut Words, network: bool) {
-    options.say(&[
-        "--ro-bind",
-        "/usr",
-        "/usr",
-        "--ro-bind-try",
-        "/nix/store",
-        "/nix/store",
-    ]);
+    options.say(&["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/nix/store", "/nix/store"]);
     for path in ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"] {
         match fs::read_link(path) {
             Ok(target) => options.say(&["--symlink", &target.display().to_string(), path]),
@@ -268,14 +235,7 @@ fn system(options: &mut Words, network: bool) {
     if network {
         options.say(&["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]);
     }
-    options.say(&[
-        "--ro-bind-data",
-        "5",
-        "/etc/passwd",
-        "--ro-bind-data",
-        "6",
-        "/etc/group",
-    ]);
+    options.say(&["--ro-bind-data", "5", "/etc/passwd", "--ro-bind-data", "6", "/etc/group"]);
 }
 
 /// bwrap makes missing mount points by path, and would follow a symbolic link an earlier command left in a writable
@@ -286,23 +246,16 @@ pub(crate) fn prepare_mount_point(writable: &Path, below: &Path, host: &Path) ->
         path.push(part);
         match path.symlink_metadata() {
             Ok(meta) if meta.is_symlink() => {
-                return Err(invalid(
-                    "read_write.inside",
-                    "a path without symbolic links",
-                    path.display(),
-                ));
+                return Err(invalid("read_write.inside", "a path without symbolic links", path.display()));
             }
             Ok(_) => {}
             Err(_) if path == writable.join(below) && host.is_file() => {
-                File::create_new(&path).map_err(SandboxError::io(format!(
-                    "make the mount point {}",
-                    path.display()
-                )))?;
+                File::create_new(&path)
+                    .map_err(SandboxError::io(format!("make the mount point {}", path.display())))?;
             }
-            Err(_) => fs::create_dir(&path).map_err(SandboxError::io(format!(
-                "make the mount point {}",
-                path.display()
-            )))?,
+            Err(_) => {
+                fs::create_dir(&path).map_err(SandboxError::io(format!("make the mount point {}", path.display())))?
+            }
         }
     }
     Ok(())

@@ -165,11 +165,7 @@ impl Command {
         };
         check_words(words)?;
         check_env(&self.env)?;
-        if !self
-            .cwd
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-        {
+        if !self.cwd.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(invalid("cwd", "a relative path without `..`", self.cwd.display()));
         }
         check_folder("workspace.tree", &self.workspace.tree)?;
@@ -218,22 +214,14 @@ impl fmt::Debug for Command {
 }
 
 pub(crate) fn invalid(what: &'static str, expected: &'static str, came: impl fmt::Display) -> SandboxError {
-    SandboxError::Invalid {
-        what,
-        expected,
-        came: format!("`{came}`"),
-    }
+    SandboxError::Invalid { what, expected, came: format!("`{came}`") }
 }
 
 /// Names become part of markers that are matched by prefix, so they must not hold the separator.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), SandboxError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':');
     if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
-        return Err(invalid(
-            what,
-            "1 to 200 letters, digits, `.`, `_`, `-`, `:`",
-            name,
-        ));
+        return Err(invalid(what, "1 to 200 letters, digits, `.`, `_`, `-`, `:`", name));
     }
     Ok(())
 }
@@ -251,31 +239,17 @@ pub(crate) fn check_env(env: &BTreeMap<String, String>) -> Result<(), SandboxErr
             return Err(invalid("env", "a name without `=`, and no NUL byte", name));
         }
         if name.starts_with("LOTA_RUN_") || name.starts_with("LOTA_APP_") {
-            return Err(invalid(
-                "env",
-                "a name that is not one of the sandbox's own markers",
-                name,
-            ));
+            return Err(invalid("env", "a name that is not one of the sandbox's own markers", name));
         }
     }
     Ok(())
 }
 
 pub(crate) fn check_absolute(what: &'static str, path: &Path) -> Result<(), SandboxError> {
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     // Valid UTF-8, so that a path can be shown, put into a variable and into a record without loss.
-    if !path.is_absolute()
-        || !plain
-        || path == Path::new("/")
-        || path.to_str().is_none_or(|text| text.contains('\0'))
-    {
-        return Err(invalid(
-            what,
-            "an absolute path below `/` in UTF-8, without `..`",
-            path.display(),
-        ));
+    if !path.is_absolute() || !plain || path == Path::new("/") || path.to_str().is_none_or(|text| text.contains('\0')) {
+        return Err(invalid(what, "an absolute path below `/` in UTF-8, without `..`", path.display()));
     }
     Ok(())
 }
@@ -293,10 +267,7 @@ mod tests {
     use super::*;
 
     fn command(program: Program) -> Command {
-        let workspace = Workspace {
-            tree: "/tmp".into(),
-            home: "/tmp/home".into(),
-        };
+        let workspace = Workspace { tree: "/tmp".into(), home: "/tmp/home".into() };
         let limits = Limits {
             time: Duration::from_secs(1),
             memory_bytes: 1,

@@ -106,8 +106,7 @@ impl Sandbox {
             return Ok(process_group.because("bubblewrap was not asked for".to_owned()));
         }
         let Some(path) = options.bwrap.clone().or_else(|| find(&options.path, "bwrap")) else {
-            return Ok(process_group
-                .because("bwrap was not found in PATH; install the package bubblewrap".to_owned()));
+            return Ok(process_group.because("bwrap was not found in PATH; install the package bubblewrap".to_owned()));
         };
         match Self::try_bubblewrap(&options, &path).await {
             Ok(sandbox) => Ok(sandbox),
@@ -116,16 +115,12 @@ impl Sandbox {
     }
 
     async fn try_bubblewrap(options: &Options, path: &Path) -> Result<Self, String> {
-        let bubblewrap = bubblewrap::look(path)
-            .await
-            .map_err(|error| format!("{} --help failed: {error}", path.display()))?;
-        let tools = Tools::find(&options.path)
-            .await
-            .map_err(|error| error.to_string())?;
+        let bubblewrap =
+            bubblewrap::look(path).await.map_err(|error| format!("{} --help failed: {error}", path.display()))?;
+        let tools = Tools::find(&options.path).await.map_err(|error| error.to_string())?;
         let sandbox = Self::assemble(options, tools, Some(bubblewrap), None);
         let folder = options.state.join("trial");
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
         let limits = Limits {
             time: TRIAL_TIME,
             memory_bytes: 256 << 20,
@@ -135,19 +130,13 @@ impl Sandbox {
             file_bytes: 1 << 20,
             open_files: 256,
         };
-        let workspace = Workspace {
-            tree: folder.clone(),
-            home: folder,
-        };
+        let workspace = Workspace { tree: folder.clone(), home: folder };
         let trial = Command::new("trial", Program::Argv(vec!["true".to_owned()]), workspace, limits);
         match sandbox.run(trial).await {
             Ok(outcome) if outcome.ending == Ending::Exited(0) => Ok(sandbox),
-            Ok(outcome) => Err(format!(
-                "a trial of {} ended as {:?}: {}",
-                path.display(),
-                outcome.ending,
-                outcome.tail.join("; ")
-            )),
+            Ok(outcome) => {
+                Err(format!("a trial of {} ended as {:?}: {}", path.display(), outcome.ending, outcome.tail.join("; ")))
+            }
             Err(error) => Err(format!("a trial of {} failed: {error}", path.display())),
         }
     }
@@ -173,9 +162,7 @@ impl Sandbox {
             runs: AtomicU64::new(0),
             guardian: OnceCell::new(),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     fn because(mut self, why: String) -> Self {
@@ -187,11 +174,7 @@ impl Sandbox {
     }
 
     pub fn kind(&self) -> SandboxKind {
-        if self.inner.bubblewrap.is_some() {
-            SandboxKind::Bubblewrap
-        } else {
-            SandboxKind::ProcessGroup
-        }
+        if self.inner.bubblewrap.is_some() { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup }
     }
 
     /// Why bubblewrap is not used; `None` if it is.
@@ -202,10 +185,7 @@ impl Sandbox {
     /// The workspace as the command sees it.
     pub fn inside(&self, workspace: &Workspace) -> Workspace {
         match self.kind() {
-            SandboxKind::Bubblewrap => Workspace {
-                tree: bubblewrap::TREE.into(),
-                home: bubblewrap::HOME.into(),
-            },
+            SandboxKind::Bubblewrap => Workspace { tree: bubblewrap::TREE.into(), home: bubblewrap::HOME.into() },
             SandboxKind::ProcessGroup => workspace.clone(),
         }
     }
@@ -220,24 +200,15 @@ impl Sandbox {
             let found = family.census().iter().filter(|member| member.is_alive()).count();
             (found, family.kill_all(KILL_WAIT))
         });
-        let (found, survivors) = ended.await.map_err(|error| SandboxError::Io {
-            doing: "reap stale processes".into(),
-            source: error.into(),
-        })?;
-        if survivors.is_empty() {
-            Ok(found)
-        } else {
-            Err(SandboxError::StillAlive { pids: survivors })
-        }
+        let (found, survivors) = ended
+            .await
+            .map_err(|error| SandboxError::Io { doing: "reap stale processes".into(), source: error.into() })?;
+        if survivors.is_empty() { Ok(found) } else { Err(SandboxError::StillAlive { pids: survivors }) }
     }
 
     /// A number no other run of this machine has, for markers and folder names.
     pub(crate) fn next_run(&self) -> String {
-        format!(
-            "{}{}",
-            self.inner.instance,
-            self.inner.runs.fetch_add(1, Ordering::Relaxed)
-        )
+        format!("{}{}", self.inner.instance, self.inner.runs.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) async fn guardian(&self) -> Result<&Guardian, SandboxError> {
@@ -258,10 +229,7 @@ impl Tools {
     async fn find(path: &[PathBuf]) -> Result<Self, SandboxError> {
         let need = |tool: &'static str| {
             let found = find(path, tool).map(|found| found.display().to_string());
-            found.ok_or_else(|| SandboxError::ToolMissing {
-                tool,
-                searched: path.to_vec(),
-            })
+            found.ok_or_else(|| SandboxError::ToolMissing { tool, searched: path.to_vec() })
         };
         let sh = need("sh")?;
         let mut tools = Self {
@@ -284,11 +252,7 @@ impl Tools {
 
     /// `setpriv` without privileges to gain or, for root, to keep; `more` are further options.
     pub(crate) fn setpriv_words(&self, more: &[&str]) -> Vec<String> {
-        let mut words = vec![
-            self.setpriv.clone(),
-            "--no-new-privs".to_owned(),
-            "--inh-caps=-all".to_owned(),
-        ];
+        let mut words = vec![self.setpriv.clone(), "--no-new-privs".to_owned(), "--inh-caps=-all".to_owned()];
         if self.drops_capabilities {
             words.push("--bounding-set=-all".to_owned());
         }
@@ -318,10 +282,7 @@ async fn succeeds(argv: Vec<String>) -> bool {
 pub(crate) fn find(path: &[PathBuf], name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let runnable = |file: &PathBuf| {
-        file.is_absolute()
-            && file
-                .metadata()
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        file.is_absolute() && file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };
     path.iter().map(|folder| folder.join(name)).find(runnable)
 }
@@ -331,10 +292,8 @@ fn remove_leftovers(tmp: &Path) {
     for entry in std::fs::read_dir(tmp).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let mut parts = name.to_str().unwrap_or_default().split('.');
-        let maker = parts
-            .next()
-            .and_then(|pid| pid.parse().ok())
-            .zip(parts.next().and_then(|start| start.parse().ok()));
+        let maker =
+            parts.next().and_then(|pid| pid.parse().ok()).zip(parts.next().and_then(|start| start.parse().ok()));
         if maker.is_some_and(|(pid, start)| proc::identity(pid) != Some(Identity { pid, start })) {
             let _ = std::fs::remove_dir_all(entry.path());
         }

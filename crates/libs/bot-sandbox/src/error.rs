@@ -8,19 +8,10 @@ pub enum SandboxError {
     #[error(
         "expected the program `{tool}` in one of {searched:?}, found none; install it (util-linux brings setsid, setpriv and prlimit, coreutils nice) or hand in the right folders in Options.path"
     )]
-    ToolMissing {
-        tool: &'static str,
-        searched: Vec<PathBuf>,
-    },
+    ToolMissing { tool: &'static str, searched: Vec<PathBuf> },
     #[error("expected {expected}, got {came}; correct the {what}")]
-    Invalid {
-        what: &'static str,
-        expected: &'static str,
-        came: String,
-    },
-    #[error(
-        "could not {doing}: {source}; check that the path exists and belongs to the user the bot runs as"
-    )]
+    Invalid { what: &'static str, expected: &'static str, came: String },
+    #[error("could not {doing}: {source}; check that the path exists and belongs to the user the bot runs as")]
     Io {
         doing: String,
         #[source]
@@ -35,12 +26,7 @@ pub enum SandboxError {
     #[error(
         "expected application `{id}` to write its record to {record:?} within {waited_ms} ms, it did not; see its log {log:?}"
     )]
-    NoRecord {
-        id: String,
-        record: PathBuf,
-        log: PathBuf,
-        waited_ms: u128,
-    },
+    NoRecord { id: String, record: PathBuf, log: PathBuf, waited_ms: u128 },
     #[error(
         "expected a record of a served application in {path:?}, got something else: {source}; remove the file and stop the application by its id"
     )]

@@ -45,29 +45,17 @@ pub(crate) struct Marker {
 
 impl Marker {
     pub(crate) fn exact(variable: &'static str, value: impl Into<String>) -> Self {
-        Self {
-            variable,
-            value: value.into(),
-            prefix: false,
-        }
+        Self { variable, value: value.into(), prefix: false }
     }
 
     pub(crate) fn prefix(variable: &'static str, value: impl Into<String>) -> Self {
-        Self {
-            variable,
-            value: value.into(),
-            prefix: true,
-        }
+        Self { variable, value: value.into(), prefix: true }
     }
 
     /// `None` while nobody can tell.
     fn is_on(&self, pid: i32) -> Option<bool> {
         let fits = |value: &String| {
-            if self.prefix {
-                value.starts_with(&self.value)
-            } else {
-                *value == self.value
-            }
+            if self.prefix { value.starts_with(&self.value) } else { *value == self.value }
         };
         Some(proc::environment(pid, self.variable)?.iter().any(fits))
     }
@@ -99,10 +87,7 @@ impl Family {
         Self {
             marker,
             leader,
-            known: leader
-                .iter()
-                .map(|identity| (identity.pid, identity.start))
-                .collect(),
+            known: leader.iter().map(|identity| (identity.pid, identity.start)).collect(),
             sessions: HashSet::new(),
             groups: HashSet::new(),
             strangers: HashSet::new(),
@@ -142,8 +127,7 @@ impl Family {
         let (mut table, mut members, mut threads) = (Vec::new(), HashSet::new(), 0);
         for process in proc::table() {
             // Parents mostly come before their children here; `settle` sees to the rest.
-            let belongs =
-                self.is_known(&process) || self.is_related(&process) || members.contains(&process.parent);
+            let belongs = self.is_known(&process) || self.is_related(&process) || members.contains(&process.parent);
             if self.may_belong(&process) && belongs {
                 members.insert(process.pid());
                 self.remember_leadership(&process);
@@ -161,11 +145,9 @@ impl Family {
     fn settle(&mut self, table: Vec<Process>) -> Vec<Process> {
         // A number may come back as another's session once its last process is gone.
         let held = self.held;
-        self.sessions.retain(|session| {
-            held == Some(*session) || table.iter().any(|process| process.session == *session)
-        });
-        self.groups
-            .retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
+        self.sessions
+            .retain(|session| held == Some(*session) || table.iter().any(|process| process.session == *session));
+        self.groups.retain(|group| held == Some(*group) || table.iter().any(|process| process.group == *group));
         let mut members: HashSet<i32> = HashSet::new();
         let mut strangers = HashSet::new();
         let mut unclear = 0;
@@ -181,8 +163,7 @@ impl Family {
         loop {
             let before = (members.len(), self.sessions.len(), self.groups.len());
             for process in &table {
-                if self.may_belong(process) && (members.contains(&process.parent) || self.is_related(process))
-                {
+                if self.may_belong(process) && (members.contains(&process.parent) || self.is_related(process)) {
                     members.insert(process.pid());
                 }
                 if members.contains(&process.pid()) {
@@ -193,14 +174,8 @@ impl Family {
                 break;
             }
         }
-        let found: Vec<Process> = table
-            .into_iter()
-            .filter(|process| members.contains(&process.pid()))
-            .collect();
-        self.known = found
-            .iter()
-            .map(|process| (process.pid(), process.identity.start))
-            .collect();
+        let found: Vec<Process> = table.into_iter().filter(|process| members.contains(&process.pid())).collect();
+        self.known = found.iter().map(|process| (process.pid(), process.identity.start)).collect();
         found
     }
 
@@ -214,16 +189,11 @@ impl Family {
         if self.is_known(process) || self.is_related(process) {
             return Some(true);
         }
-        if self.strangers.contains(&process.identity) {
-            Some(false)
-        } else {
-            self.marker.is_on(process.pid())
-        }
+        if self.strangers.contains(&process.identity) { Some(false) } else { self.marker.is_on(process.pid()) }
     }
 
     fn is_younger(&self, process: &Process) -> bool {
-        self.leader
-            .is_none_or(|leader| process.identity.start >= leader.start)
+        self.leader.is_none_or(|leader| process.identity.start >= leader.start)
     }
 
     fn is_known(&self, process: &Process) -> bool {
@@ -246,11 +216,7 @@ impl Family {
     }
 
     pub(crate) fn signal(&mut self, signal: Signal, spared: &[i32]) {
-        for member in self
-            .census()
-            .iter()
-            .filter(|member| member.is_alive() && !spared.contains(&member.pid()))
-        {
+        for member in self.census().iter().filter(|member| member.is_alive() && !spared.contains(&member.pid())) {
             send(member.identity, signal);
         }
     }
@@ -266,19 +232,12 @@ impl Family {
             let members = self.census();
             self.kill_groups();
             let zombies = self.reap(&members);
-            let alive: Vec<Identity> = members
-                .iter()
-                .filter(|member| member.is_alive())
-                .map(|member| member.identity)
-                .collect();
+            let alive: Vec<Identity> =
+                members.iter().filter(|member| member.is_alive()).map(|member| member.identity).collect();
             for identity in &alive {
                 send(*identity, Signal::SIGKILL);
             }
-            unclear_looks = if alive.is_empty() && self.unclear > 0 {
-                unclear_looks + 1
-            } else {
-                0
-            };
+            unclear_looks = if alive.is_empty() && self.unclear > 0 { unclear_looks + 1 } else { 0 };
             // After so many it is others who come and go, or were given no environment.
             let is_clear = self.unclear == 0 || unclear_looks >= UNCLEAR_LOOKS;
             if alive.is_empty() && zombies == 0 && is_clear || Instant::now() >= deadline {
@@ -294,11 +253,7 @@ impl Family {
         if let Some(leader) = self.leader {
             send(leader, Signal::SIGKILL);
         }
-        for group in self
-            .groups
-            .iter()
-            .filter(|group| **group > 1 && **group != self.my_group)
-        {
+        for group in self.groups.iter().filter(|group| **group > 1 && **group != self.my_group) {
             let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
         }
     }
@@ -306,12 +261,10 @@ impl Family {
     /// Orphans come to us when we are pid 1 of a container; children of ours have a handle that waits for them. Returns
     /// how many adopted zombies are left.
     fn reap(&self, members: &[Process]) -> usize {
-        let adopted = members.iter().filter(|member| {
-            !member.is_alive() && member.parent == self.me && !is_own_child(member.identity)
-        });
-        adopted
-            .filter(|member| waitpid(Pid::from_raw(member.pid()), Some(WaitPidFlag::WNOHANG)).is_err())
-            .count()
+        let adopted = members
+            .iter()
+            .filter(|member| !member.is_alive() && member.parent == self.me && !is_own_child(member.identity));
+        adopted.filter(|member| waitpid(Pid::from_raw(member.pid()), Some(WaitPidFlag::WNOHANG)).is_err()).count()
     }
 }
 

@@ -75,11 +75,7 @@ impl Output {
             }
         }
         if self.exceeded.is_cancelled() {
-            self.say(
-                Stream::Stderr,
-                format!("[output ended here: more than {} bytes]", self.limit),
-            )
-            .await;
+            self.say(Stream::Stderr, format!("[output ended here: more than {} bytes]", self.limit)).await;
         }
         if let Some(log) = &mut self.log {
             let _ = log.flush().await;
@@ -104,10 +100,7 @@ impl Output {
     }
 
     async fn say(&mut self, stream: Stream, text: String) {
-        let text = self
-            .redact
-            .as_ref()
-            .map_or_else(|| text.clone(), |redact| redact(text.clone()));
+        let text = self.redact.as_ref().map_or_else(|| text.clone(), |redact| redact(text.clone()));
         {
             let mut heard = lock(&self.heard);
             heard.tail.push_back(text.clone());
@@ -134,19 +127,8 @@ pub(crate) fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 /// Never through a symbolic link: the folder may be one a command could write.
 fn create_log(path: &Path) -> Result<File, SandboxError> {
     let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits());
-    options
-        .open(path)
-        .map(File::from_std)
-        .map_err(SandboxError::io(format!(
-            "create the log file {}",
-            path.display()
-        )))
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.open(path).map(File::from_std).map_err(SandboxError::io(format!("create the log file {}", path.display())))
 }
 
 /// 0 at the end, which also closes ours. Waits for ever on one already closed.
@@ -169,10 +151,7 @@ struct Splitter {
 
 impl Splitter {
     fn new(limit: usize) -> Self {
-        Self {
-            waiting: Vec::new(),
-            limit,
-        }
+        Self { waiting: Vec::new(), limit }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -180,11 +159,7 @@ impl Splitter {
     }
 
     fn next(&mut self) -> Option<String> {
-        let end = self
-            .waiting
-            .iter()
-            .take(self.limit + 1)
-            .position(|byte| *byte == b'\n');
+        let end = self.waiting.iter().take(self.limit + 1).position(|byte| *byte == b'\n');
         if let Some(end) = end {
             let line = text(self.waiting.get(..end).unwrap_or_default());
             self.waiting.drain(..=end);
@@ -201,11 +176,7 @@ impl Splitter {
 
     /// The limit, or up to three bytes before it where a character begins.
     fn boundary(&self) -> usize {
-        let begins = |at: &usize| {
-            self.waiting
-                .get(*at)
-                .is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
-        };
+        let begins = |at: &usize| self.waiting.get(*at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
         let lowest = self.limit.saturating_sub(3).max(1);
         (lowest..=self.limit).rev().find(begins).unwrap_or(self.limit)
     }
@@ -237,10 +208,7 @@ mod tests {
 
     #[test]
     fn lines_come_whole_however_they_arrive() {
-        assert_eq!(
-            lines(80, &[b"one\ntw", b"o\r\n", b"\nthree"]),
-            ["one", "two", "", "three"]
-        );
+        assert_eq!(lines(80, &[b"one\ntw", b"o\r\n", b"\nthree"]), ["one", "two", "", "three"]);
     }
 
     #[test]

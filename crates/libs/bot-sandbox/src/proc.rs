@@ -60,10 +60,7 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     // proc(5) counts from 1 and the first two fields are gone.
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Process {
-        identity: Identity {
-            pid,
-            start: field(22)?.parse().ok()?,
-        },
+        identity: Identity { pid, start: field(22)?.parse().ok()? },
         state: field(3)?.chars().next()?,
         parent: field(4)?.parse().ok()?,
         group: field(5)?.parse().ok()?,
@@ -88,48 +85,30 @@ pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(Vec::new()),
         Err(_) => return None,
     }
-    let value = |entry| {
-        std::str::from_utf8(entry)
-            .ok()?
-            .strip_prefix(wanted)?
-            .strip_prefix('=')
-            .map(str::to_owned)
-    };
+    let value = |entry| std::str::from_utf8(entry).ok()?.strip_prefix(wanted)?.strip_prefix('=').map(str::to_owned);
     (!bytes.is_empty()).then(|| bytes.split(|byte| *byte == 0).filter_map(value).collect())
 }
 
 /// Memory with shared pages counted once over all sharers; dearer to read than the resident size.
 pub(crate) fn proportional_bytes(process: &Process) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid())).unwrap_or_default();
-    let kilobytes = rollup.lines().find_map(|line| {
-        line.strip_prefix("Pss:")?
-            .trim()
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
+    let kilobytes = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kilobytes.map_or(process.resident_bytes, |value| value * 1024)
 }
 
 /// Threads of all processes of one user: what `RLIMIT_NPROC` counts.
 pub(crate) fn threads_of_user(uid: u32) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let owned = |process: &Process| {
-        fs::metadata(format!("/proc/{}", process.pid())).is_ok_and(|meta| meta.uid() == uid)
-    };
-    table()
-        .filter(owned)
-        .map(|process| u64::from(process.threads))
-        .sum()
+    let owned =
+        |process: &Process| fs::metadata(format!("/proc/{}", process.pid())).is_ok_and(|meta| meta.uid() == uid);
+    table().filter(owned).map(|process| u64::from(process.threads)).sum()
 }
 
 /// Changes with every boot, so that a record from before cannot match.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// From /proc, as the system call for it would need unsafe code or one more feature of a dependency.
@@ -138,12 +117,7 @@ fn page_bytes() -> u64 {
     *PAGE.get_or_init(|| {
         let maps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
         let kilobytes = maps.lines().find_map(|line| {
-            line.strip_prefix("KernelPageSize:")?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
+            line.strip_prefix("KernelPageSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         });
         kilobytes.unwrap_or(4) * 1024
     })
@@ -155,13 +129,9 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_does_not_shift_fields() {
-        let stat =
-            "7 (a) b (c) S 1 5 4 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 12345 1000 2 18446744073709551615";
+        let stat = "7 (a) b (c) S 1 5 4 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 12345 1000 2 18446744073709551615";
         let process = parse(7, stat).expect("parses");
-        assert_eq!(
-            (process.state, process.parent, process.group, process.session),
-            ('S', 1, 5, 4)
-        );
+        assert_eq!((process.state, process.parent, process.group, process.session), ('S', 1, 5, 4));
         assert_eq!((process.threads, process.identity.start), (3, 12345));
         assert_eq!(process.resident_bytes, 2 * page_bytes());
     }

@@ -27,24 +27,12 @@ pub(crate) fn limit_words(tools: &Tools, limits: &Limits, own_namespace: bool) -
         (false, user) => Some(wall(limits.processes) + proc::threads_of_user(user.as_raw())),
     };
     // Behind the bot and what it serves: a bomb of root's, which the kernel does not bound, must not starve the poll.
-    let mut words = [tools.nice.as_str(), "-n", NICENESS, "--"]
-        .map(str::to_owned)
-        .to_vec();
-    words.extend(resource_words(
-        tools,
-        limits.file_bytes,
-        limits.open_files,
-        processes,
-    ));
+    let mut words = [tools.nice.as_str(), "-n", NICENESS, "--"].map(str::to_owned).to_vec();
+    words.extend(resource_words(tools, limits.file_bytes, limits.open_files, processes));
     words
 }
 
-pub(crate) fn resource_words(
-    tools: &Tools,
-    file_bytes: u64,
-    open_files: u64,
-    processes: Option<u64>,
-) -> Vec<String> {
+pub(crate) fn resource_words(tools: &Tools, file_bytes: u64, open_files: u64, processes: Option<u64>) -> Vec<String> {
     // Nobody may raise a hard limit without privileges, and asking for it would fail.
     let at_most = |resource, wanted: u64| getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard));
     let mut words = vec![

@@ -79,28 +79,16 @@ impl Sandbox {
         let plan = self.plan(&command)?;
         let _tmp = Removed(plan.tmp);
         let began = Instant::now();
-        let guardian = if self.inner.bubblewrap.is_none() {
-            Some(self.guardian().await?)
-        } else {
-            None
-        };
-        let child = spawn(plan.launch)
-            .await
-            .map_err(SandboxError::io("start the command"))?;
+        let guardian = if self.inner.bubblewrap.is_none() { Some(self.guardian().await?) } else { None };
+        let child = spawn(plan.launch).await.map_err(SandboxError::io("start the command"))?;
         let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
-        let _watched = guardian
-            .zip(leader)
-            .map(|(guardian, leader)| guardian.watch(leader.pid));
+        let _watched = guardian.zip(leader).map(|(guardian, leader)| guardian.watch(leader.pid));
         let family = Family::new(plan.marker, leader).holding_leader();
         let family = Leash(Some(Arc::new(Mutex::new(family))));
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),
-            own_processes: if plan.status.is_some() {
-                bubblewrap::OWN_PROCESSES
-            } else {
-                0
-            },
+            own_processes: if plan.status.is_some() { bubblewrap::OWN_PROCESSES } else { 0 },
             exceeded: output.exceeded.clone(),
             heard: output.heard(),
             family,
@@ -136,20 +124,8 @@ impl Sandbox {
         argv.extend(self.program_words(&command.program));
         let env = environment(command, home, &tmp, markers);
         let cwd = command.workspace.tree.join(&command.cwd);
-        let launch = Launch {
-            argv,
-            env,
-            cwd,
-            stdin: None,
-            sink: Sink::Pipes,
-            dies_with_handle: true,
-        };
-        Ok(Plan {
-            launch,
-            status: None,
-            marker,
-            tmp: Some(tmp),
-        })
+        let launch = Launch { argv, env, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
+        Ok(Plan { launch, status: None, marker, tmp: Some(tmp) })
     }
 
     fn plan_bubblewrap(
@@ -163,14 +139,8 @@ impl Sandbox {
         let (tree, home) = (Path::new(bubblewrap::TREE), Path::new(bubblewrap::HOME));
         let workspace = &command.workspace;
         let mut binds = vec![
-            Bind {
-                host: workspace.tree.clone(),
-                inside: tree.to_owned(),
-            },
-            Bind {
-                host: workspace.home.clone(),
-                inside: home.to_owned(),
-            },
+            Bind { host: workspace.tree.clone(), inside: tree.to_owned() },
+            Bind { host: workspace.home.clone(), inside: home.to_owned() },
         ];
         for bind in &command.read_write {
             for own in binds.iter().take(2) {
@@ -180,13 +150,8 @@ impl Sandbox {
             }
             binds.push(bind.clone());
         }
-        let read_only: Vec<PathBuf> = command
-            .toolchains
-            .read_only()
-            .iter()
-            .chain(&command.read_only)
-            .cloned()
-            .collect();
+        let read_only: Vec<PathBuf> =
+            command.toolchains.read_only().iter().chain(&command.read_only).cloned().collect();
         if let Some(missing) = read_only.iter().find(|path| !path.exists()) {
             return Err(invalid("read_only", "a path that exists", missing.display()));
         }
@@ -208,20 +173,9 @@ impl Sandbox {
         argv.extend(words);
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        let launch = Launch {
-            argv,
-            env,
-            cwd: "/".into(),
-            stdin: Some(stdin),
-            sink: Sink::Pipes,
-            dies_with_handle: true,
-        };
-        Ok(Plan {
-            launch,
-            status: Some(status),
-            marker,
-            tmp: None,
-        })
+        let launch =
+            Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
+        Ok(Plan { launch, status: Some(status), marker, tmp: None })
     }
 
     fn program_words(&self, program: &Program) -> Vec<String> {
@@ -267,9 +221,7 @@ impl Run {
         began: Instant,
         status: Option<Status>,
     ) -> Result<Outcome, SandboxError> {
-        let mut pump = AbortOnDrop(task::spawn(
-            output.pump(self.child.stdout.take(), self.child.stderr.take()),
-        ));
+        let mut pump = AbortOnDrop(task::spawn(output.pump(self.child.stdout.take(), self.child.stderr.take())));
         let cause = self.watch(command, began).await?;
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
             self.ask_to_end().await;
@@ -278,10 +230,7 @@ impl Run {
         // Collects what the kernel keeps for us; a survivor of SIGKILL is left to the runtime.
         let _ = timeout(KILL_WAIT, self.child.wait()).await;
         if timeout(DRAIN, &mut pump.0).await.is_err() {
-            tracing::warn!(
-                label = command.label,
-                "the reader of live lines is too slow; the last ones are lost"
-            );
+            tracing::warn!(label = command.label, "the reader of live lines is too slow; the last ones are lost");
         }
         if survivors.is_empty() {
             self.family.0 = None;
@@ -294,8 +243,7 @@ impl Run {
             Cause::Us(ending) => ending,
             Cause::Itself(_) if self.exceeded.is_cancelled() => Ending::OutputExceeded,
             Cause::Itself(exit) => {
-                let failed_setup =
-                    status.is_some_and(|status| exit.code().is_some() && !status.has_started());
+                let failed_setup = status.is_some_and(|status| exit.code().is_some() && !status.has_started());
                 if failed_setup {
                     return Err(SandboxError::NotStarted {
                         said: heard.tail.iter().cloned().collect::<Vec<_>>().join("; "),
@@ -336,10 +284,7 @@ impl Run {
     async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
         let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
         let own = self.own_processes;
-        let weighed = self
-            .family
-            .on(move |family| weigh(family, memory_max, processes_max, own))
-            .await;
+        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, own)).await;
         let (memory_bytes, processes) = weighed?;
         self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
         self.peak.processes = self.peak.processes.max(processes);
@@ -354,17 +299,8 @@ impl Run {
 
     /// SIGTERM to all but bubblewrap's outer process, whose end would be SIGKILL for those inside.
     async fn ask_to_end(&mut self) {
-        let spared = if self.own_processes > 0 {
-            vec![self.leader]
-        } else {
-            Vec::new()
-        };
-        if self
-            .family
-            .on(move |family| family.signal(Signal::SIGTERM, &spared))
-            .await
-            .is_ok()
-        {
+        let spared = if self.own_processes > 0 { vec![self.leader] } else { Vec::new() };
+        if self.family.on(move |family| family.signal(Signal::SIGTERM, &spared)).await.is_ok() {
             let _ = timeout(TERM_GRACE, self.child.wait()).await;
         }
     }
@@ -372,26 +308,13 @@ impl Run {
 
 /// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once
 /// per sharer, so where the sum is over the limit the dearer sum decides.
-pub(crate) fn weigh(
-    family: &mut Family,
-    memory_max: u64,
-    processes_max: u32,
-    own_processes: u32,
-) -> (u64, u32) {
+pub(crate) fn weigh(family: &mut Family, memory_max: u64, processes_max: u32, own_processes: u32) -> (u64, u32) {
     let Some(members) = family.census_up_to(processes_max.saturating_add(own_processes)) else {
         return (0, processes_max.saturating_add(1));
     };
-    let processes = members
-        .iter()
-        .map(|member| member.threads)
-        .sum::<u32>()
-        .saturating_sub(own_processes);
+    let processes = members.iter().map(|member| member.threads).sum::<u32>().saturating_sub(own_processes);
     let resident: u64 = members.iter().map(|member| member.resident_bytes).sum();
-    let memory = if resident > memory_max {
-        members.iter().map(proc::proportional_bytes).sum()
-    } else {
-        resident
-    };
+    let memory = if resident > memory_max { members.iter().map(proc::proportional_bytes).sum() } else { resident };
     (memory, processes)
 }
 
@@ -413,12 +336,8 @@ impl Leash {
         &self,
         act: impl FnOnce(&mut Family) -> T + Send + 'static,
     ) -> Result<T, SandboxError> {
-        let family = self
-            .0
-            .clone()
-            .ok_or_else(|| invalid("run", "a run that has not ended", "an ended one"))?;
-        let done =
-            task::spawn_blocking(move || act(&mut family.lock().unwrap_or_else(PoisonError::into_inner)));
+        let family = self.0.clone().ok_or_else(|| invalid("run", "a run that has not ended", "an ended one"))?;
+        let done = task::spawn_blocking(move || act(&mut family.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|error| SandboxError::Io {
             doing: "look after the command's processes".to_owned(),
             source: error.into(),
@@ -429,12 +348,7 @@ impl Leash {
 impl Drop for Leash {
     fn drop(&mut self) {
         if let Some(family) = self.0.take() {
-            let hunt = move || {
-                family
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .kill_all(KILL_WAIT)
-            };
+            let hunt = move || family.lock().unwrap_or_else(PoisonError::into_inner).kill_all(KILL_WAIT);
             if let Err(error) = thread::Builder::new().name("leash".into()).spawn(hunt) {
                 tracing::error!(%error, "the processes of a dropped run could not be hunted");
             }
@@ -472,11 +386,9 @@ fn copy_cargo_config(config: &Path, home: &Path) -> Result<(), SandboxError> {
     let copy = folder.join("config.toml");
     // A link left there would be written through.
     let _ = fs::remove_file(&copy);
-    fs::copy(config, &copy)
-        .map(|_| ())
-        .map_err(SandboxError::io(format!(
-            "copy {} to {}",
-            config.display(),
-            copy.display()
-        )))
+    fs::copy(config, &copy).map(|_| ()).map_err(SandboxError::io(format!(
+        "copy {} to {}",
+        config.display(),
+        copy.display()
+    )))
 }

@@ -93,24 +93,12 @@ impl Application {
         check_words(&self.argv)?;
         check_env(&self.env)?;
         check_folder("release", &self.release)?;
-        for (what, path) in [
-            ("data", &self.data),
-            ("log_file", &self.log_file),
-            ("record", &self.record),
-        ] {
+        for (what, path) in [("data", &self.data), ("log_file", &self.log_file), ("record", &self.record)] {
             check_absolute(what, path)?;
         }
-        let ServeLimits {
-            memory_bytes,
-            processes,
-            log_bytes,
-        } = self.limits;
+        let ServeLimits { memory_bytes, processes, log_bytes } = self.limits;
         if memory_bytes == 0 || processes == 0 || log_bytes == 0 {
-            return Err(invalid(
-                "limits",
-                "every limit above zero",
-                format!("{:?}", self.limits),
-            ));
+            return Err(invalid("limits", "every limit above zero", format!("{:?}", self.limits)));
         }
         Ok(())
     }
@@ -136,9 +124,7 @@ impl Sandbox {
         let _ = fs::remove_file(&application.record);
         let log = open_log(&application.log_file)?;
         let launch = self.plan_served(&application, log)?;
-        let child = spawn(launch)
-            .await
-            .map_err(SandboxError::io("start the application"))?;
+        let child = spawn(launch).await.map_err(SandboxError::io("start the application"))?;
         wait_for_record(child, &application).await
     }
 
@@ -152,39 +138,19 @@ impl Sandbox {
             processes: application.limits.processes,
             log_bytes: application.limits.log_bytes,
         };
-        let head = serde_json::to_string(&head).map_err(|error| SandboxError::Io {
-            doing: "write a record".to_owned(),
-            source: error.into(),
-        })?;
+        let head = serde_json::to_string(&head)
+            .map_err(|error| SandboxError::Io { doing: "write a record".to_owned(), source: error.into() })?;
         // The recorder closes the object.
         let head = head.trim_end_matches('}').to_owned();
         let record = application.record.display().to_string();
-        let mut argv = [
-            &tools.setsid,
-            &tools.sh,
-            "-c",
-            RECORDER,
-            "lota-recorder",
-            &record,
-            &head,
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut argv =
+            [&tools.setsid, &tools.sh, "-c", RECORDER, "lota-recorder", &record, &head].map(str::to_owned).to_vec();
         let mut inner = resource_words(tools, u64::MAX, 65_536, None);
         inner.extend(application.argv.iter().cloned());
         let (env, cwd, stdin) = if let Some(bubblewrap) = &self.inner.bubblewrap {
             let interior = Interior {
-                read_only: application
-                    .toolchains
-                    .read_only()
-                    .iter()
-                    .chain([&application.release])
-                    .cloned()
-                    .collect(),
-                read_write: vec![Bind {
-                    host: application.data.clone(),
-                    inside: application.data.clone(),
-                }],
+                read_only: application.toolchains.read_only().iter().chain([&application.release]).cloned().collect(),
+                read_write: vec![Bind { host: application.data.clone(), inside: application.data.clone() }],
                 cargo_config: None,
                 env: application.environment(Path::new("/tmp")),
                 cwd: application.release.clone(),
@@ -205,14 +171,7 @@ impl Sandbox {
             argv.extend(inner);
             (application.environment(&tmp), application.release.clone(), None)
         };
-        Ok(Launch {
-            argv,
-            env,
-            cwd,
-            stdin,
-            sink: Sink::File(log),
-            dies_with_handle: false,
-        })
+        Ok(Launch { argv, env, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
     }
 }
 
@@ -220,33 +179,18 @@ impl Sandbox {
 async fn refuse_second(application: &Application) -> Result<(), SandboxError> {
     let id = application.id.clone();
     if let Some(running) = Served::adopt(&application.record)? {
-        return Err(SandboxError::AlreadyServed {
-            id,
-            pid: running.pid(),
-        });
+        return Err(SandboxError::AlreadyServed { id, pid: running.pid() });
     }
     let mut family = Family::new(Marker::exact(APP_MARKER, id.clone()), None);
-    let pid = beside(move || {
-        if living(&mut family) == 0 {
-            None
-        } else {
-            family.census().first().map(Process::pid)
-        }
-    })
-    .await?;
+    let pid =
+        beside(move || if living(&mut family) == 0 { None } else { family.census().first().map(Process::pid) }).await?;
     pid.map_or(Ok(()), |pid| Err(SandboxError::AlreadyServed { id, pid }))
 }
 
 fn open_log(path: &Path) -> Result<File, SandboxError> {
     let mut options = OpenOptions::new();
-    options
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits());
-    options
-        .open(path)
-        .map_err(SandboxError::io(format!("open the log {}", path.display())))
+    options.append(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.open(path).map_err(SandboxError::io(format!("open the log {}", path.display())))
 }
 
 async fn wait_for_record(mut child: Child, application: &Application) -> Result<Served, SandboxError> {

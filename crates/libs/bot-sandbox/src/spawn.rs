@@ -46,9 +46,7 @@ type Job = (Launch, Handle, oneshot::Sender<io::Result<Child>>);
 pub(crate) async fn spawn(launch: Launch) -> io::Result<Child> {
     let (reply, answer) = oneshot::channel();
     let gone = || io::Error::other("the thread that starts processes has ended");
-    spawner()?
-        .send((launch, Handle::current(), reply))
-        .map_err(|_| gone())?;
+    spawner()?.send((launch, Handle::current(), reply)).map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
 }
 
@@ -71,10 +69,7 @@ fn spawner() -> io::Result<mpsc::Sender<Job>> {
 }
 
 fn start(launch: Launch) -> io::Result<Child> {
-    let (program, arguments) = launch
-        .argv
-        .split_first()
-        .ok_or_else(|| io::Error::other("no program to start"))?;
+    let (program, arguments) = launch.argv.split_first().ok_or_else(|| io::Error::other("no program to start"))?;
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -139,28 +134,20 @@ impl Guardian {
         let (reader, writer) = io::pipe()?;
         let marker = format!("{INSTANCE_MARKER}={instance}");
         let launch = Launch {
-            argv: [setsid, shell, "-c", GUARDIAN, "lota-guardian", &marker]
-                .map(str::to_owned)
-                .to_vec(),
+            argv: [setsid, shell, "-c", GUARDIAN, "lota-guardian", &marker].map(str::to_owned).to_vec(),
             env: BTreeMap::from([("PATH".to_owned(), path.to_owned())]),
             cwd: "/".into(),
             stdin: Some(reader.into()),
             sink: Sink::Nothing,
             dies_with_handle: false,
         };
-        Ok(Self {
-            _child: spawn(launch).await?,
-            line: Mutex::new((writer, Vec::new())),
-        })
+        Ok(Self { _child: spawn(launch).await?, line: Mutex::new((writer, Vec::new())) })
     }
 
     /// Until the answer is dropped: its number may then become another's.
     pub(crate) fn watch(&self, group: i32) -> Watched<'_> {
         self.tell(|groups| groups.push(group));
-        Watched {
-            guardian: self,
-            group,
-        }
+        Watched { guardian: self, group }
     }
 
     fn tell(&self, change: impl FnOnce(&mut Vec<i32>)) {
@@ -180,7 +167,6 @@ pub(crate) struct Watched<'a> {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.guardian
-            .tell(|groups| groups.retain(|known| *known != self.group));
+        self.guardian.tell(|groups| groups.retain(|known| *known != self.group));
     }
 }

@@ -70,19 +70,12 @@ impl Served {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(SandboxError::io(format!("read the record {}", path.display()))(
-                    error,
-                ));
+                return Err(SandboxError::io(format!("read the record {}", path.display()))(error));
             }
         };
-        let record = serde_json::from_str(&text).map_err(|source| SandboxError::BadRecord {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Some(Self {
-            record,
-            path: path.to_owned(),
-        }))
+        let record =
+            serde_json::from_str(&text).map_err(|source| SandboxError::BadRecord { path: path.to_owned(), source })?;
+        Ok(Some(Self { record, path: path.to_owned() }))
     }
 
     pub fn id(&self) -> &str {
@@ -99,25 +92,12 @@ impl Served {
     }
 
     pub fn kind(&self) -> SandboxKind {
-        if self.record.head.bubblewrap {
-            SandboxKind::Bubblewrap
-        } else {
-            SandboxKind::ProcessGroup
-        }
+        if self.record.head.bubblewrap { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup }
     }
 
     pub fn limits(&self) -> ServeLimits {
-        let Head {
-            memory_bytes,
-            processes,
-            log_bytes,
-            ..
-        } = self.record.head;
-        ServeLimits {
-            memory_bytes,
-            processes,
-            log_bytes,
-        }
+        let Head { memory_bytes, processes, log_bytes, .. } = self.record.head;
+        ServeLimits { memory_bytes, processes, log_bytes }
     }
 
     pub fn is_running(&self) -> bool {
@@ -127,10 +107,7 @@ impl Served {
     }
 
     fn identity(&self) -> Identity {
-        Identity {
-            pid: self.record.pid,
-            start: self.record.start,
-        }
+        Identity { pid: self.record.pid, start: self.record.start }
     }
 
     /// The marker finds what left the process tree; the recorded process counts only if it is still the same.
@@ -141,22 +118,10 @@ impl Served {
 
     pub async fn usage(&self) -> Result<Usage, SandboxError> {
         let mut family = self.family();
-        let Head {
-            memory_bytes,
-            processes,
-            ..
-        } = self.record.head;
-        let own = if self.record.head.bubblewrap {
-            OWN_PROCESSES
-        } else {
-            0
-        };
-        let (memory_bytes, processes) =
-            beside(move || weigh(&mut family, memory_bytes, processes, own)).await?;
-        Ok(Usage {
-            memory_bytes,
-            processes,
-        })
+        let Head { memory_bytes, processes, .. } = self.record.head;
+        let own = if self.record.head.bubblewrap { OWN_PROCESSES } else { 0 };
+        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, own)).await?;
+        Ok(Usage { memory_bytes, processes })
     }
 
     /// For whoever supervises, every few seconds: cuts the log, and kills an application that is over its memory or
@@ -164,10 +129,7 @@ impl Served {
     pub async fn enforce_limits(&self) -> Result<Option<Ending>, SandboxError> {
         let (log, log_max) = (self.record.head.log_file.clone(), self.record.head.log_bytes);
         let trimmed = beside(move || rotate(&log, log_max)).await?;
-        trimmed.map_err(SandboxError::io(format!(
-            "cut the log {}",
-            self.log_file().display()
-        )))?;
+        trimmed.map_err(SandboxError::io(format!("cut the log {}", self.log_file().display())))?;
         let usage = self.usage().await?;
         let over = if usage.memory_bytes > self.record.head.memory_bytes {
             Ending::MemoryExceeded
@@ -203,11 +165,7 @@ impl Sandbox {
         check_name("id", id)?;
         let mut family = Family::new(Marker::exact(APP_MARKER, id), None);
         let (found, survivors) = beside(move || (living(&mut family), end(&mut family, grace))).await?;
-        if survivors.is_empty() {
-            Ok(found)
-        } else {
-            Err(SandboxError::StillAlive { pids: survivors })
-        }
+        if survivors.is_empty() { Ok(found) } else { Err(SandboxError::StillAlive { pids: survivors }) }
     }
 }
 
@@ -228,23 +186,15 @@ pub(crate) fn living(family: &mut Family) -> usize {
 }
 
 /// Reads of /proc and waits block, so they happen beside the runtime's own threads.
-pub(crate) async fn beside<T: Send + 'static>(
-    act: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, SandboxError> {
-    task::spawn_blocking(act).await.map_err(|error| SandboxError::Io {
-        doing: "look after processes".to_owned(),
-        source: error.into(),
-    })
+pub(crate) async fn beside<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T, SandboxError> {
+    task::spawn_blocking(act)
+        .await
+        .map_err(|error| SandboxError::Io { doing: "look after processes".to_owned(), source: error.into() })
 }
 
 /// Keeps the newest half in `<log>.1`. The application appends, so it goes on at the start of the emptied file.
 fn rotate(log: &Path, log_max: u64) -> io::Result<()> {
-    let open = |options: &mut OpenOptions| {
-        options
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(log)
-    };
+    let open = |options: &mut OpenOptions| options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits()).open(log);
     let mut file = match open(OpenOptions::new().read(true).write(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
@@ -257,11 +207,7 @@ fn rotate(log: &Path, log_max: u64) -> io::Result<()> {
     let mut older = log.as_os_str().to_owned();
     older.push(".1");
     let _ = fs::remove_file(&older);
-    let mut copy = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(PathBuf::from(older))?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(PathBuf::from(older))?;
     io::copy(&mut Read::by_ref(&mut file).take(log_max), &mut copy)?;
     File::set_len(&file, 0)
 }
@@ -279,9 +225,6 @@ mod tests {
         assert_eq!(fs::read_to_string(&log).expect("there"), "0123456789");
         rotate(&log, 8).expect("cut");
         assert_eq!(fs::read_to_string(&log).expect("there"), "");
-        assert_eq!(
-            fs::read_to_string(folder.path().join("app.log.1")).expect("there"),
-            "6789"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("app.log.1")).expect("there"), "6789");
     }
 }

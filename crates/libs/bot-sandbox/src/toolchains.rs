@@ -70,14 +70,8 @@ impl Toolchains {
     }
 
     fn rust(&mut self, search: &Search) {
-        let cargo_home = search
-            .cargo_home
-            .clone()
-            .unwrap_or_else(|| search.home.join(".cargo"));
-        let rustup_home = search
-            .rustup_home
-            .clone()
-            .unwrap_or_else(|| search.home.join(".rustup"));
+        let cargo_home = search.cargo_home.clone().unwrap_or_else(|| search.home.join(".cargo"));
+        let rustup_home = search.rustup_home.clone().unwrap_or_else(|| search.home.join(".rustup"));
         let config = cargo_home.join("config.toml");
         self.cargo_config = config.is_file().then_some(config);
         if cargo_home.join("bin/cargo").is_file() {
@@ -96,10 +90,7 @@ impl Toolchains {
         let Some(file) = find(&search.path, "python3") else {
             return;
         };
-        let root = file
-            .parent()
-            .filter(|folder| folder.ends_with("shims"))
-            .and_then(Path::parent);
+        let root = file.parent().filter(|folder| folder.ends_with("shims")).and_then(Path::parent);
         match root.filter(|root| root.join("libexec/pyenv").is_file()) {
             Some(root) => {
                 self.mount(root);
@@ -111,22 +102,12 @@ impl Toolchains {
     }
 
     fn java(&mut self, search: &Search) {
-        let named = search
-            .java_home
-            .as_ref()
-            .map(|home| home.join("bin/java"))
-            .filter(|file| file.is_file());
+        let named = search.java_home.as_ref().map(|home| home.join("bin/java")).filter(|file| file.is_file());
         let Some(file) = named.or_else(|| find(&search.path, "java")) else {
             return;
         };
         self.installed(&file, &search.home);
-        if let Some(prefix) = file
-            .canonicalize()
-            .ok()
-            .as_deref()
-            .and_then(Path::parent)
-            .and_then(Path::parent)
-        {
+        if let Some(prefix) = file.canonicalize().ok().as_deref().and_then(Path::parent).and_then(Path::parent) {
             self.set("JAVA_HOME", prefix);
         }
     }
@@ -136,11 +117,7 @@ impl Toolchains {
     fn installed(&mut self, file: &Path, home: &Path) {
         let Ok(real) = file.canonicalize() else { return };
         let Some(bin) = real.parent() else { return };
-        let prefix = if bin.ends_with("bin") {
-            bin.parent().unwrap_or(bin)
-        } else {
-            bin
-        };
+        let prefix = if bin.ends_with("bin") { bin.parent().unwrap_or(bin) } else { bin };
         let too_wide = home.starts_with(prefix) || prefix.components().count() < 3;
         let alone = too_wide || prefix == home.join(".local");
         self.mount(if alone { &real } else { prefix });
@@ -187,52 +164,22 @@ mod tests {
         program(&home.join("bin/go"));
         program(&home.join(".pyenv/shims/python3"));
         program(&home.join(".pyenv/libexec/pyenv"));
-        let path = [".nvm/v20/bin", "bin", ".pyenv/shims"]
-            .map(|folder| home.join(folder))
-            .to_vec();
-        let found = Toolchains::find(&Search {
-            path,
-            home: home.clone(),
-            ..Search::default()
-        });
-        let expected =
-            [".cargo/bin", ".rustup", ".pyenv", ".nvm/v20", "bin/go"].map(|folder| home.join(folder));
-        assert_eq!(
-            found.read_only(),
-            expected,
-            "never HOME itself, never the credentials"
-        );
-        assert_eq!(
-            found.cargo_config(),
-            Some(home.join(".cargo/config.toml").as_path())
-        );
-        assert!(
-            found
-                .path()
-                .starts_with(&home.join(".cargo/bin").display().to_string())
-        );
+        let path = [".nvm/v20/bin", "bin", ".pyenv/shims"].map(|folder| home.join(folder)).to_vec();
+        let found = Toolchains::find(&Search { path, home: home.clone(), ..Search::default() });
+        let expected = [".cargo/bin", ".rustup", ".pyenv", ".nvm/v20", "bin/go"].map(|folder| home.join(folder));
+        assert_eq!(found.read_only(), expected, "never HOME itself, never the credentials");
+        assert_eq!(found.cargo_config(), Some(home.join(".cargo/config.toml").as_path()));
+        assert!(found.path().starts_with(&home.join(".cargo/bin").display().to_string()));
         assert!(found.path().ends_with(SYSTEM_PATH));
-        let env = found.environment(Path::new("/home/bot"));
-        assert_eq!(
-            env.get("CARGO_HOME").map(String::as_str),
-            Some("/home/bot/.cargo")
-        );
-        assert_eq!(
-            env.get("RUSTUP_HOME"),
-            Some(&home.join(".rustup").display().to_string())
-        );
-        assert_eq!(
-            env.get("PYENV_ROOT"),
-            Some(&home.join(".pyenv").display().to_string())
-        );
+        let env = found.environment(Path::new("/srv/bot"));
+        assert_eq!(env.get("CARGO_HOME").map(String::as_str), Some("/srv/bot/.cargo"));
+        assert_eq!(env.get("RUSTUP_HOME"), Some(&home.join(".rustup").display().to_string()));
+        assert_eq!(env.get("PYENV_ROOT"), Some(&home.join(".pyenv").display().to_string()));
     }
 
     #[test]
     fn nothing_found_is_the_system_alone() {
-        let found = Toolchains::find(&Search {
-            home: "/nowhere".into(),
-            ..Search::default()
-        });
+        let found = Toolchains::find(&Search { home: "/nowhere".into(), ..Search::default() });
         assert!(found.read_only().is_empty());
         assert_eq!(found.path(), SYSTEM_PATH);
     }

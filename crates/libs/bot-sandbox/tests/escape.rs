@@ -35,16 +35,11 @@ async fn a_deaf_child_dies_at_the_time_limit(kind: SandboxKind) {
 
 async fn a_polite_child_may_clean_up(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
-    let mut command =
-        test.command("trap 'echo cleaned up; exit 3' TERM; echo ready; while :; do sleep 0.05; done");
+    let mut command = test.command("trap 'echo cleaned up; exit 3' TERM; echo ready; while :; do sleep 0.05; done");
     command.limits.time = Duration::from_secs(1);
     let outcome = test.sandbox.run(command).await.unwrap();
     assert_eq!(outcome.ending, Ending::TimedOut);
-    assert!(
-        outcome.tail.iter().any(|line| line == "cleaned up"),
-        "{:?}",
-        outcome.tail
-    );
+    assert!(outcome.tail.iter().any(|line| line == "cleaned up"), "{:?}", outcome.tail);
     assert!(outcome.wall < Duration::from_secs(4), "{:?}", outcome.wall);
 }
 
@@ -56,10 +51,7 @@ async fn cancelling_ends_it(kind: SandboxKind) {
         let sandbox = test.sandbox.clone();
         async move { sandbox.run(command).await }
     });
-    wait_until("it runs", || {
-        !running(&format!("sleep\0{}", test.token)).is_empty()
-    })
-    .await;
+    wait_until("it runs", || !running(&format!("sleep\0{}", test.token)).is_empty()).await;
     cancel.cancel();
     assert_eq!(run.await.unwrap().unwrap().ending, Ending::Cancelled);
     test.assert_nothing_left().await;
@@ -68,10 +60,7 @@ async fn cancelling_ends_it(kind: SandboxKind) {
 async fn a_pipe_held_open_does_not_hang(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
     let outcome = test.run("sleep TOKEN & echo done").await;
-    assert_eq!(
-        (outcome.ending, outcome.tail),
-        (Ending::Exited(0), vec!["done".to_owned()])
-    );
+    assert_eq!((outcome.ending, outcome.tail), (Ending::Exited(0), vec!["done".to_owned()]));
     assert!(outcome.wall < Duration::from_secs(10), "{:?}", outcome.wall);
     test.assert_nothing_left().await;
 }
@@ -95,16 +84,10 @@ async fn daemons_die_at_the_time_limit(kind: SandboxKind) {
 async fn a_dropped_future_kills(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
     let run = tokio::spawn({
-        let (sandbox, command) = (
-            test.sandbox.clone(),
-            test.command(&format!("{DAEMON} sleep TOKEN")),
-        );
+        let (sandbox, command) = (test.sandbox.clone(), test.command(&format!("{DAEMON} sleep TOKEN")));
         async move { sandbox.run(command).await }
     });
-    wait_until("daemons run", || {
-        running(&format!("sleep\0{}", test.token)).len() == 3
-    })
-    .await;
+    wait_until("daemons run", || running(&format!("sleep\0{}", test.token)).len() == 3).await;
     run.abort();
     wait_until("all are dead", || running(&test.token).is_empty()).await;
 }
@@ -112,10 +95,7 @@ async fn a_dropped_future_kills(kind: SandboxKind) {
 async fn a_killed_bot_takes_its_runs_along(kind: SandboxKind) {
     let (folder, token) = (tempfile::tempdir().unwrap(), token());
     let mut bot = helper("bot_that_runs", kind, &token, &folder);
-    wait_until("the bot's run is up", || {
-        running(&format!("sleep\0{token}")).len() == 3
-    })
-    .await;
+    wait_until("the bot's run is up", || running(&format!("sleep\0{token}")).len() == 3).await;
     bot.kill().unwrap();
     bot.wait().unwrap();
     wait_until("all are dead", || running(&token).is_empty()).await;
@@ -131,10 +111,7 @@ async fn bot_that_runs() {
 
 async fn run_daemon(sandbox: &Sandbox, token: &str, label: &str, folder: std::path::PathBuf) {
     let line = format!("{DAEMON} sleep TOKEN").replace("TOKEN", token);
-    let workspace = Workspace {
-        tree: folder.clone(),
-        home: folder,
-    };
+    let workspace = Workspace { tree: folder.clone(), home: folder };
     let mut command = Command::new(label, Program::Shell(line), workspace, limits());
     command.limits.time = PATIENCE;
     sandbox.run(command).await.unwrap();
@@ -166,13 +143,8 @@ async fn stale_runs_are_reaped_by_owner_and_label(kind: SandboxKind) {
 
 async fn there_are_no_capabilities(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
-    let outcome = test
-        .run("grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status")
-        .await;
-    let privileged = fs::read_to_string("/proc/self/status")
-        .unwrap()
-        .lines()
-        .any(|line| line.starts_with("Uid:\t0"));
+    let outcome = test.run("grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status").await;
+    let privileged = fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0"));
     for line in &outcome.tail {
         let (name, value) = line.split_once(":\t").unwrap();
         match name {
@@ -189,10 +161,7 @@ async fn there_are_no_capabilities(kind: SandboxKind) {
 async fn bubblewrap_cuts_the_network_off() {
     let test = Fixture::new(SandboxKind::Bubblewrap).await;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let line = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{}",
-        listener.local_addr().unwrap().port()
-    );
+    let line = format!("exec 3<>/dev/tcp/127.0.0.1/{}", listener.local_addr().unwrap().port());
     assert_eq!(test.run(&line).await.ending, Ending::Exited(1));
     let mut command = test.command(&line);
     command.network = true;
@@ -204,45 +173,27 @@ async fn bubblewrap_hides_the_machine() {
     let test = Fixture::new(SandboxKind::Bubblewrap).await;
     let secret = test.folder.path().canonicalize().unwrap().join("secret");
     fs::write(&secret, "canary").unwrap();
-    for path in [
-        "/etc/shadow",
-        "/etc/gshadow",
-        "/root",
-        "/etc/ssl/private",
-        "/var/lib",
-        secret.to_str().unwrap(),
-    ] {
-        assert_ne!(
-            test.run(&format!("ls {path}")).await.ending,
-            Ending::Exited(0),
-            "{path} is visible"
-        );
+    for path in ["/etc/shadow", "/etc/gshadow", "/root", "/etc/ssl/private", "/var/lib", secret.to_str().unwrap()] {
+        assert_ne!(test.run(&format!("ls {path}")).await.ending, Ending::Exited(0), "{path} is visible");
     }
-    let outcome = test
-        .run("ls -A / | grep -vxE 'bin|dev|etc|home|lib[0-9x]*|proc|run|sbin|tmp|usr|var|workspace|nix'")
-        .await;
+    let outcome =
+        test.run("ls -A / | grep -vxE 'bin|dev|etc|home|lib[0-9x]*|proc|run|sbin|tmp|usr|var|workspace|nix'").await;
     assert_eq!(outcome.tail, Vec::<String>::new());
     for place in ["/x", "/etc/x", "/usr/x", "/dev/x", "/home/x", "/run/x"] {
-        assert_ne!(
-            test.run(&format!("echo >{place}")).await.ending,
-            Ending::Exited(0),
-            "{place} is writable"
-        );
+        assert_ne!(test.run(&format!("echo >{place}")).await.ending, Ending::Exited(0), "{place} is writable");
     }
     // Only its own processes: bwrap's first one, bash, ls.
     let outcome = test.run("ls -d /proc/[0-9]* | wc -l; id -u").await;
-    assert!(
-        outcome.tail.first().unwrap().parse::<u32>().unwrap() <= 4,
-        "{:?}",
-        outcome.tail
-    );
+    assert!(outcome.tail.first().unwrap().parse::<u32>().unwrap() <= 4, "{:?}", outcome.tail);
     assert_eq!(outcome.tail.get(1).map(String::as_str), Some("1000"));
 }
 
 #[tokio::test]
 async fn memory_file_systems_have_a_size() {
     let test = Fixture::new(SandboxKind::Bubblewrap).await;
-    let mut command = test.command("for at in /tmp /dev/shm; do dd if=/dev/zero of=$at/x bs=1M count=32 2>/dev/null && echo $at; done; true");
+    let mut command = test.command(
+        "for at in /tmp /dev/shm; do dd if=/dev/zero of=$at/x bs=1M count=32 2>/dev/null && echo $at; done; true",
+    );
     command.limits.memory_bytes = 16 << 20;
     let outcome = test.sandbox.run(command).await.unwrap();
     assert_eq!((outcome.ending, outcome.tail), (Ending::Exited(0), Vec::new()));
@@ -256,17 +207,7 @@ async fn a_link_left_in_the_tree_is_no_mount_point() {
     std::os::unix::fs::symlink(root.join("outside"), test.workspace.tree.join("target")).unwrap();
     let mut command = test.command("true");
     let inside = test.sandbox.inside(&test.workspace).tree.join("target/made");
-    command.read_write.push(Bind {
-        host: root.clone(),
-        inside,
-    });
-    assert!(
-        test.sandbox
-            .run(command)
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("symbolic")
-    );
+    command.read_write.push(Bind { host: root.clone(), inside });
+    assert!(test.sandbox.run(command).await.unwrap_err().to_string().contains("symbolic"));
     assert!(!root.join("outside/made").exists());
 }

@@ -32,10 +32,7 @@ async fn endings_are_told_apart(kind: SandboxKind) {
     assert_eq!(test.run("exit 7").await.ending, Ending::Exited(7));
     assert_eq!(test.run("exit 255").await.ending, Ending::Exited(255));
     assert_eq!(test.run("kill -9 $$").await.ending, Ending::Signalled(9));
-    assert_eq!(
-        test.run("sh -c 'kill -15 $$'; exit $?").await.ending,
-        Ending::Signalled(15)
-    );
+    assert_eq!(test.run("sh -c 'kill -15 $$'; exit $?").await.ending, Ending::Signalled(15));
     test.assert_nothing_left().await;
 }
 
@@ -50,35 +47,20 @@ async fn the_environment_is_clean(kind: SandboxKind) {
     ]);
     let outcome = test.sandbox.run(command).await.unwrap();
     let text = outcome.tail.join("\n");
-    let env: BTreeMap<&str, &str> = text
-        .split('\0')
-        .filter_map(|entry| entry.rsplit('\n').next()?.split_once('='))
-        .collect();
+    let env: BTreeMap<&str, &str> =
+        text.split('\0').filter_map(|entry| entry.rsplit('\n').next()?.split_once('=')).collect();
     let inside = test.sandbox.inside(&test.workspace);
     assert_eq!(env.get("GIVEN"), Some(&"two words"));
     assert_eq!(env.get("HOME"), Some(&inside.home.to_str().unwrap()));
     assert!(env.get("LOTA_RUN_ID").unwrap().contains("/job/"));
     let mut names: Vec<&str> = env.into_keys().filter(|name| *name != "PWD").collect();
     names.sort_unstable();
-    let expected = [
-        "CARGO_HOME",
-        "GIVEN",
-        "HOME",
-        "LANG",
-        "LD_PRELOAD",
-        "LOTA_RUN_BY",
-        "LOTA_RUN_ID",
-        "PATH",
-        "TMPDIR",
-    ];
+    let expected =
+        ["CARGO_HOME", "GIVEN", "HOME", "LANG", "LD_PRELOAD", "LOTA_RUN_BY", "LOTA_RUN_ID", "PATH", "TMPDIR"];
     assert_eq!(names, expected);
     if kind == SandboxKind::Bubblewrap {
         // Every program that loads it complains once: nice, prlimit and env, nothing before them.
-        let complaints = outcome
-            .tail
-            .iter()
-            .filter(|line| line.starts_with("ERROR: ld.so"))
-            .count();
+        let complaints = outcome.tail.iter().filter(|line| line.starts_with("ERROR: ld.so")).count();
         assert_eq!(complaints, 3, "{:?}", outcome.tail);
     }
 }
@@ -95,14 +77,8 @@ async fn output_arrives_everywhere(kind: SandboxKind) {
         lines.push((line.stream, line.text));
     }
     let said = |stream, text: &str| lines.contains(&(stream, text.to_owned()));
-    assert!(
-        said(Stream::Stdout, "out") && said(Stream::Stderr, "err"),
-        "{lines:?}"
-    );
-    assert!(
-        said(Stream::Stdout, "a\u{fffd}b") && said(Stream::Stdout, "unfinished"),
-        "{lines:?}"
-    );
+    assert!(said(Stream::Stdout, "out") && said(Stream::Stderr, "err"), "{lines:?}");
+    assert!(said(Stream::Stdout, "a\u{fffd}b") && said(Stream::Stdout, "unfinished"), "{lines:?}");
     assert_eq!(outcome.tail.len(), 4);
     assert_eq!(outcome.output_bytes, 4 + 4 + 4 + 10);
     let log = fs::read_to_string(test.folder.path().join("log")).unwrap();
@@ -151,9 +127,8 @@ async fn a_memory_hog_is_ended(kind: SandboxKind) {
 async fn a_fork_bomb_is_bounded(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
     // It doubles as a real one does, but gives up at 4096, so that a broken sandbox does not take the machine along.
-    let mut command = test.command(
-        "bomb() { [ $1 -gt 0 ] || exec sleep TOKEN; bomb $(($1 - 1)) & bomb $(($1 - 1)) & wait; }; bomb 12",
-    );
+    let mut command = test
+        .command("bomb() { [ $1 -gt 0 ] || exec sleep TOKEN; bomb $(($1 - 1)) & bomb $(($1 - 1)) & wait; }; bomb 12");
     command.limits.processes = 50;
     let outcome = test.sandbox.run(command).await.unwrap();
     assert_eq!(outcome.ending, Ending::ProcessesExceeded);
@@ -165,17 +140,12 @@ async fn threads_count_as_processes(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
     let quiet = test.run("for n in 1 2 3; do sleep 0.5 & done; wait").await;
     assert_eq!(quiet.ending, Ending::Exited(0));
-    assert!(
-        (3..=5).contains(&quiet.processes_peak),
-        "{}",
-        quiet.processes_peak
-    );
+    assert!((3..=5).contains(&quiet.processes_peak), "{}", quiet.processes_peak);
 }
 
 async fn files_have_a_limit(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
-    let mut command =
-        test.command("dd if=/dev/zero of=big bs=1M count=3; stat -c %s big; ulimit -n; ulimit -c");
+    let mut command = test.command("dd if=/dev/zero of=big bs=1M count=3; stat -c %s big; ulimit -n; ulimit -c");
     command.limits.file_bytes = 1 << 20;
     let outcome = test.sandbox.run(command).await.unwrap();
     for line in ["1048576", "256", "0"] {
@@ -189,26 +159,16 @@ async fn the_workspace_and_binds_are_writable(kind: SandboxKind) {
     let cache = test.folder.path().canonicalize().unwrap().join("cache");
     fs::create_dir(&cache).unwrap();
     fs::create_dir(test.workspace.tree.join("sub")).unwrap();
-    let mut command = test.command(
-        "set -e; echo 1 >here; echo 2 >../target/deep/there; echo 3 >~/home; echo 4 >$TMPDIR/tmp; pwd",
-    );
+    let mut command =
+        test.command("set -e; echo 1 >here; echo 2 >../target/deep/there; echo 3 >~/home; echo 4 >$TMPDIR/tmp; pwd");
     command.cwd = "sub".into();
-    command.read_write.push(Bind {
-        host: cache.clone(),
-        inside: inside.tree.join("target/deep"),
-    });
+    command.read_write.push(Bind { host: cache.clone(), inside: inside.tree.join("target/deep") });
     let outcome = test.sandbox.run(command).await.unwrap();
     assert_eq!(outcome.ending, Ending::Exited(0), "{:?}", outcome.tail);
     assert_eq!(outcome.tail, [inside.tree.join("sub").to_str().unwrap()]);
-    assert_eq!(
-        fs::read_to_string(test.workspace.tree.join("sub/here")).unwrap(),
-        "1\n"
-    );
+    assert_eq!(fs::read_to_string(test.workspace.tree.join("sub/here")).unwrap(), "1\n");
     assert_eq!(fs::read_to_string(cache.join("there")).unwrap(), "2\n");
-    assert_eq!(
-        fs::read_to_string(test.workspace.home.join("home")).unwrap(),
-        "3\n"
-    );
+    assert_eq!(fs::read_to_string(test.workspace.home.join("home")).unwrap(), "3\n");
 }
 
 async fn toolchains_work(kind: SandboxKind) {
@@ -222,43 +182,20 @@ async fn toolchains_work(kind: SandboxKind) {
     }
     fs::write(root.join("machine/.cargo/config.toml"), "# mirror").unwrap();
     let home = root.join("machine");
-    let search = bot_sandbox::Search {
-        path: vec![home.join("node20/bin")],
-        home: home.clone(),
-        ..Default::default()
-    };
-    let config = if kind == SandboxKind::Bubblewrap {
-        "/.cargo/config.toml"
-    } else {
-        "~/.cargo/config.toml"
-    };
-    let mut command = test.command(&format!(
-        "cargo; node; cat {config}; echo; echo >>{}/node20/bin/node",
-        home.display()
-    ));
+    let search = bot_sandbox::Search { path: vec![home.join("node20/bin")], home: home.clone(), ..Default::default() };
+    let config = if kind == SandboxKind::Bubblewrap { "/.cargo/config.toml" } else { "~/.cargo/config.toml" };
+    let mut command =
+        test.command(&format!("cargo; node; cat {config}; echo; echo >>{}/node20/bin/node", home.display()));
     command.toolchains = Toolchains::find(&search);
     let outcome = test.sandbox.run(command).await.unwrap();
     let cargo_home = test.sandbox.inside(&test.workspace).home.join(".cargo");
-    let first = format!(
-        "{} {}",
-        home.join(".cargo/bin/cargo").display(),
-        cargo_home.display()
-    );
+    let first = format!("{} {}", home.join(".cargo/bin/cargo").display(), cargo_home.display());
     // The two streams have no order between them.
     for line in [first.as_str(), "# mirror"] {
-        assert!(
-            outcome.tail.iter().any(|said| said == line),
-            "{line}: {:?}",
-            outcome.tail
-        );
+        assert!(outcome.tail.iter().any(|said| said == line), "{line}: {:?}", outcome.tail);
     }
     if kind == SandboxKind::Bubblewrap {
-        assert_eq!(
-            outcome.ending,
-            Ending::Exited(1),
-            "toolchains are read-only: {:?}",
-            outcome.tail
-        );
+        assert_eq!(outcome.ending, Ending::Exited(1), "toolchains are read-only: {:?}", outcome.tail);
     }
 }
 
@@ -272,22 +209,14 @@ async fn a_crate_builds_with_the_toolchains_of_this_machine(kind: SandboxKind) {
     command.limits.open_files = 4096;
     let outcome = test.sandbox.run(command).await.unwrap();
     assert_eq!(outcome.ending, Ending::Exited(0), "{:?}", outcome.tail);
-    assert_eq!(
-        outcome.tail.first().map(String::as_str),
-        Some("Hello, world!"),
-        "{:?}",
-        outcome.tail
-    );
+    assert_eq!(outcome.tail.first().map(String::as_str), Some("Hello, world!"), "{:?}", outcome.tail);
 }
 
 async fn a_missing_program_is_127(kind: SandboxKind) {
     let test = Fixture::new(kind).await;
     let program = Program::Argv(vec!["no-such-program".to_owned()]);
     let command = Command::new("job", program, test.workspace.clone(), limits());
-    assert_eq!(
-        test.sandbox.run(command).await.unwrap().ending,
-        Ending::Exited(127)
-    );
+    assert_eq!(test.sandbox.run(command).await.unwrap().ending, Ending::Exited(127));
 }
 
 async fn a_slow_reader_does_not_hang_the_end(kind: SandboxKind) {
@@ -314,11 +243,7 @@ async fn without_bubblewrap_the_reason_is_kept() {
     };
     let sandbox = bot_sandbox::Sandbox::detect(options).await.unwrap();
     assert_eq!(sandbox.kind().as_str(), "process-group");
-    assert!(
-        sandbox.why_not_stronger().unwrap().contains("/bin/false"),
-        "{:?}",
-        sandbox.why_not_stronger()
-    );
+    assert!(sandbox.why_not_stronger().unwrap().contains("/bin/false"), "{:?}", sandbox.why_not_stronger());
 }
 
 #[tokio::test]
@@ -326,10 +251,7 @@ async fn a_sandbox_that_cannot_be_built_is_an_error() {
     let test = Fixture::new(SandboxKind::Bubblewrap).await;
     let mut command = test.command("true");
     // The mount point would have to be made in a read-only folder.
-    command.read_write.push(Bind {
-        host: test.workspace.tree.clone(),
-        inside: "/usr/nowhere".into(),
-    });
+    command.read_write.push(Bind { host: test.workspace.tree.clone(), inside: "/usr/nowhere".into() });
     let error = test.sandbox.run(command).await.unwrap_err();
     assert!(error.to_string().contains("bwrap"), "{error}");
 }

@@ -43,16 +43,9 @@ fn application(root: &Path, token: &str, script: &str) -> Application {
         argv: vec!["./app".to_owned(), token.to_owned()],
         release,
         data: root.join("data"),
-        env: BTreeMap::from([
-            ("PORT".to_owned(), "4711".to_owned()),
-            ("TOKEN".to_owned(), token.to_owned()),
-        ]),
+        env: BTreeMap::from([("PORT".to_owned(), "4711".to_owned()), ("TOKEN".to_owned(), token.to_owned())]),
         toolchains: bot_sandbox::Toolchains::default(),
-        limits: ServeLimits {
-            memory_bytes: 1 << 30,
-            processes: 50,
-            log_bytes: 1 << 20,
-        },
+        limits: ServeLimits { memory_bytes: 1 << 30, processes: 50, log_bytes: 1 << 20 },
         log_file: root.join("app.log"),
         record: root.join("app.json"),
     }
@@ -62,10 +55,7 @@ async fn started(kind: SandboxKind, script: &str) -> (Fixture, Application, Serv
     let test = Fixture::new(kind).await;
     let application = application(&root(&test), &test.token, script);
     let served = test.sandbox.serve(application.clone()).await.unwrap();
-    wait_until("its daemon runs", || {
-        !running(&format!("sleep\0{}", test.token)).is_empty()
-    })
-    .await;
+    wait_until("its daemon runs", || !running(&format!("sleep\0{}", test.token)).is_empty()).await;
     (test, application, served)
 }
 
@@ -83,32 +73,11 @@ async fn it_starts_is_adopted_and_stopped(kind: SandboxKind) {
     assert_eq!(served.kind(), kind);
     assert!(log(&application).contains("started on 4711"));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(
-        (mode(&application.record), mode(&application.log_file)),
-        (0o600, 0o600)
-    );
+    assert_eq!((mode(&application.record), mode(&application.log_file)), (0o600, 0o600));
     let env = fs::read_to_string(application.data.join("env")).unwrap();
-    let names: Vec<&str> = env
-        .lines()
-        .filter_map(|line| Some(line.split_once('=')?.0))
-        .collect();
-    let expected = [
-        "CARGO_HOME",
-        "HOME",
-        "LANG",
-        "LOTA_APP_ID",
-        "PATH",
-        "PORT",
-        "PWD",
-        "TMPDIR",
-        "TOKEN",
-    ];
-    assert!(
-        names
-            .iter()
-            .all(|name| expected.contains(name) || matches!(*name, "_" | "SHLVL" | "OLDPWD")),
-        "{names:?}"
-    );
+    let names: Vec<&str> = env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    let expected = ["CARGO_HOME", "HOME", "LANG", "LOTA_APP_ID", "PATH", "PORT", "PWD", "TMPDIR", "TOKEN"];
+    assert!(names.iter().all(|name| expected.contains(name) || matches!(*name, "_" | "SHLVL" | "OLDPWD")), "{names:?}");
     let caps = fs::read_to_string(application.data.join("caps")).unwrap();
     assert!(caps.contains("CapEff:\t0000000000000000"), "{caps}");
     let usage = served.usage().await.unwrap();
@@ -117,11 +86,7 @@ async fn it_starts_is_adopted_and_stopped(kind: SandboxKind) {
     assert_eq!(adopted.pid(), served.pid());
     adopted.stop(Duration::from_secs(2)).await.unwrap();
     assert!(!served.is_running() && !application.record.exists());
-    assert!(
-        log(&application).contains("stopping"),
-        "it was asked first: {}",
-        log(&application)
-    );
+    assert!(log(&application).contains("stopping"), "it was asked first: {}", log(&application));
     assert_eq!(running(&test.token), Vec::<i32>::new());
     wait_until("it is collected", || zombies().is_empty()).await;
     assert!(Served::adopt(&application.record).unwrap().is_none());
@@ -131,10 +96,7 @@ async fn it_outlives_a_killed_bot(kind: SandboxKind) {
     let (folder, token) = (tempfile::tempdir().unwrap(), token());
     let record = folder.path().join("app.json");
     let mut bot = helper("bot_that_serves", kind, &token, &folder);
-    wait_until("it is up", || {
-        record.exists() && !running(&format!("sleep\0{token}")).is_empty()
-    })
-    .await;
+    wait_until("it is up", || record.exists() && !running(&format!("sleep\0{token}")).is_empty()).await;
     bot.kill().unwrap();
     bot.wait().unwrap();
     let served = Served::adopt(&record).unwrap().expect("it still runs");
@@ -155,16 +117,10 @@ async fn bot_that_serves() {
 async fn it_is_served_once(kind: SandboxKind) {
     let (test, application, served) = started(kind, SCRIPT).await;
     let second = test.sandbox.serve(application.clone()).await.unwrap_err();
-    assert!(
-        matches!(second, SandboxError::AlreadyServed { pid, .. } if pid == served.pid()),
-        "{second}"
-    );
+    assert!(matches!(second, SandboxError::AlreadyServed { pid, .. } if pid == served.pid()), "{second}");
     // Known by its marker too.
     fs::remove_file(&application.record).unwrap();
-    assert!(matches!(
-        test.sandbox.serve(application).await.unwrap_err(),
-        SandboxError::AlreadyServed { .. }
-    ));
+    assert!(matches!(test.sandbox.serve(application).await.unwrap_err(), SandboxError::AlreadyServed { .. }));
     served.stop(Duration::ZERO).await.unwrap();
 }
 
@@ -172,22 +128,10 @@ async fn a_lost_record_is_no_lost_process(kind: SandboxKind) {
     let (test, application, served) = started(kind, SCRIPT).await;
     fs::remove_file(&application.record).unwrap();
     assert!(Served::adopt(&application.record).unwrap().is_none());
-    assert!(
-        test.sandbox
-            .stop_by_id(&application.id, Duration::from_secs(2))
-            .await
-            .unwrap()
-            >= 2
-    );
+    assert!(test.sandbox.stop_by_id(&application.id, Duration::from_secs(2)).await.unwrap() >= 2);
     assert!(!served.is_running());
     assert_eq!(running(&test.token), Vec::<i32>::new());
-    assert_eq!(
-        test.sandbox
-            .stop_by_id(&application.id, Duration::ZERO)
-            .await
-            .unwrap(),
-        0
-    );
+    assert_eq!(test.sandbox.stop_by_id(&application.id, Duration::ZERO).await.unwrap(), 0);
 }
 
 async fn a_deaf_application_dies_with_its_daemons(kind: SandboxKind) {
@@ -199,35 +143,17 @@ async fn a_deaf_application_dies_with_its_daemons(kind: SandboxKind) {
 }
 
 async fn limits_are_enforced(kind: SandboxKind) {
-    let (test, application, served) =
-        started(kind, "#!/bin/sh\nsleep $TOKEN &\nyes | head -c 3000000\nwait\n").await;
-    wait_until("it has talked", || {
-        fs::metadata(&application.log_file).unwrap().len() == 3_000_000
-    })
-    .await;
+    let (test, application, served) = started(kind, "#!/bin/sh\nsleep $TOKEN &\nyes | head -c 3000000\nwait\n").await;
+    wait_until("it has talked", || fs::metadata(&application.log_file).unwrap().len() == 3_000_000).await;
     assert_eq!(served.enforce_limits().await.unwrap(), None);
-    assert_eq!(
-        fs::metadata(&application.log_file).unwrap().len(),
-        0,
-        "the log was cut"
-    );
+    assert_eq!(fs::metadata(&application.log_file).unwrap().len(), 0, "the log was cut");
     served.stop(Duration::ZERO).await.unwrap();
     let mut greedy = application.clone();
-    fs::write(
-        greedy.release.join("app"),
-        "#!/bin/sh\nfor n in 1 2 3 4 5 6; do sleep $TOKEN & done\nwait\n",
-    )
-    .unwrap();
+    fs::write(greedy.release.join("app"), "#!/bin/sh\nfor n in 1 2 3 4 5 6; do sleep $TOKEN & done\nwait\n").unwrap();
     greedy.limits.processes = 4;
     let served = test.sandbox.serve(greedy).await.unwrap();
-    wait_until("it is greedy", || {
-        running(&format!("sleep\0{}", test.token)).len() == 6
-    })
-    .await;
-    assert_eq!(
-        served.enforce_limits().await.unwrap(),
-        Some(Ending::ProcessesExceeded)
-    );
+    wait_until("it is greedy", || running(&format!("sleep\0{}", test.token)).len() == 6).await;
+    assert_eq!(served.enforce_limits().await.unwrap(), Some(Ending::ProcessesExceeded));
     assert_eq!(running(&test.token), Vec::<i32>::new());
 }
 
@@ -254,10 +180,7 @@ async fn a_stranger_with_the_same_pid_is_not_adopted() {
     fs::write(&application.record, record.to_string()).unwrap();
     assert!(Served::adopt(&application.record).unwrap().is_none());
     fs::write(&application.record, "nonsense").unwrap();
-    assert!(matches!(
-        Served::adopt(&application.record),
-        Err(SandboxError::BadRecord { .. })
-    ));
+    assert!(matches!(Served::adopt(&application.record), Err(SandboxError::BadRecord { .. })));
     served.stop(Duration::ZERO).await.unwrap();
     assert_eq!(running(&test.token), Vec::<i32>::new());
 }

@@ -112,10 +112,7 @@ impl Store {
 
     /// What a step of a job left, where it was done.
     pub async fn step(&self, job: &str, step: &str) -> Result<Option<Value>, StoreError> {
-        self.read(
-            "read a job's step",
-            read::step(&self.shared.reads, job, step).await,
-        )
+        self.read("read a job's step", read::step(&self.shared.reads, job, step).await)
     }
 
     /// A job as people see it.
@@ -125,18 +122,12 @@ impl Store {
 
     /// Unconfirmed messages with a place above `after_seq`, oldest first.
     pub async fn unsent(&self, after_seq: i64, limit: u32) -> Result<Vec<Queued>, StoreError> {
-        self.read(
-            "read the outbox",
-            read::unsent(&self.shared.reads, after_seq, limit).await,
-        )
+        self.read("read the outbox", read::unsent(&self.shared.reads, after_seq, limit).await)
     }
 
     /// Timers whose time has come, longest due first. They stay until a commit clears them.
     pub async fn due_timers(&self, limit: u32) -> Result<Vec<Timer>, StoreError> {
-        self.read(
-            "read the timers",
-            read::due_timers(&self.shared.reads, limit).await,
-        )
+        self.read("read the timers", read::due_timers(&self.shared.reads, limit).await)
     }
 
     /// How long until the next timer is due; zero where one is, `None` without timers.
@@ -175,32 +166,18 @@ impl Store {
     /// A job is free when it waits and its time has come, or when its lease ran out. Jobs with the same exclusive
     /// key go strictly by age: none passes an older one, even while that one waits for its next attempt.
     pub async fn claim(&self, holder: &str, lease: Duration, limit: u32) -> Result<Vec<Claimed>, StoreError> {
-        self.write(claim::Claim {
-            holder: holder.to_owned(),
-            lease,
-            limit,
-        })
-        .await
+        self.write(claim::Claim { holder: holder.to_owned(), lease, limit }).await
     }
 
     /// Holds a job for another `lease` from now.
     pub async fn renew(&self, job: &str, token: i64, lease: Duration) -> Result<Renewed, StoreError> {
-        self.write(claim::Renew {
-            job: job.to_owned(),
-            token,
-            lease,
-        })
-        .await
+        self.write(claim::Renew { job: job.to_owned(), token, lease }).await
     }
 
     /// Asks that a job be stopped; the first reason stays. A waiting job becomes due at once, so that its bot can
     /// say that it was cancelled. `false`: there is no such job, or it has ended.
     pub async fn request_cancel(&self, job: &str, reason: &str) -> Result<bool, StoreError> {
-        self.write(claim::RequestCancel {
-            job: job.to_owned(),
-            reason: reason.to_owned(),
-        })
-        .await
+        self.write(claim::RequestCancel { job: job.to_owned(), reason: reason.to_owned() }).await
     }
 
     /// Forgets messages that the broker confirmed.
@@ -221,45 +198,26 @@ impl Store {
     /// Notes, before a redelivered message is looked at, that work on it starts. Answers how often it was started
     /// without an outcome, this time included.
     pub async fn mark_started(&self, body_hash: &str) -> Result<u32, StoreError> {
-        self.write(upkeep::MarkStarted {
-            body_hash: body_hash.to_owned(),
-        })
-        .await
+        self.write(upkeep::MarkStarted { body_hash: body_hash.to_owned() }).await
     }
 
     /// The message has an outcome.
     pub async fn clear_started(&self, body_hash: &str) -> Result<(), StoreError> {
-        self.write(upkeep::ClearStarted {
-            body_hash: body_hash.to_owned(),
-        })
-        .await
+        self.write(upkeep::ClearStarted { body_hash: body_hash.to_owned() }).await
     }
 
     /// Keeps a small setting of the bot.
     pub async fn set_meta(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        self.write(upkeep::SetMeta {
-            name: name.to_owned(),
-            value: value.to_owned(),
-        })
-        .await
+        self.write(upkeep::SetMeta { name: name.to_owned(), value: value.to_owned() }).await
     }
 
     /// Deletes inbox rows and start marks untouched for `inbox_older_than`, and jobs that ended more than
     /// `ended_jobs_older_than` ago with their steps. Works in bounded batches, so that commits pass in between.
     /// Answers how many rows went, steps not counted.
-    pub async fn prune(
-        &self,
-        inbox_older_than: Duration,
-        ended_jobs_older_than: Duration,
-    ) -> Result<u64, StoreError> {
+    pub async fn prune(&self, inbox_older_than: Duration, ended_jobs_older_than: Duration) -> Result<u64, StoreError> {
         let mut total = 0;
         loop {
-            let went = self
-                .write(upkeep::Prune {
-                    inbox_older_than,
-                    ended_jobs_older_than,
-                })
-                .await?;
+            let went = self.write(upkeep::Prune { inbox_older_than, ended_jobs_older_than }).await?;
             total += went;
             if went == 0 {
                 return Ok(total);
@@ -290,10 +248,7 @@ impl Store {
     async fn write<W: Write>(&self, write: W) -> Result<W::Answer, StoreError> {
         let queue = self.shared.queue()?;
         let (reply, answer) = oneshot::channel();
-        queue
-            .send(Box::new(Pending::new(write, reply)))
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        queue.send(Box::new(Pending::new(write, reply))).await.map_err(|_| StoreError::Closed)?;
         // Not kept while waiting for the answer: the writer ends when the last sender is gone.
         drop(queue);
         answer.await.map_err(|_| StoreError::Closed)?

@@ -44,7 +44,8 @@ impl JobRecord {
             inner.attempts += 1;
             inner.attempts
         };
-        let cause = Cause { correlation_id: "correlation-1".into(), causation_id: "message-1".into(), ..Cause::default() };
+        let cause =
+            Cause { correlation_id: "correlation-1".into(), causation_id: "message-1".into(), ..Cause::default() };
         let started = self.now();
         JobCx::new("job-1".into(), attempt, i64::from(attempt), cause, started, self.cancelled.clone(), self.clone())
     }

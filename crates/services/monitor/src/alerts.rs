@@ -60,14 +60,7 @@ pub(crate) struct Alerts {
 
 impl Alerts {
     /// There is trouble. Said the first time, counted after that.
-    pub(crate) fn raise(
-        &mut self,
-        id: &str,
-        severity: Severity,
-        subject: &str,
-        summary: String,
-        now: DateTime<Utc>,
-    ) {
+    pub(crate) fn raise(&mut self, id: &str, severity: Severity, subject: &str, summary: String, now: DateTime<Utc>) {
         if let Some(alert) = self.open.get_mut(id) {
             alert.count = alert.count.saturating_add(1);
             alert.last = now;
@@ -94,8 +87,7 @@ impl Alerts {
             subject: alert.subject.clone(),
             summary: alert.summary.clone(),
         };
-        self.unsaid
-            .push_back((episode(&alert), Announcement::Triggered(said)));
+        self.unsaid.push_back((episode(&alert), Announcement::Triggered(said)));
         self.open.insert(id.to_owned(), alert);
     }
 
@@ -110,8 +102,7 @@ impl Alerts {
             summary: summary(),
             duration_ms: (now - alert.since).num_milliseconds().try_into().unwrap_or(0),
         };
-        self.unsaid
-            .push_back((episode(&alert), Announcement::Resolved(said)));
+        self.unsaid.push_back((episode(&alert), Announcement::Resolved(said)));
         alert.resolved = Some(now);
         self.resolved.push_front(alert);
         self.resolved.truncate(RESOLVED_MAX);
@@ -136,11 +127,7 @@ impl Alerts {
 
     /// Ids of the open ones that begin so.
     pub(crate) fn open_ids(&self, beginning: &str) -> Vec<String> {
-        self.open
-            .keys()
-            .filter(|id| id.starts_with(beginning))
-            .cloned()
-            .collect()
+        self.open.keys().filter(|id| id.starts_with(beginning)).cloned().collect()
     }
 
     /// What is to be said next, with its correlation.
@@ -168,33 +155,18 @@ mod tests {
     fn a_trouble_is_said_once_and_counted() {
         let mut alerts = Alerts::default();
         for ms in [0, 500] {
-            alerts.raise(
-                "silent:build-bot",
-                Severity::Critical,
-                "bot:build-bot",
-                format!("for {ms}"),
-                at(ms),
-            );
+            alerts.raise("silent:build-bot", Severity::Critical, "bot:build-bot", format!("for {ms}"), at(ms));
         }
         let open = alerts.open();
-        assert_eq!(
-            (open.len(), open[0].count, open[0].summary.as_str()),
-            (1, 2, "for 500")
-        );
+        assert_eq!((open.len(), open[0].count, open[0].summary.as_str()), (1, 2, "for 500"));
         alerts.resolve("silent:build-bot", || "it is back".into(), at(900));
         alerts.resolve("silent:build-bot", || "it is back".into(), at(901));
         let (first, triggered) = alerts.next_unsaid().unwrap();
-        assert!(
-            matches!(&triggered, Announcement::Triggered(a) if a.summary == "for 0"),
-            "{triggered:?}"
-        );
+        assert!(matches!(&triggered, Announcement::Triggered(a) if a.summary == "for 0"), "{triggered:?}");
         assert_eq!(alerts.next_unsaid().unwrap().1, triggered, "until it was said");
         alerts.said();
         let (second, resolved) = alerts.next_unsaid().unwrap();
-        assert!(
-            matches!(&resolved, Announcement::Resolved(a) if a.duration_ms == 900),
-            "{resolved:?}"
-        );
+        assert!(matches!(&resolved, Announcement::Resolved(a) if a.duration_ms == 900), "{resolved:?}");
         assert_eq!(first, second, "one correlation for begin and end");
         alerts.said();
         assert_eq!((alerts.next_unsaid(), alerts.resolved().count()), (None, 1));

@@ -45,19 +45,11 @@ pub(crate) struct Api {
 
 impl Api {
     fn look(&self) -> (MutexGuard<'_, Watch>, DateTime<Utc>) {
-        (
-            self.watch.lock().unwrap_or_else(PoisonError::into_inner),
-            (self.now)(),
-        )
+        (self.watch.lock().unwrap_or_else(PoisonError::into_inner), (self.now)())
     }
 
     fn refusal(&self, status: StatusCode, code: &'static str, message: String) -> Refusal {
-        Refusal {
-            status,
-            code,
-            message,
-            at: (self.now)(),
-        }
+        Refusal { status, code, message, at: (self.now)() }
     }
 
     fn missed(&self, what: &str, asked: &str, miss: Miss) -> Refusal {
@@ -77,9 +69,7 @@ impl Api {
     }
 
     fn query<T: DeserializeOwned>(&self, query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
-        query
-            .map(|Query(q)| q)
-            .map_err(|e| self.refusal(StatusCode::BAD_REQUEST, "INVALID_FIELD", e.body_text()))
+        query.map(|Query(q)| q).map_err(|e| self.refusal(StatusCode::BAD_REQUEST, "INVALID_FIELD", e.body_text()))
     }
 }
 
@@ -128,28 +118,16 @@ pub(crate) fn router(api: Api) -> Router {
 
 /// Refuses what comes under a foreign name while listening on the loopback interface.
 async fn only_loopback(State(api): State<Api>, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|h| h.to_str().ok())
-        .unwrap_or_default();
-    let name = host
-        .rsplit_once(':')
-        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-        .map_or(host, |(n, _)| n);
-    let is_loopback = name == "localhost"
-        || name
-            .trim_matches(['[', ']'])
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|a| a.is_loopback());
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
+    let is_loopback =
+        name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
     if api.allow_remote || is_loopback {
         return next.run(request).await;
     }
-    let message = format!(
-        "expected a loopback address as host, got `{}`",
-        crate::seen::cut(host, 80)
-    );
-    api.refusal(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message)
-        .into_response()
+    let message = format!("expected a loopback address as host, got `{}`", crate::seen::cut(host, 80));
+    api.refusal(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message).into_response()
 }
 
 async fn nothing_here(State(api): State<Api>, request: Request) -> Refusal {
@@ -164,11 +142,7 @@ async fn nothing_here(State(api): State<Api>, request: Request) -> Refusal {
 async fn health(State(api): State<Api>) -> Response {
     let (watch, now) = api.look();
     let report = Report::of(&watch, now);
-    let status = if report.overall == Status::Healthy {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if report.overall == Status::Healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, answer(&report)).into_response()
 }
 
@@ -183,10 +157,7 @@ async fn bot(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Bo
     let (watch, now) = api.look();
     watch.fleet.find(&name, now).map(Json).ok_or_else(|| {
         let known: Vec<String> = watch.fleet.bots(now).into_iter().map(|b| b.name).collect();
-        let message = format!(
-            "bot `{name}` has not been heard: expected one of {}",
-            known.join(", ")
-        );
+        let message = format!("bot `{name}` has not been heard: expected one of {}", known.join(", "));
         api.refusal(StatusCode::NOT_FOUND, "NOT_REGISTERED", message)
     })
 }
@@ -209,18 +180,13 @@ async fn correlations(State(api): State<Api>, list: Result<Query<List>, QueryRej
     let list = api.query(list)?;
     let (watch, _) = api.look();
     let recent = watch.correlations.recent(&list.event_type, list.limit());
-    Ok(answer(
-        &json!({"correlations": recent, "forgotten": watch.correlations.forgotten()}),
-    ))
+    Ok(answer(&json!({"correlations": recent, "forgotten": watch.correlations.forgotten()})))
 }
 
 /// A [`Tree`].
 async fn correlation(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Tree>, Refusal> {
     let (watch, _) = api.look();
-    let (id, found) = watch
-        .correlations
-        .find(&id)
-        .map_err(|miss| api.missed("correlation", &id, miss))?;
+    let (id, found) = watch.correlations.find(&id).map_err(|miss| api.missed("correlation", &id, miss))?;
     Ok(Json(Tree::of(id, found)))
 }
 
@@ -228,19 +194,13 @@ async fn correlation(State(api): State<Api>, Path(id): Path<String>) -> Result<J
 async fn jobs(State(api): State<Api>, list: Result<Query<List>, QueryRejection>) -> Answer {
     let list = api.query(list)?;
     let (watch, _) = api.look();
-    Ok(answer(
-        &json!({"jobs": watch.jobs.recent(list.limit()), "forgotten": watch.jobs.forgotten()}),
-    ))
+    Ok(answer(&json!({"jobs": watch.jobs.recent(list.limit()), "forgotten": watch.jobs.forgotten()})))
 }
 
 /// A [`crate::jobs::Job`].
 async fn job(State(api): State<Api>, Path(id): Path<String>) -> Answer {
     let (watch, _) = api.look();
-    watch
-        .jobs
-        .find(&id)
-        .map(answer)
-        .map_err(|miss| api.missed("job", &id, miss))
+    watch.jobs.find(&id).map(answer).map_err(|miss| api.missed("job", &id, miss))
 }
 
 #[derive(Deserialize)]
@@ -250,11 +210,7 @@ struct After {
 }
 
 /// `{job, lines: [{line, text}], next, more, dropped, ended}`: ask again with `after=<next>` until `ended`.
-async fn log(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    after: Result<Query<After>, QueryRejection>,
-) -> Answer {
+async fn log(State(api): State<Api>, Path(id): Path<String>, after: Result<Query<After>, QueryRejection>) -> Answer {
     let after = api.query(after)?.after;
     let (watch, now) = api.look();
     // Lines may come before the event that begins the job, and stay when the job is forgotten.
@@ -291,17 +247,9 @@ async fn applications(State(api): State<Api>) -> Json<Value> {
 async fn prometheus(State(api): State<Api>) -> Response {
     let (watch, now) = api.look();
     match metrics::render(&watch, now) {
-        Ok(text) => (
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
-            text,
-        )
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
             .into_response(),
-        Err(e) => api
-            .refusal(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN_ERROR", e.to_string())
-            .into_response(),
+        Err(e) => api.refusal(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN_ERROR", e.to_string()).into_response(),
     }
 }
 
@@ -311,10 +259,5 @@ async fn ready(State(api): State<Api>) -> Response {
     if watch.fleet.is_hearing(now) {
         return "ok\n".into_response();
     }
-    api.refusal(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "UNAVAILABLE",
-        "no heartbeat is heard yet".into(),
-    )
-    .into_response()
+    api.refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "no heartbeat is heard yet".into()).into_response()
 }

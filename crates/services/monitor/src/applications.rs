@@ -75,18 +75,9 @@ impl Known {
         }
         let known = self.earlier.iter().find(|r| r.digest == *to).cloned();
         // One that was never heard of is expected where the one before it answered.
-        let (url, health_url) = self
-            .current
-            .as_ref()
-            .map(|c| (c.url.clone(), c.health_url.clone()))
-            .unwrap_or_default();
-        let unknown = || Release {
-            digest: to.clone(),
-            repository: None,
-            commit: None,
-            url,
-            health_url,
-        };
+        let (url, health_url) =
+            self.current.as_ref().map(|c| (c.url.clone(), c.health_url.clone())).unwrap_or_default();
+        let unknown = || Release { digest: to.clone(), repository: None, commit: None, url, health_url };
         self.replace(Some(known.unwrap_or_else(unknown)));
         true
     }
@@ -146,12 +137,8 @@ impl Applications {
             self.by_environment.remove(environment);
             return;
         };
-        let is_same = self
-            .by_environment
-            .get(environment)
-            .is_some_and(|a| a.release == *release);
-        let is_full =
-            self.by_environment.len() >= APPLICATIONS_MAX && !self.by_environment.contains_key(environment);
+        let is_same = self.by_environment.get(environment).is_some_and(|a| a.release == *release);
+        let is_full = self.by_environment.len() >= APPLICATIONS_MAX && !self.by_environment.contains_key(environment);
         if is_same || is_full {
             return;
         }
@@ -170,19 +157,12 @@ impl Applications {
     /// What is to be asked: environment and URL.
     pub(crate) fn targets(&self) -> Vec<(String, String)> {
         let all = self.by_environment.values();
-        all.filter_map(|a| Some((a.environment.clone(), a.release.health_url.clone()?)))
-            .collect()
+        all.filter_map(|a| Some((a.environment.clone(), a.release.health_url.clone()?))).collect()
     }
 
     /// What came of asking `url`: how long the answer took, or what was wrong. An answer about a release that was
     /// replaced in the meantime counts for nothing.
-    pub(crate) fn probed(
-        &mut self,
-        environment: &str,
-        url: &str,
-        answer: Result<u64, String>,
-        now: DateTime<Utc>,
-    ) {
+    pub(crate) fn probed(&mut self, environment: &str, url: &str, answer: Result<u64, String>, now: DateTime<Utc>) {
         let Some(a) = self.by_environment.get_mut(environment) else {
             return;
         };
@@ -216,10 +196,7 @@ impl Applications {
 
     /// What stands where, for the next run of the monitor.
     pub(crate) fn releases(&self) -> BTreeMap<String, Release> {
-        self.by_environment
-            .iter()
-            .map(|(e, a)| (e.clone(), a.release.clone()))
-            .collect()
+        self.by_environment.iter().map(|(e, a)| (e.clone(), a.release.clone())).collect()
     }
 }
 
@@ -235,20 +212,11 @@ mod tests {
 
     fn deployed(job: &str, n: u8) -> DeployCompleted {
         let url = Some(format!("http://127.0.0.1:{n}/health"));
-        DeployCompleted {
-            job_id: job.into(),
-            digest: digest(n),
-            health_url: url,
-            ..DeployCompleted::example()
-        }
+        DeployCompleted { job_id: job.into(), digest: digest(n), health_url: url, ..DeployCompleted::example() }
     }
 
     fn back(job: &str, to: Option<u8>) -> DeployRolledBack {
-        DeployRolledBack {
-            job_id: job.into(),
-            to: to.map(digest),
-            ..DeployRolledBack::example()
-        }
+        DeployRolledBack { job_id: job.into(), to: to.map(digest), ..DeployRolledBack::example() }
     }
 
     #[test]
@@ -257,19 +225,10 @@ mod tests {
         assert!(known.deployed(deployed("1", 1)) && known.deployed(deployed("2", 2)));
         assert!(!known.deployed(deployed("1", 1)), "late");
         assert!(known.rolled_back(&back("3", Some(1))));
-        assert_eq!(
-            known.current.as_ref().unwrap().health_url.as_deref(),
-            Some("http://127.0.0.1:1/health")
-        );
-        assert!(
-            known.rolled_back(&back("4", Some(9))),
-            "one that was never heard of"
-        );
+        assert_eq!(known.current.as_ref().unwrap().health_url.as_deref(), Some("http://127.0.0.1:1/health"));
+        assert!(known.rolled_back(&back("4", Some(9))), "one that was never heard of");
         let current = known.current.as_ref().unwrap();
-        assert_eq!(
-            (current.repository.as_deref(), current.health_url.is_some()),
-            (None, true)
-        );
+        assert_eq!((current.repository.as_deref(), current.health_url.is_some()), (None, true));
         assert!(known.rolled_back(&back("5", None)));
         assert!(known.current.is_none() && known.earlier.len() == 3);
         assert!(!known.rolled_back(&back("4", Some(2))), "late");
@@ -301,10 +260,7 @@ mod tests {
     fn a_site_without_a_health_url_is_listed_and_not_probed() {
         let mut apps = Applications::default();
         let mut known = Known::default();
-        known.deployed(DeployCompleted {
-            health_url: None,
-            ..DeployCompleted::example()
-        });
+        known.deployed(DeployCompleted { health_url: None, ..DeployCompleted::example() });
         apps.place("site", known.current.as_ref());
         assert_eq!((apps.targets().len(), apps.all().count()), (0, 1));
     }

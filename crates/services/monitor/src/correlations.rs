@@ -113,13 +113,7 @@ pub(crate) struct Correlations {
 impl Correlations {
     /// An empty list.
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self {
-            bounds,
-            by_id: HashMap::new(),
-            order: VecDeque::new(),
-            messages: 0,
-            forgotten: 0,
-        }
+        Self { bounds, by_id: HashMap::new(), order: VecDeque::new(), messages: 0, forgotten: 0 }
     }
 
     /// A message was seen. One whose id is there already (published again for want of a confirm) changes nothing.
@@ -155,33 +149,19 @@ impl Correlations {
             return;
         }
         correlation.handled_count += 1;
-        correlation
-            .handled
-            .entry(message.to_owned())
-            .or_default()
-            .push(handled);
+        correlation.handled.entry(message.to_owned()).or_default().push(handled);
         self.shrink();
     }
 
     /// The latest correlations first, those that began with a type that begins with `event_type`.
     pub(crate) fn recent(&self, event_type: &str, limit: usize) -> Vec<Overview> {
-        let all = self
-            .order
-            .iter()
-            .rev()
-            .filter_map(|id| self.by_id.get(id)?.overview(id));
-        all.filter(|o| o.event_type.starts_with(event_type))
-            .take(limit)
-            .collect()
+        let all = self.order.iter().rev().filter_map(|id| self.by_id.get(id)?.overview(id));
+        all.filter(|o| o.event_type.starts_with(event_type)).take(limit).collect()
     }
 
     /// One of them, by its id or a beginning that fits no other.
     pub(crate) fn find(&self, asked: &str) -> Result<(&str, &Correlation), Miss> {
-        let known = self
-            .by_id
-            .iter()
-            .filter(|(_, c)| !c.messages.is_empty())
-            .map(|(id, _)| id);
+        let known = self.by_id.iter().filter(|(_, c)| !c.messages.is_empty()).map(|(id, _)| id);
         let id = lookup::find(known, asked)?;
         self.by_id.get(id).map(|c| (id, c)).ok_or(Miss::Unknown)
     }
@@ -193,10 +173,7 @@ impl Correlations {
 
     /// Average time from the first to the latest message of what ended after `since`, in seconds.
     pub(crate) fn latency_s(&self, since: DateTime<Utc>) -> Option<f64> {
-        let ended = self
-            .by_id
-            .values()
-            .filter(|c| c.jobs_open.is_empty() && !c.jobs_ended.is_empty());
+        let ended = self.by_id.values().filter(|c| c.jobs_open.is_empty() && !c.jobs_ended.is_empty());
         let spans = ended.filter_map(|c| {
             let (first, last) = c.span()?;
             (last >= since).then(|| (last - first).num_milliseconds() as f64 / 1000.0)
@@ -275,12 +252,8 @@ impl Correlation {
     /// Everyone who heard of it had no use for it, so nothing will follow.
     fn left_alone(&self) -> bool {
         let ids: HashSet<&str> = self.messages.iter().map(|m| m.id.as_str()).collect();
-        let mut handled = self
-            .handled
-            .iter()
-            .filter(|(id, _)| ids.contains(id.as_str()))
-            .flat_map(|(_, h)| h)
-            .peekable();
+        let mut handled =
+            self.handled.iter().filter(|(id, _)| ids.contains(id.as_str())).flat_map(|(_, h)| h).peekable();
         handled.peek().is_some() && handled.all(|h| h.outcome == Outcome::Ignored)
     }
 
@@ -306,8 +279,7 @@ impl Correlation {
 fn ending(event_type: &str) -> Option<State> {
     if event_type.ends_with(".failed") || event_type == "message.dead_lettered" {
         Some(State::Failed)
-    } else if event_type.ends_with(".completed") || event_type == "deploy.rolled_back" || is_aside(event_type)
-    {
+    } else if event_type.ends_with(".completed") || event_type == "deploy.rolled_back" || is_aside(event_type) {
         Some(State::Completed)
     } else {
         None
@@ -327,11 +299,7 @@ pub(crate) mod tests {
     use crate::seen::tests::{at, observed};
     use serde_json::json;
 
-    pub(crate) const BOUNDS: Bounds = Bounds {
-        correlations: 3,
-        messages_each: 4,
-        messages: 8,
-    };
+    pub(crate) const BOUNDS: Bounds = Bounds { correlations: 3, messages_each: 4, messages: 8 };
 
     pub(crate) fn say(c: &mut Correlations, id: &str, event_type: &str, parent: Option<&str>, ms: i64) {
         let data = json!({"revision": {"repository": "shop/api", "commit": "4f2d9c1e8b7a"}, "job_id": format!("job-{}", event_type.split('.').next().unwrap())});
@@ -339,20 +307,12 @@ pub(crate) mod tests {
     }
 
     fn handled(outcome: Outcome) -> Handled {
-        Handled {
-            bot: "BuildBot".into(),
-            outcome,
-            reason: "because".into(),
-            duration_us: Some(9),
-        }
+        Handled { bot: "BuildBot".into(), outcome, reason: "because".into(), duration_us: Some(9) }
     }
 
     #[test]
     fn the_state_follows_the_latest_end_and_the_open_jobs() {
-        let mut c = Correlations::new(Bounds {
-            messages_each: 50,
-            ..BOUNDS
-        });
+        let mut c = Correlations::new(Bounds { messages_each: 50, ..BOUNDS });
         let mut state = |id, event_type| {
             say(&mut c, id, event_type, None, 1);
             c.recent("", 1)[0].state
@@ -364,17 +324,10 @@ pub(crate) mod tests {
         assert_eq!(state("5", "test.completed"), State::Completed);
         assert_eq!(state("6", "deploy.started"), State::Running);
         assert_eq!(state("7", "deploy.failed"), State::Failed);
-        assert_eq!(
-            state("8", "deploy.rolled_back"),
-            State::Failed,
-            "the way back is no success"
-        );
+        assert_eq!(state("8", "deploy.rolled_back"), State::Failed, "the way back is no success");
         assert_eq!(state("9", "alert.triggered"), State::Failed);
         let overview = &c.recent("repository.", 9)[0];
-        assert_eq!(
-            (overview.count, overview.repository.as_deref()),
-            (9, Some("shop/api"))
-        );
+        assert_eq!((overview.count, overview.repository.as_deref()), (9, Some("shop/api")));
         assert!(c.recent("build.", 9).is_empty(), "it did not begin with a build");
     }
 
@@ -399,17 +352,11 @@ pub(crate) mod tests {
         }
         say(&mut c, "0", "a.b", None, 0);
         let found = c.find("correlation-1").unwrap().1;
-        assert_eq!(
-            (found.messages.len(), found.handled_count, found.dropped),
-            (4, 16, 5 + 2)
-        );
+        assert_eq!((found.messages.len(), found.handled_count, found.dropped), (4, 16, 5 + 2));
         for i in 0..9 {
             c.handled(&format!("other-{i}"), "x", handled(Outcome::Acted));
         }
-        assert_eq!(
-            (c.by_id.len(), c.order.len(), c.forgotten(), c.messages),
-            (3, 3, 7, 0)
-        );
+        assert_eq!((c.by_id.len(), c.order.len(), c.forgotten(), c.messages), (3, 3, 7, 0));
     }
 
     #[test]

@@ -86,12 +86,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// None yet. Who is not heard for `silent_after` is silent.
     pub(crate) fn new(silent_after: TimeDelta) -> Self {
-        Self {
-            silent_after,
-            processes: BTreeMap::new(),
-            heard_last: None,
-            hearing_since: None,
-        }
+        Self { silent_after, processes: BTreeMap::new(), heard_last: None, hearing_since: None }
     }
 
     /// A heartbeat came.
@@ -100,25 +95,12 @@ impl Fleet {
             self.hearing_since = Some(now);
         }
         self.heard_last = Some(now);
-        self.processes
-            .retain(|(bot, _), p| *bot != heartbeat.bot || !p.remembered);
+        self.processes.retain(|(bot, _), p| *bot != heartbeat.bot || !p.remembered);
         let stopping = heartbeat.state == BotState::Stopping;
         let place = (heartbeat.bot.clone(), heartbeat.instance.clone());
-        self.processes.insert(
-            place,
-            Process {
-                heartbeat,
-                heard_at: now,
-                stopping,
-                remembered: false,
-            },
-        );
+        self.processes.insert(place, Process { heartbeat, heard_at: now, stopping, remembered: false });
         while self.processes.len() > INSTANCES_MAX {
-            let Some(stalest) = self
-                .processes
-                .iter()
-                .min_by_key(|(_, p)| p.heard_at)
-                .map(|(place, _)| place.clone())
+            let Some(stalest) = self.processes.iter().min_by_key(|(_, p)| p.heard_at).map(|(place, _)| place.clone())
             else {
                 return;
             };
@@ -136,38 +118,21 @@ impl Fleet {
     /// Bots that an earlier run of the monitor expected: they have until `silent_after` to be heard.
     pub(crate) fn remember(&mut self, bots: &[String], now: DateTime<Utc>) {
         for bot in bots.iter().take(INSTANCES_MAX) {
-            let heartbeat = Heartbeat {
-                bot: bot.clone(),
-                timestamp: now,
-                ..Heartbeat::default()
-            };
-            let process = Process {
-                heartbeat,
-                heard_at: now,
-                stopping: false,
-                remembered: true,
-            };
+            let heartbeat = Heartbeat { bot: bot.clone(), timestamp: now, ..Heartbeat::default() };
+            let process = Process { heartbeat, heard_at: now, stopping: false, remembered: true };
             self.processes.insert((bot.clone(), String::new()), process);
         }
     }
 
     /// Bots that should be heard: all that did not go down in order.
     pub(crate) fn expected(&self) -> BTreeSet<String> {
-        self.processes
-            .iter()
-            .filter(|(_, p)| !p.stopping)
-            .map(|((bot, _), _)| bot.clone())
-            .collect()
+        self.processes.iter().filter(|(_, p)| !p.stopping).map(|((bot, _), _)| bot.clone()).collect()
     }
 
     /// Forgets processes that were replaced, and bots that stopped in order a while ago.
     pub(crate) fn forget(&mut self, now: DateTime<Utc>) {
-        let alive: BTreeSet<String> = self
-            .processes
-            .iter()
-            .filter(|(_, p)| self.is_alive(p, now))
-            .map(|((bot, _), _)| bot.clone())
-            .collect();
+        let alive: BTreeSet<String> =
+            self.processes.iter().filter(|(_, p)| self.is_alive(p, now)).map(|((bot, _), _)| bot.clone()).collect();
         let silent_after = self.silent_after;
         self.processes.retain(|(bot, _), p| {
             let age = now - p.heard_at;
@@ -184,10 +149,7 @@ impl Fleet {
 
     /// Whether heartbeats have come long enough to say who is missing.
     pub(crate) fn can_judge(&self, now: DateTime<Utc>) -> bool {
-        self.is_hearing(now)
-            && self
-                .hearing_since
-                .is_some_and(|since| now - since >= self.silent_after)
+        self.is_hearing(now) && self.hearing_since.is_some_and(|since| now - since >= self.silent_after)
     }
 
     /// Every bot, by name.
@@ -196,17 +158,12 @@ impl Fleet {
         for ((bot, _), process) in &self.processes {
             by_name.entry(bot).or_default().push(process);
         }
-        by_name
-            .into_iter()
-            .map(|(name, processes)| self.bot(name, &processes, now))
-            .collect()
+        by_name.into_iter().map(|(name, processes)| self.bot(name, &processes, now)).collect()
     }
 
     /// One bot, by its name or its slug.
     pub(crate) fn find(&self, name: &str, now: DateTime<Utc>) -> Option<Bot> {
-        self.bots(now)
-            .into_iter()
-            .find(|b| b.name == name || slug(&b.name) == name)
+        self.bots(now).into_iter().find(|b| b.name == name || slug(&b.name) == name)
     }
 
     fn is_alive(&self, process: &Process, now: DateTime<Utc>) -> bool {
@@ -243,27 +200,15 @@ impl Fleet {
         if let Some(worst) = alive.max_by_key(|p| (condition(p.heartbeat.state), p.heard_at)) {
             let status = condition(worst.heartbeat.state);
             let reasons = worst.heartbeat.reasons.join("; ");
-            let why = if reasons.is_empty() {
-                format!("it is {}", worst.heartbeat.state.as_str())
-            } else {
-                reasons
-            };
-            return (
-                status,
-                worst.heartbeat.state.as_str(),
-                (status != Status::Healthy).then_some(why),
-            );
+            let why = if reasons.is_empty() { format!("it is {}", worst.heartbeat.state.as_str()) } else { reasons };
+            return (status, worst.heartbeat.state.as_str(), (status != Status::Healthy).then_some(why));
         }
         let Some(latest) = processes.iter().max_by_key(|p| p.heard_at) else {
             return (Status::Critical, "silent", None);
         };
         let age_s = (now - latest.heard_at).num_seconds();
         if latest.stopping {
-            return (
-                Status::Degraded,
-                "stopped",
-                Some(format!("{name} went down in order {age_s} s ago")),
-            );
+            return (Status::Degraded, "stopped", Some(format!("{name} went down in order {age_s} s ago")));
         }
         if latest.remembered && age_s < self.silent_after.num_seconds() {
             return (
@@ -272,11 +217,7 @@ impl Fleet {
                 Some(format!("{name} has not been heard yet since the monitor started")),
             );
         }
-        (
-            Status::Critical,
-            "silent",
-            Some(format!("{name} has not been heard for {age_s} s")),
-        )
+        (Status::Critical, "silent", Some(format!("{name} has not been heard for {age_s} s")))
     }
 }
 
@@ -290,8 +231,7 @@ fn condition(state: BotState) -> Status {
 
 /// `BuildBot` → `build-bot`; what is no name of a bot stays as it is.
 pub(crate) fn slug(bot: &str) -> String {
-    bot.parse::<BotName>()
-        .map_or_else(|_| bot.to_owned(), |n| n.slug())
+    bot.parse::<BotName>().map_or_else(|_| bot.to_owned(), |n| n.slug())
 }
 
 #[cfg(test)]
@@ -348,19 +288,10 @@ pub(crate) mod tests {
         f.heard(beat("BuildBot", "b", BotState::Running), at(60_000));
         assert_eq!(status(&f, "BuildBot", 61_000), (Status::Healthy, "running"));
         let heartbeat = |ms| f.find("BuildBot", at(ms)).unwrap().heartbeat.map(|h| h.instance);
-        assert_eq!(
-            (heartbeat(61_000).as_deref(), heartbeat(99_000)),
-            (Some("b"), None)
-        );
+        assert_eq!((heartbeat(61_000).as_deref(), heartbeat(99_000)), (Some("b"), None));
         f.forget(at(61_000));
         let instances = f.find("BuildBot", at(61_000)).unwrap().instances;
-        assert_eq!(
-            instances
-                .iter()
-                .map(|i| i.heartbeat.instance.as_str())
-                .collect::<Vec<_>>(),
-            ["b"]
-        );
+        assert_eq!(instances.iter().map(|i| i.heartbeat.instance.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]
@@ -381,10 +312,7 @@ pub(crate) mod tests {
         assert!(f.can_judge(at(35_000)));
         assert!(!f.can_judge(at(55_000)), "deaf");
         f.heard(beat("MonitorBot", "m", BotState::Running), at(100_000));
-        assert!(
-            !f.can_judge(at(100_000)),
-            "the others get their time to be heard again"
-        );
+        assert!(!f.can_judge(at(100_000)), "the others get their time to be heard again");
     }
 
     #[test]

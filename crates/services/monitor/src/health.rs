@@ -13,11 +13,7 @@ use crate::{
 };
 
 /// What a bot is worth in the score.
-const WORTH: [(Status, u32); 3] = [
-    (Status::Healthy, 100),
-    (Status::Degraded, 60),
-    (Status::Critical, 0),
-];
+const WORTH: [(Status, u32); 3] = [(Status::Healthy, 100), (Status::Degraded, 60), (Status::Critical, 0)];
 /// Taken off the score for each application that is down.
 const APPLICATION_DOWN: u32 = 25;
 /// Taken off the score for each open alert that is no one's silence.
@@ -83,58 +79,31 @@ impl Report {
         let bots = watch.fleet.bots(now);
         let hearing = watch.fleet.is_hearing(now);
         let open = watch.alerts.open();
-        let down = watch
-            .applications
-            .all()
-            .filter(|a| a.health == Health::Down)
-            .count() as u32;
+        let down = watch.applications.all().filter(|a| a.health == Health::Down).count() as u32;
         let worst_alert = open.iter().map(|a| match a.severity {
             Severity::Critical => Status::Critical,
             Severity::Warning | Severity::Standard => Status::Degraded,
         });
-        let worst = bots
-            .iter()
-            .map(|b| b.status)
-            .chain(worst_alert)
-            .max()
-            .unwrap_or(Status::Healthy);
+        let worst = bots.iter().map(|b| b.status).chain(worst_alert).max().unwrap_or(Status::Healthy);
         let warnings = open.iter().filter(|a| a.severity != Severity::Critical).count() as u32;
-        let depths = watch.queues.as_ref().map(|s| {
-            s.queues
-                .iter()
-                .map(|(q, d)| (q.clone(), d.messages))
-                .collect::<BTreeMap<_, _>>()
-        });
+        let depths = watch
+            .queues
+            .as_ref()
+            .map(|s| s.queues.iter().map(|(q, d)| (q.clone(), d.messages)).collect::<BTreeMap<_, _>>());
         Self {
             timestamp: now,
-            overall: if hearing && down == 0 {
-                worst
-            } else {
-                Status::Critical
-            },
-            score: if hearing {
-                score(&bots, down * APPLICATION_DOWN + warnings * WARNING)
-            } else {
-                0
-            },
+            overall: if hearing && down == 0 { worst } else { Status::Critical },
+            score: if hearing { score(&bots, down * APPLICATION_DOWN + warnings * WARNING) } else { 0 },
             bots: bots.iter().map(|b| (b.name.clone(), BotHealth::of(b))).collect(),
             broker: Broker {
-                status: if hearing {
-                    Status::Healthy
-                } else {
-                    Status::Critical
-                },
+                status: if hearing { Status::Healthy } else { Status::Critical },
                 messages: depths.as_ref().map(|d| d.values().sum()),
                 queue_depths: depths,
                 unknown: watch.queues_unknown.clone(),
             },
             database: None,
             scheduler: None,
-            applications: watch
-                .applications
-                .all()
-                .map(|a| (a.environment.clone(), a.health))
-                .collect(),
+            applications: watch.applications.all().map(|a| (a.environment.clone(), a.health)).collect(),
             alerts: open.into_iter().cloned().collect(),
         }
     }
@@ -184,16 +153,9 @@ mod tests {
         assert_eq!(verdict(&w, 0), (Status::Healthy, 100));
         w.fleet.heard(beat("TestBot", "a", BotState::Paused), at(1));
         assert_eq!(verdict(&w, 1), (Status::Degraded, 80));
-        w.event(&observed(
-            "1",
-            "message.dead_lettered",
-            None,
-            1,
-            &json!({"bot": "BuildBot"}),
-        ));
+        w.event(&observed("1", "message.dead_lettered", None, 1, &json!({"bot": "BuildBot"})));
         assert_eq!(verdict(&w, 1), (Status::Degraded, 75));
-        w.fleet
-            .heard(beat("MonitorBot", "a", BotState::Running), at(40_000));
+        w.fleet.heard(beat("MonitorBot", "a", BotState::Running), at(40_000));
         assert_eq!(verdict(&w, 40_000), (Status::Critical, 28));
     }
 

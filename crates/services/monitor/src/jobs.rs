@@ -74,12 +74,7 @@ pub(crate) struct Jobs {
 impl Jobs {
     /// None yet; at most `bound` are kept.
     pub(crate) fn new(bound: usize) -> Self {
-        Self {
-            bound: bound.max(1),
-            by_id: HashMap::new(),
-            order: VecDeque::new(),
-            forgotten: 0,
-        }
+        Self { bound: bound.max(1), by_id: HashMap::new(), order: VecDeque::new(), forgotten: 0 }
     }
 
     /// An event that may begin or end a job.
@@ -103,9 +98,7 @@ impl Jobs {
         }
         let text = |name: &str| seen.data.get(name).and_then(Value::as_str);
         job.state = state;
-        job.reason = text("reason")
-            .filter(|_| state == State::Failed)
-            .map(|r| cut(r, 40));
+        job.reason = text("reason").filter(|_| state == State::Failed).map(|r| cut(r, 40));
         job.error = seen.error().map(|e| cut(e, 500));
         job.ended = Some(seen.at);
         job.ended_here = Some(now);
@@ -127,12 +120,7 @@ impl Jobs {
 
     /// The latest first.
     pub(crate) fn recent(&self, limit: usize) -> Vec<&Job> {
-        self.order
-            .iter()
-            .rev()
-            .filter_map(|id| self.by_id.get(id))
-            .take(limit)
-            .collect()
+        self.order.iter().rev().filter_map(|id| self.by_id.get(id)).take(limit).collect()
     }
 
     /// By its id or a beginning that fits no other.
@@ -191,10 +179,7 @@ mod tests {
 
     fn say<E: Event>(jobs: &mut Jobs, ms: i64) {
         let data = serde_json::to_value(E::example()).unwrap();
-        jobs.seen(
-            &Seen::read(&observed("m", E::TYPE, None, ms, &data)).unwrap(),
-            at(ms),
-        );
+        jobs.seen(&Seen::read(&observed("m", E::TYPE, None, ms, &data)).unwrap(), at(ms));
     }
 
     #[test]
@@ -204,10 +189,7 @@ mod tests {
         let id = build::BuildStarted::example().job_id;
         jobs.progress(&id, Some(40), "compile");
         let job = jobs.find(&id[..20]).unwrap();
-        assert_eq!(
-            (job.kind.as_str(), job.state, job.percent, job.ended),
-            ("build", State::Running, Some(40), None)
-        );
+        assert_eq!((job.kind.as_str(), job.state, job.percent, job.ended), ("build", State::Running, Some(40), None));
         assert_eq!(job.repository.as_deref(), Some("shop/api"));
         say::<build::BuildCompleted>(&mut jobs, 90);
         say::<build::BuildStarted>(&mut jobs, 10);
@@ -240,10 +222,7 @@ mod tests {
         let mut jobs = Jobs::new(2);
         for i in 0..5 {
             let data = serde_json::json!({"job_id": format!("job-{i}")});
-            jobs.seen(
-                &Seen::read(&observed("m", "build.started", None, i, &data)).unwrap(),
-                at(i),
-            );
+            jobs.seen(&Seen::read(&observed("m", "build.started", None, i, &data)).unwrap(), at(i));
         }
         let ids: Vec<&str> = jobs.recent(9).iter().map(|j| j.id.as_str()).collect();
         assert_eq!((ids, jobs.forgotten()), (vec!["job-4", "job-3"], 3));

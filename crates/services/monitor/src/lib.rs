@@ -141,14 +141,7 @@ impl Bot for MonitorBot {
         };
         let watch = Arc::new(Mutex::new(watch::Watch::new(&config)));
         let dir = tools.dir.clone();
-        Ok(Self {
-            config,
-            tools,
-            dir,
-            listen,
-            management,
-            watch,
-        })
+        Ok(Self { config, tools, dir, listen, management, watch })
     }
 
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
@@ -160,9 +153,7 @@ impl Bot for MonitorBot {
 fn listen(config: &Config, tools: &Tools, wrong: &mut Vec<String>) -> Option<SocketAddr> {
     let text = tools.settings.get("listen").unwrap_or(&config.listen);
     let Ok(address) = text.parse::<SocketAddr>() else {
-        wrong.push(format!(
-            "settings.listen is `{text}`: expected an IP address and a port such as 127.0.0.1:8610"
-        ));
+        wrong.push(format!("settings.listen is `{text}`: expected an IP address and a port such as 127.0.0.1:8610"));
         return None;
     };
     if !address.ip().is_loopback() && !config.allow_remote {
@@ -182,14 +173,9 @@ impl MonitorBot {
 
     /// Shows the service what stands in an environment. Not an effect: doing it twice is as good as once.
     fn place(&self, environment: &str, known: &Known) -> Effects<Self> {
-        self.watch()
-            .applications
-            .place(environment, known.current.as_ref());
+        self.watch().applications.place(environment, known.current.as_ref());
         let probing = known.current.as_ref().and_then(|r| r.health_url.as_deref());
-        let what = probing.map_or_else(
-            || "has nothing to probe".to_owned(),
-            |url| format!("is probed at {url}"),
-        );
+        let what = probing.map_or_else(|| "has nothing to probe".to_owned(), |url| format!("is probed at {url}"));
         Effects::none().note(format!("{environment} {what}"))
     }
 }
@@ -201,9 +187,7 @@ impl Handle<DeployCompleted> for MonitorBot {
     fn handle(&self, event: DeployCompleted, state: &mut Known, _: &Meta) -> Outcome<Self> {
         let environment = event.environment.clone();
         if !state.deployed(event) {
-            return Ok(Effects::ignored(format!(
-                "a later deployment of {environment} is known"
-            )));
+            return Ok(Effects::ignored(format!("a later deployment of {environment} is known")));
         }
         Ok(self.place(&environment, state))
     }
@@ -215,10 +199,7 @@ impl Handle<DeployRolledBack> for MonitorBot {
     }
     fn handle(&self, event: DeployRolledBack, state: &mut Known, _: &Meta) -> Outcome<Self> {
         if !state.rolled_back(&event) {
-            return Ok(Effects::ignored(format!(
-                "a later deployment of {} is known",
-                event.environment
-            )));
+            return Ok(Effects::ignored(format!("a later deployment of {} is known", event.environment)));
         }
         Ok(self.place(&event.environment, state))
     }
@@ -231,10 +212,7 @@ mod tests {
 
     pub(crate) fn bot(settings: &[(&str, &str)]) -> anyhow::Result<MonitorBot> {
         let mut tools = Tools::default();
-        tools.settings = settings
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        tools.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         MonitorBot::new(Config::default(), tools)
     }
 
@@ -256,43 +234,21 @@ mod tests {
         let probed = Effects::none().note("staging is probed at http://127.0.0.1:8600/health");
         assert_eq!(bot.handle(event.clone(), &mut state, &meta()), Ok(probed));
         assert_eq!(bot.watch().applications.targets().len(), 1);
-        let late = DeployCompleted {
-            job_id: "0".into(),
-            ..event
-        };
+        let late = DeployCompleted { job_id: "0".into(), ..event };
         let ignored = Effects::ignored("a later deployment of staging is known");
         assert_eq!(bot.handle(late, &mut state, &meta()), Ok(ignored));
-        let back = DeployRolledBack {
-            to: None,
-            ..DeployRolledBack::example()
-        };
-        assert_eq!(
-            bot.handle(back, &mut state, &meta()),
-            Ok(Effects::none().note("staging has nothing to probe"))
-        );
+        let back = DeployRolledBack { to: None, ..DeployRolledBack::example() };
+        assert_eq!(bot.handle(back, &mut state, &meta()), Ok(Effects::none().note("staging has nothing to probe")));
         assert!(bot.watch().applications.targets().is_empty());
     }
 
     #[test]
     fn all_mistakes_in_the_settings_are_told_at_once() {
-        let error = bot(&[("listen", "0.0.0.0:80"), ("management_url", "ftp://x")])
-            .err()
-            .unwrap()
-            .to_string();
-        for part in [
-            "allow_remote",
-            "management_url is `ftp://x`",
-            "management_password_file is not",
-        ] {
+        let error = bot(&[("listen", "0.0.0.0:80"), ("management_url", "ftp://x")]).err().unwrap().to_string();
+        for part in ["allow_remote", "management_url is `ftp://x`", "management_password_file is not"] {
             assert!(error.contains(part), "{error}");
         }
-        assert!(
-            bot(&[("listen", "localhost")])
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("127.0.0.1:8610")
-        );
+        assert!(bot(&[("listen", "localhost")]).err().unwrap().to_string().contains("127.0.0.1:8610"));
         assert!(bot(&[("listen", "127.0.0.1:8610")]).is_ok());
     }
 
@@ -303,10 +259,7 @@ mod tests {
             settings: Config,
         }
         let text = include_str!("../../../../deploy/config/monitor-bot.yaml");
-        assert_eq!(
-            serde_saphyr::from_str::<File>(text).unwrap().settings,
-            Config::default()
-        );
+        assert_eq!(serde_saphyr::from_str::<File>(text).unwrap().settings, Config::default());
         assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
         assert!(serde_json::from_str::<Config>("{\"lisen\": \"x\"}").is_err());
     }

@@ -68,13 +68,7 @@ pub(crate) struct Logs {
 impl Logs {
     /// Empty.
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self {
-            bounds,
-            by_job: HashMap::new(),
-            bytes: 0,
-            clock: 0,
-            dropped: 0,
-        }
+        Self { bounds, by_job: HashMap::new(), bytes: 0, clock: 0, dropped: 0 }
     }
 
     /// A job printed a line; `number` is its place in the attempt, where known.
@@ -90,19 +84,14 @@ impl Logs {
         let text: String = text.chars().take(LINE_CHARS_MAX).collect();
         log.bytes += text.len();
         self.bytes += text.len();
-        log.lines.push_back(Line {
-            line: log.latest,
-            text,
-        });
+        log.lines.push_back(Line { line: log.latest, text });
         while log.lines.len() > self.bounds.lines_each || log.bytes > self.bounds.bytes_each {
             let Some(gone) = log.lines.pop_front() else { break };
             log.bytes -= gone.text.len();
             self.bytes -= gone.text.len();
             self.dropped += 1;
         }
-        while self.by_job.len() > self.bounds.jobs.max(1)
-            || (self.bytes > self.bounds.bytes && self.by_job.len() > 1)
-        {
+        while self.by_job.len() > self.bounds.jobs.max(1) || (self.bytes > self.bounds.bytes && self.by_job.len() > 1) {
             self.drop_stalest();
         }
     }
@@ -110,19 +99,10 @@ impl Logs {
     /// What a job printed after line `after`. Empty where nothing was heard of it.
     pub(crate) fn page(&self, job: &str, after: u64) -> Page {
         let Some(log) = self.by_job.get(job) else {
-            return Page {
-                next: after,
-                ..Page::default()
-            };
+            return Page { next: after, ..Page::default() };
         };
         let from = log.lines.partition_point(|l| l.line <= after);
-        let lines: Vec<Line> = log
-            .lines
-            .iter()
-            .skip(from)
-            .take(PAGE_LINES_MAX)
-            .cloned()
-            .collect();
+        let lines: Vec<Line> = log.lines.iter().skip(from).take(PAGE_LINES_MAX).cloned().collect();
         Page {
             next: lines.last().map_or(after, |l| l.line),
             more: from + lines.len() < log.lines.len(),
@@ -142,12 +122,7 @@ impl Logs {
     }
 
     fn drop_stalest(&mut self) {
-        let Some(job) = self
-            .by_job
-            .iter()
-            .min_by_key(|(_, log)| log.touched)
-            .map(|(job, _)| job.clone())
-        else {
+        let Some(job) = self.by_job.iter().min_by_key(|(_, log)| log.touched).map(|(job, _)| job.clone()) else {
             return;
         };
         if let Some(log) = self.by_job.remove(&job) {
@@ -161,12 +136,7 @@ impl Logs {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        jobs: 2,
-        lines_each: 3,
-        bytes_each: 12,
-        bytes: 20,
-    };
+    const BOUNDS: Bounds = Bounds { jobs: 2, lines_each: 3, bytes_each: 12, bytes: 20 };
 
     fn numbers(page: &Page) -> Vec<u64> {
         page.lines.iter().map(|l| l.line).collect()
@@ -180,17 +150,8 @@ mod tests {
         assert_eq!(numbers(&logs.page("a", 0)), [1, 2]);
         assert_eq!(numbers(&logs.page("a", 1)), [2]);
         let page = logs.page("a", 2);
-        assert_eq!(
-            (page.lines.len(), page.next, page.more, page.dropped),
-            (0, 2, false, 0)
-        );
-        assert_eq!(
-            logs.page("nobody", 7),
-            Page {
-                next: 7,
-                ..Page::default()
-            }
-        );
+        assert_eq!((page.lines.len(), page.next, page.more, page.dropped), (0, 2, false, 0));
+        assert_eq!(logs.page("nobody", 7), Page { next: 7, ..Page::default() });
     }
 
     #[test]
@@ -200,11 +161,7 @@ mod tests {
             logs.line("a", Some(n), "x");
         }
         let page = logs.page("a", 0);
-        assert_eq!(
-            (numbers(&page), page.dropped),
-            (vec![2, 5, 6], 3),
-            "1 had no room, 3 and 4 never came"
-        );
+        assert_eq!((numbers(&page), page.dropped), (vec![2, 5, 6], 3), "1 had no room, 3 and 4 never came");
     }
 
     #[test]

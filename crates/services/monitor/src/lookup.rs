@@ -29,9 +29,7 @@ pub(crate) fn find<'a>(ids: impl Iterator<Item = &'a String>, asked: &str) -> Re
         [only] => Ok(only),
         _ => {
             fits.sort_unstable();
-            Err(Miss::Ambiguous(
-                fits.iter().take(LISTED_MAX).map(ToString::to_string).collect(),
-            ))
+            Err(Miss::Ambiguous(fits.iter().take(LISTED_MAX).map(ToString::to_string).collect()))
         }
     }
 }
@@ -44,11 +42,7 @@ mod tests {
     fn an_id_or_the_only_one_that_begins_so() {
         let ids = ["abcdef-1", "abcdef-2", "abcdef-22", "x"].map(str::to_owned);
         assert_eq!(find(ids.iter(), "x"), Ok("x"));
-        assert_eq!(
-            find(ids.iter(), "abcdef-2"),
-            Ok("abcdef-2"),
-            "exact wins over longer ones"
-        );
+        assert_eq!(find(ids.iter(), "abcdef-2"), Ok("abcdef-2"), "exact wins over longer ones");
         assert_eq!(find(ids.iter(), "abcdef-1"), Ok("abcdef-1"));
         let all = vec!["abcdef-1".to_owned(), "abcdef-2".into(), "abcdef-22".into()];
         assert_eq!(find(ids.iter(), "abcdef"), Err(Miss::Ambiguous(all)));

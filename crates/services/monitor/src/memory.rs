@@ -48,13 +48,8 @@ mod tests {
     async fn what_was_written_is_read_and_what_is_broken_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).await, Memory::default());
-        let memory = Memory {
-            bots: vec!["BuildBot".into()],
-            ..Memory::default()
-        };
-        write(dir.path(), MEMORY_FILE, &serde_json::to_vec(&memory).unwrap())
-            .await
-            .unwrap();
+        let memory = Memory { bots: vec!["BuildBot".into()], ..Memory::default() };
+        write(dir.path(), MEMORY_FILE, &serde_json::to_vec(&memory).unwrap()).await.unwrap();
         assert_eq!(read(dir.path()).await, memory);
         write(dir.path(), MEMORY_FILE, b"{").await.unwrap();
         assert_eq!(read(dir.path()).await, Memory::default());

@@ -69,60 +69,25 @@ fn fleet(page: &mut Page, bots: &[Bot]) {
 type Figure<T> = (&'static str, &'static str, fn(&H) -> T);
 
 const COUNTERS: [Figure<u64>; 3] = [
-    (
-        "lota_bot_processed",
-        "Deliveries settled since the process started",
-        |h| h.processed,
-    ),
-    (
-        "lota_bot_errors",
-        "Deliveries that failed since the process started",
-        |h| h.errors,
-    ),
-    (
-        "lota_bot_records_dropped",
-        "Log and health records dropped",
-        |h| h.records_dropped,
-    ),
+    ("lota_bot_processed", "Deliveries settled since the process started", |h| h.processed),
+    ("lota_bot_errors", "Deliveries that failed since the process started", |h| h.errors),
+    ("lota_bot_records_dropped", "Log and health records dropped", |h| h.records_dropped),
 ];
 
 const GAUGES: [Figure<f64>; 9] = [
-    (
-        "lota_bot_processing_rate",
-        "Deliveries settled per second over the last minute",
-        |h| h.rate_per_s,
-    ),
-    (
-        "lota_bot_error_rate",
-        "Failures per delivery over the last minute, 0 to 1",
-        |h| h.error_rate,
-    ),
+    ("lota_bot_processing_rate", "Deliveries settled per second over the last minute", |h| h.rate_per_s),
+    ("lota_bot_error_rate", "Failures per delivery over the last minute, 0 to 1", |h| h.error_rate),
     ("lota_bot_in_flight", "Deliveries in hand", |h| h.in_flight as f64),
-    ("lota_bot_jobs_running", "Jobs that run", |h| {
-        h.jobs_running as f64
-    }),
-    ("lota_bot_jobs_waiting", "Jobs that wait", |h| {
-        h.jobs_waiting as f64
-    }),
-    (
-        "lota_bot_outbox_unsent",
-        "Messages not yet confirmed by the broker",
-        |h| h.outbox_unsent as f64,
-    ),
-    ("lota_bot_resident_memory_bytes", "Resident memory", |h| {
-        h.rss_bytes as f64
-    }),
+    ("lota_bot_jobs_running", "Jobs that run", |h| h.jobs_running as f64),
+    ("lota_bot_jobs_waiting", "Jobs that wait", |h| h.jobs_waiting as f64),
+    ("lota_bot_outbox_unsent", "Messages not yet confirmed by the broker", |h| h.outbox_unsent as f64),
+    ("lota_bot_resident_memory_bytes", "Resident memory", |h| h.rss_bytes as f64),
     ("lota_bot_cpu_percent", "Share of one core", |h| h.cpu_percent),
-    ("lota_bot_uptime_seconds", "Since the process started", |h| {
-        h.uptime_s as f64
-    }),
+    ("lota_bot_uptime_seconds", "Since the process started", |h| h.uptime_s as f64),
 ];
 
 fn processes(page: &mut Page, bots: &[Bot]) {
-    let heard = bots
-        .iter()
-        .flat_map(|b| &b.instances)
-        .filter(|i| i.heard_at.is_some());
+    let heard = bots.iter().flat_map(|b| &b.instances).filter(|i| i.heard_at.is_some());
     let all: Vec<(Labels, &H)> = heard
         .map(|i| {
             let (bot, instance) = (slug(&i.heartbeat.bot), i.heartbeat.instance.clone());
@@ -130,42 +95,25 @@ fn processes(page: &mut Page, bots: &[Bot]) {
         })
         .collect();
     for (name, help, value) in COUNTERS {
-        page.counter(
-            name,
-            help,
-            all.iter().map(|(labels, h)| (labels.clone(), value(h))),
-        );
+        page.counter(name, help, all.iter().map(|(labels, h)| (labels.clone(), value(h))));
     }
     for (name, help, value) in GAUGES {
-        page.gauge(
-            name,
-            help,
-            all.iter().map(|(labels, h)| (labels.clone(), value(h))),
-        );
+        page.gauge(name, help, all.iter().map(|(labels, h)| (labels.clone(), value(h))));
     }
     let quantiles = all.iter().flat_map(|(labels, h)| {
         [("0.5", h.response_p50_us), ("0.99", h.response_p99_us)].map(|(q, us)| {
-            let labels = labels
-                .iter()
-                .cloned()
-                .chain([("quantile", q.to_owned())])
-                .collect();
+            let labels = labels.iter().cloned().chain([("quantile", q.to_owned())]).collect();
             (labels, us as f64 / 1_000_000.0)
         })
     });
-    page.gauge(
-        "lota_bot_response_seconds",
-        "From delivery to settled, over the last minute",
-        quantiles,
-    );
+    page.gauge("lota_bot_response_seconds", "From delivery to settled, over the last minute", quantiles);
 }
 
 fn system(page: &mut Page, watch: &Watch, now: DateTime<Utc>) {
     let report = Report::of(watch, now);
     let messages = Counter::<u64>::default();
     messages.inc_by(watch.traffic.total());
-    page.registry
-        .register("lota_messages", "Messages seen on the events tap", messages);
+    page.registry.register("lota_messages", "Messages seen on the events tap", messages);
     for (name, help, value) in [
         (
             "lota_messages_per_second",
@@ -177,21 +125,9 @@ fn system(page: &mut Page, watch: &Watch, now: DateTime<Utc>) {
             "Average from the first to the latest message of what ended in the last 5 minutes",
             watch.correlations.latency_s(now - LATENCY_OVER),
         ),
-        (
-            "lota_jobs_running",
-            "Jobs that have begun and not ended",
-            Some(watch.jobs.running() as f64),
-        ),
-        (
-            "lota_health_score",
-            "Health of the fleet, 0 to 100",
-            Some(f64::from(report.score)),
-        ),
-        (
-            "lota_alerts_open",
-            "Alerts that are open",
-            Some(report.alerts.len() as f64),
-        ),
+        ("lota_jobs_running", "Jobs that have begun and not ended", Some(watch.jobs.running() as f64)),
+        ("lota_health_score", "Health of the fleet, 0 to 100", Some(f64::from(report.score))),
+        ("lota_alerts_open", "Alerts that are open", Some(report.alerts.len() as f64)),
     ] {
         if let Some(value) = value {
             let gauge = Gauge::<f64, AtomicU64>::default();
@@ -204,44 +140,18 @@ fn system(page: &mut Page, watch: &Watch, now: DateTime<Utc>) {
         let labels = vec![("environment", a.environment.clone())];
         (labels, f64::from(u8::from(a.health == Health::Up)))
     });
-    page.gauge(
-        "lota_application_up",
-        "1 while the application answers its health check",
-        up,
-    );
+    page.gauge("lota_application_up", "1 while the application answers its health check", up);
 }
 
 fn queues(page: &mut Page, watch: &Watch) {
-    let known = watch
-        .queues
-        .as_ref()
-        .map(|s| s.queues.iter())
-        .into_iter()
-        .flatten();
-    let depths: Vec<_> = known
-        .map(|(queue, depth)| (vec![("queue", queue.clone())], depth))
-        .collect();
+    let known = watch.queues.as_ref().map(|s| s.queues.iter()).into_iter().flatten();
+    let depths: Vec<_> = known.map(|(queue, depth)| (vec![("queue", queue.clone())], depth)).collect();
     let of = |value: fn(&crate::queues::Depth) -> u64| {
-        depths
-            .iter()
-            .map(move |(l, d)| (l.clone(), value(d) as f64))
-            .collect::<Vec<_>>()
+        depths.iter().map(move |(l, d)| (l.clone(), value(d) as f64)).collect::<Vec<_>>()
     };
-    page.gauge(
-        "lota_queue_messages",
-        "Messages in a queue, ready and in hand",
-        of(|d| d.messages),
-    );
-    page.gauge(
-        "lota_queue_messages_ready",
-        "Messages in a queue that wait",
-        of(|d| d.ready),
-    );
-    page.gauge(
-        "lota_queue_consumers",
-        "Who reads from a queue",
-        of(|d| d.consumers),
-    );
+    page.gauge("lota_queue_messages", "Messages in a queue, ready and in hand", of(|d| d.messages));
+    page.gauge("lota_queue_messages_ready", "Messages in a queue that wait", of(|d| d.ready));
+    page.gauge("lota_queue_consumers", "Who reads from a queue", of(|d| d.consumers));
 }
 
 /// What the monitor itself could not keep or read.
@@ -253,11 +163,7 @@ fn losses(page: &mut Page, watch: &Watch) {
         ("log_lines", watch.logs.dropped()),
     ];
     let values = forgotten.map(|(what, n)| (vec![("what", what.to_owned())], n));
-    page.counter(
-        "lota_monitor_dropped",
-        "What the monitor could not read, or dropped to make room",
-        values,
-    );
+    page.counter("lota_monitor_dropped", "What the monitor could not read, or dropped to make room", values);
 }
 
 #[cfg(test)]
@@ -275,21 +181,8 @@ mod tests {
     fn the_page_tells_of_bots_messages_and_queues() {
         let mut w = Watch::new(&Config::default());
         w.fleet.heard(beat("BuildBot", "a", BotState::Running), at(0));
-        w.event(&observed(
-            "1",
-            "repository.pushed",
-            None,
-            0,
-            &serde_json::json!({}),
-        ));
-        let queues = [(
-            "build-bot.work".to_owned(),
-            Depth {
-                messages: 4,
-                ..Depth::default()
-            },
-        )]
-        .into();
+        w.event(&observed("1", "repository.pushed", None, 0, &serde_json::json!({})));
+        let queues = [("build-bot.work".to_owned(), Depth { messages: 4, ..Depth::default() })].into();
         w.queues = Some(Snapshot { at: at(0), queues });
         let page = render(&w, at(1)).unwrap();
         for line in [

@@ -55,35 +55,23 @@ struct Row {
 
 impl Management {
     /// From the runtime's settings for this bot; `None` where no URL is given. All mistakes are told at once.
-    pub(crate) fn from_settings(
-        settings: &BTreeMap<String, String>,
-        wrong: &mut Vec<String>,
-    ) -> Option<Self> {
+    pub(crate) fn from_settings(settings: &BTreeMap<String, String>, wrong: &mut Vec<String>) -> Option<Self> {
         let url = settings.get("management_url")?;
         let parsed = reqwest::Url::parse(url).ok();
         let parsed = parsed.filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
         if parsed.is_none() {
-            wrong.push(format!(
-                "management_url is `{url}`: expected such as http://127.0.0.1:15672"
-            ));
+            wrong.push(format!("management_url is `{url}`: expected such as http://127.0.0.1:15672"));
         }
         let password_file = settings.get("management_password_file").map(PathBuf::from);
         if password_file.is_none() {
-            let text =
-                "management_url is set and management_password_file is not: name the file with the password";
+            let text = "management_url is set and management_password_file is not: name the file with the password";
             wrong.push(text.into());
         }
         Some(Self {
             url: parsed?,
             password_file: password_file?,
-            user: settings
-                .get("management_user")
-                .cloned()
-                .unwrap_or_else(|| METRICS_USER.to_owned()),
-            vhost: settings
-                .get("management_vhost")
-                .cloned()
-                .unwrap_or_else(|| keys::VHOST.to_owned()),
+            user: settings.get("management_user").cloned().unwrap_or_else(|| METRICS_USER.to_owned()),
+            vhost: settings.get("management_vhost").cloned().unwrap_or_else(|| keys::VHOST.to_owned()),
         })
     }
 
@@ -93,9 +81,7 @@ impl Management {
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["api", "queues", &self.vhost]);
         }
-        url.set_query(Some(
-            "columns=name,messages,messages_ready,messages_unacknowledged,consumers",
-        ));
+        url.set_query(Some("columns=name,messages,messages_ready,messages_unacknowledged,consumers"));
         url
     }
 
@@ -104,14 +90,10 @@ impl Management {
         let file = self.password_file.display();
         let password = tokio::fs::read_to_string(&self.password_file)
             .await
-            .map_err(|e| {
-                format!("expected a password in {file}, got: {e}; correct management_password_file")
-            })?;
+            .map_err(|e| format!("expected a password in {file}, got: {e}; correct management_password_file"))?;
         let url = self.address();
-        let request = client
-            .get(url.clone())
-            .basic_auth(&self.user, Some(password.trim_end()))
-            .timeout(Duration::from_secs(5));
+        let request =
+            client.get(url.clone()).basic_auth(&self.user, Some(password.trim_end())).timeout(Duration::from_secs(5));
         let mut answer = request
             .send()
             .await
@@ -128,17 +110,12 @@ impl Management {
         while let Some(chunk) = answer.chunk().await.map_err(broken)? {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER_BYTES_MAX {
-                return Err(format!(
-                    "expected at most {ANSWER_BYTES_MAX} bytes from {url}, got more"
-                ));
+                return Err(format!("expected at most {ANSWER_BYTES_MAX} bytes from {url}, got more"));
             }
         }
-        let rows: Vec<Row> = serde_json::from_slice(&body)
-            .map_err(|e| format!("expected a list of queues from {url}, got: {e}"))?;
-        Ok(Snapshot {
-            at: now,
-            queues: rows.into_iter().map(|r| (r.name, r.depth)).collect(),
-        })
+        let rows: Vec<Row> =
+            serde_json::from_slice(&body).map_err(|e| format!("expected a list of queues from {url}, got: {e}"))?;
+        Ok(Snapshot { at: now, queues: rows.into_iter().map(|r| (r.name, r.depth)).collect() })
     }
 }
 
@@ -147,10 +124,7 @@ mod tests {
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
     #[test]
@@ -177,26 +151,12 @@ mod tests {
         let management = Management::from_settings(&given, &mut Vec::new()).unwrap();
         assert_eq!(management.user, "lota-metrics");
         let address = management.address();
-        assert!(
-            address
-                .as_str()
-                .starts_with("http://127.0.0.1:15672/api/queues/%2F?columns=name"),
-            "{address}"
-        );
+        assert!(address.as_str().starts_with("http://127.0.0.1:15672/api/queues/%2F?columns=name"), "{address}");
     }
 
     #[test]
     fn fields_that_are_not_known_yet_are_zero() {
-        let row: Row =
-            serde_json::from_str(r#"{"name":"build-bot.work","messages":3,"messages_ready":2}"#).unwrap();
-        assert_eq!(
-            row.depth,
-            Depth {
-                messages: 3,
-                ready: 2,
-                unacknowledged: 0,
-                consumers: 0
-            }
-        );
+        let row: Row = serde_json::from_str(r#"{"name":"build-bot.work","messages":3,"messages_ready":2}"#).unwrap();
+        assert_eq!(row.depth, Depth { messages: 3, ready: 2, unacknowledged: 0, consumers: 0 });
     }
 }

@@ -33,12 +33,7 @@ impl Seen {
         let mut body: Value = serde_json::from_slice(&observed.body)
             .map_err(|e| format!("expected a JSON object on {}, got: {e}", observed.routing_key))?;
         let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|s| !s.is_empty());
-        let missing = |name: &str| {
-            format!(
-                "expected `{name}` in a body on {}, it is missing",
-                observed.routing_key
-            )
-        };
+        let missing = |name: &str| format!("expected `{name}` in a body on {}, it is missing", observed.routing_key);
         let id = cut(text("id").ok_or_else(|| missing("id"))?, NAME_CHARS_MAX);
         let event_type = cut(text("type").ok_or_else(|| missing("type"))?, NAME_CHARS_MAX);
         let at = text("timestamp").and_then(|t| DateTime::parse_from_rfc3339(t).ok());
@@ -47,10 +42,7 @@ impl Seen {
             correlation_id: cut(text("correlation_id").unwrap_or(&id), NAME_CHARS_MAX),
             parent: observed.causation_id.as_deref().map(|p| cut(p, NAME_CHARS_MAX)),
             at: said_at(at.map(|t| t.with_timezone(&Utc)), observed.at),
-            data: body
-                .pointer_mut("/payload/data")
-                .map(Value::take)
-                .unwrap_or_default(),
+            data: body.pointer_mut("/payload/data").map(Value::take).unwrap_or_default(),
             id,
             event_type,
         })
@@ -58,10 +50,7 @@ impl Seen {
 
     /// A text of the payload: at its top, or in the revision it speaks about.
     fn text(&self, name: &str) -> Option<&str> {
-        self.data
-            .get(name)
-            .or_else(|| self.data.get("revision")?.get(name))
-            .and_then(Value::as_str)
+        self.data.get(name).or_else(|| self.data.get("revision")?.get(name)).and_then(Value::as_str)
     }
 
     /// The repository it is about.
@@ -99,20 +88,10 @@ impl Seen {
             Some(c) => format!("{r}@{c}"),
             None => r.to_owned(),
         });
-        let about = [
-            self.text("environment").map(str::to_owned),
-            revision,
-            self.text("bot").map(str::to_owned),
-        ];
+        let about = [self.text("environment").map(str::to_owned), revision, self.text("bot").map(str::to_owned)];
         let about: Vec<String> = about.into_iter().flatten().collect();
-        let said = self
-            .error()
-            .or_else(|| self.text("summary"))
-            .or_else(|| self.text("title"));
-        let said = said
-            .or_else(|| self.text("reason"))
-            .map(str::to_owned)
-            .or_else(|| self.tests());
+        let said = self.error().or_else(|| self.text("summary")).or_else(|| self.text("title"));
+        let said = said.or_else(|| self.text("reason")).map(str::to_owned).or_else(|| self.tests());
         let line = match (about.is_empty(), said) {
             (true, said) => said.unwrap_or_default(),
             (false, None) => about.join(" "),
@@ -124,18 +103,9 @@ impl Seen {
     /// `12 passed, 1 failed` over all suites.
     fn tests(&self) -> Option<String> {
         let suites = self.data.get("suites")?.as_array()?;
-        let sum = |name: &str| {
-            suites
-                .iter()
-                .filter_map(|s| s.get(name)?.as_u64())
-                .fold(0, u64::saturating_add)
-        };
+        let sum = |name: &str| suites.iter().filter_map(|s| s.get(name)?.as_u64()).fold(0, u64::saturating_add);
         let counts = ["passed", "failed", "skipped"].map(|name| (sum(name), name));
-        let words: Vec<String> = counts
-            .iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, w)| format!("{n} {w}"))
-            .collect();
+        let words: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")).collect();
         (!words.is_empty()).then(|| words.join(", "))
     }
 }
@@ -144,9 +114,7 @@ impl Seen {
 /// time of arrival is nearer to the truth then, unless the message waited.
 fn said_at(claimed: Option<DateTime<Utc>>, arrived: DateTime<Utc>) -> DateTime<Utc> {
     match claimed {
-        Some(at) if at.timestamp_subsec_nanos() == 0 && (arrived - at).abs() < TimeDelta::seconds(2) => {
-            arrived
-        }
+        Some(at) if at.timestamp_subsec_nanos() == 0 && (arrived - at).abs() < TimeDelta::seconds(2) => arrived,
         Some(at) => at,
         None => arrived,
     }
@@ -167,8 +135,7 @@ pub(crate) fn cut(text: &str, chars_max: usize) -> String {
 pub(crate) mod tests {
     use super::*;
     use bot_messages::{
-        Event, build::BuildFailed, message::MessageDeadLettered, repository::RepositoryPushed,
-        test::TestCompleted,
+        Event, build::BuildFailed, message::MessageDeadLettered, repository::RepositoryPushed, test::TestCompleted,
     };
     use serde_json::json;
 
@@ -177,13 +144,7 @@ pub(crate) mod tests {
     }
 
     /// What a tap brings for a message of `E`.
-    pub(crate) fn observed(
-        id: &str,
-        event_type: &str,
-        parent: Option<&str>,
-        ms: i64,
-        data: &Value,
-    ) -> Observed {
+    pub(crate) fn observed(id: &str, event_type: &str, parent: Option<&str>, ms: i64, data: &Value) -> Observed {
         let body = json!({
             "id": id, "timestamp": at(ms).to_rfc3339(), "source": "BuildBot", "destination": "*", "type": event_type,
             "payload": {"data": data}, "priority": "medium", "correlation_id": "correlation-1",
@@ -198,47 +159,24 @@ pub(crate) mod tests {
 
     fn summary<E: Event>() -> String {
         let data = serde_json::to_value(E::example()).unwrap();
-        Seen::read(&observed("m1", E::TYPE, None, 5, &data))
-            .unwrap()
-            .summary()
+        Seen::read(&observed("m1", E::TYPE, None, 5, &data)).unwrap().summary()
     }
 
     #[test]
     fn a_summary_says_what_it_is_about_in_one_line() {
-        assert_eq!(
-            summary::<RepositoryPushed>(),
-            "shop/api@4f2d9c1e: Answer with the version"
-        );
-        assert_eq!(
-            summary::<TestCompleted>(),
-            "shop/api@4f2d9c1e: 12 passed, 1 skipped"
-        );
+        assert_eq!(summary::<RepositoryPushed>(), "shop/api@4f2d9c1e: Answer with the version");
+        assert_eq!(summary::<TestCompleted>(), "shop/api@4f2d9c1e: 12 passed, 1 skipped");
         assert!(summary::<BuildFailed>().starts_with("shop/api@4f2d9c1e: step `compile` ended"));
         assert!(summary::<MessageDeadLettered>().starts_with("BuildBot: `payload.data.commit` is missing"));
     }
 
     #[test]
     fn what_is_missing_is_named_and_what_may_miss_is_replaced() {
-        let tap = |body: &str| Observed {
-            body: body.into(),
-            routing_key: "a.b".into(),
-            causation_id: None,
-            at: at(7),
-        };
-        assert!(
-            Seen::read(&tap("{"))
-                .unwrap_err()
-                .starts_with("expected a JSON object on a.b")
-        );
-        assert_eq!(
-            Seen::read(&tap(r#"{"id":"1"}"#)).unwrap_err(),
-            "expected `type` in a body on a.b, it is missing"
-        );
+        let tap = |body: &str| Observed { body: body.into(), routing_key: "a.b".into(), causation_id: None, at: at(7) };
+        assert!(Seen::read(&tap("{")).unwrap_err().starts_with("expected a JSON object on a.b"));
+        assert_eq!(Seen::read(&tap(r#"{"id":"1"}"#)).unwrap_err(), "expected `type` in a body on a.b, it is missing");
         let seen = Seen::read(&tap(r#"{"id":"1","type":"a.b"}"#)).unwrap();
-        assert_eq!(
-            (seen.correlation_id.as_str(), seen.at, seen.data),
-            ("1", at(7), Value::Null)
-        );
+        assert_eq!((seen.correlation_id.as_str(), seen.at, seen.data), ("1", at(7), Value::Null));
     }
 
     #[test]

@@ -31,10 +31,7 @@ type Cx = ServiceCx<MonitorBot>;
 /// Runs until it is told to end, or a part of it cannot go on.
 pub(crate) async fn run(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
     let listener = TcpListener::bind(bot.listen).await.with_context(|| {
-        format!(
-            "could not listen on {}: end what listens there, or change settings.listen",
-            bot.listen
-        )
+        format!("could not listen on {}: end what listens there, or change settings.listen", bot.listen)
     })?;
     let address = listener.local_addr()?;
     let client = client(&bot)?;
@@ -42,13 +39,7 @@ pub(crate) async fn run(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
     bot.watch().recall(known, cx.now());
     memory::write(&bot.dir, memory::ADDRESS_FILE, address.to_string().as_bytes())
         .await
-        .with_context(|| {
-            format!(
-                "could not write {} in {}",
-                memory::ADDRESS_FILE,
-                bot.dir.display()
-            )
-        })?;
+        .with_context(|| format!("could not write {} in {}", memory::ADDRESS_FILE, bot.dir.display()))?;
     tracing::info!(%address, "serving the API");
     let mut parts = JoinSet::new();
     parts.spawn(serve(bot.clone(), cx.clone(), listener));
@@ -73,20 +64,14 @@ pub(crate) async fn run(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
 /// Without proxies and redirects: what is asked is what the address says.
 fn client(bot: &MonitorBot) -> anyhow::Result<reqwest::Client> {
     let timeout = Duration::from_millis(u64::from(bot.config.probe_timeout_ms));
-    let builder = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(timeout)
-        .redirect(reqwest::redirect::Policy::none());
+    let builder = reqwest::Client::builder().no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
     builder.build().context("could not make an HTTP client")
 }
 
 async fn serve(bot: Arc<MonitorBot>, cx: Cx, listener: TcpListener) -> anyhow::Result<()> {
     let clock = cx.clone();
-    let api = Api {
-        watch: bot.watch.clone(),
-        now: Arc::new(move || clock.now()),
-        allow_remote: bot.config.allow_remote,
-    };
+    let api =
+        Api { watch: bot.watch.clone(), now: Arc::new(move || clock.now()), allow_remote: bot.config.allow_remote };
     let ended = axum::serve(listener, api::router(api));
     // Connections that idle in a browser's pool must not hold back the end, so nobody waits for them.
     tokio::select! {
@@ -97,11 +82,7 @@ async fn serve(bot: Arc<MonitorBot>, cx: Cx, listener: TcpListener) -> anyhow::R
 
 /// Reads the taps, and judges once a second.
 async fn observe(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
-    let (mut events, mut health, mut logs) = (
-        cx.observe(Tap::Events),
-        cx.observe(Tap::Health),
-        cx.observe(Tap::Logs),
-    );
+    let (mut events, mut health, mut logs) = (cx.observe(Tap::Events), cx.observe(Tap::Health), cx.observe(Tap::Logs));
     let mut tick = interval(JUDGE_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = Vec::new();
@@ -133,11 +114,7 @@ async fn announce(bot: &MonitorBot, cx: &Cx) {
             Announcement::Resolved(alert) => Effects::none().say(alert),
         };
         if let Err(fail) = cx.commit(&correlation, effects).await {
-            tracing::warn!(
-                correlation,
-                reason = fail.message(),
-                "an alert could not be said yet"
-            );
+            tracing::warn!(correlation, reason = fail.message(), "an alert could not be said yet");
             return;
         }
         bot.watch().alerts.said();
@@ -161,9 +138,7 @@ async fn write_down(bot: &MonitorBot, written: &mut Vec<u8>) {
             let dir = bot.dir.display();
             bot.tools.degraded(
                 "memory",
-                Some(format!(
-                    "alerts would be forgotten by a restart: cannot write in {dir}: {e}"
-                )),
+                Some(format!("alerts would be forgotten by a restart: cannot write in {dir}: {e}")),
             );
         }
     }
@@ -188,9 +163,7 @@ async fn probe(bot: Arc<MonitorBot>, cx: Cx, client: reqwest::Client) -> anyhow:
         }
         while let Some(asked) = round.join_next().await {
             if let Ok((environment, url, answer)) = asked {
-                bot.watch()
-                    .applications
-                    .probed(&environment, &url, answer, cx.now());
+                bot.watch().applications.probed(&environment, &url, answer, cx.now());
             }
         }
     }
@@ -202,10 +175,7 @@ async fn get(client: &reqwest::Client, url: &str) -> Result<u64, String> {
     match client.get(url).send().await {
         Ok(answer) if answer.status().is_success() => Ok(began.elapsed().as_millis() as u64),
         Ok(answer) => Err(format!("expected 200 to 299 from {url}, got {}", answer.status())),
-        Err(e) if e.is_timeout() => Err(format!(
-            "{url} did not answer within {} ms",
-            began.elapsed().as_millis()
-        )),
+        Err(e) if e.is_timeout() => Err(format!("{url} did not answer within {} ms", began.elapsed().as_millis())),
         Err(e) if e.is_connect() => Err(format!("{url} cannot be reached")),
         Err(e) => Err(format!("{url} did not answer: {}", e.without_url())),
     }

@@ -23,11 +23,7 @@ impl Traffic {
             Some((latest, count)) if *latest >= second => *count += 1,
             _ => self.seconds.push_back((second, 1)),
         }
-        while self
-            .seconds
-            .front()
-            .is_some_and(|(s, _)| *s <= second - THROUGHPUT_S)
-        {
+        while self.seconds.front().is_some_and(|(s, _)| *s <= second - THROUGHPUT_S) {
             self.seconds.pop_front();
         }
     }
@@ -40,12 +36,7 @@ impl Traffic {
     /// Messages per second over the last minute.
     pub(crate) fn per_second(&self, now: DateTime<Utc>) -> f64 {
         let from = now.timestamp() - THROUGHPUT_S;
-        let recent: u64 = self
-            .seconds
-            .iter()
-            .filter(|(s, _)| *s > from)
-            .map(|(_, n)| n)
-            .sum();
+        let recent: u64 = self.seconds.iter().filter(|(s, _)| *s > from).map(|(_, n)| n).sum();
         recent as f64 / THROUGHPUT_S as f64
     }
 }
@@ -63,11 +54,7 @@ mod tests {
         }
         let last_minute = |traffic: &Traffic, ms| (traffic.per_second(at(ms)) * 60.0).round() as u64;
         assert_eq!((traffic.total(), last_minute(&traffic, 30_000)), (4, 4));
-        assert_eq!(
-            last_minute(&traffic, 65_000),
-            2,
-            "a late one counts where the latest is"
-        );
+        assert_eq!(last_minute(&traffic, 65_000), 2, "a late one counts where the latest is");
         assert_eq!(last_minute(&traffic, 200_000), 0);
         traffic.count(at(200_000));
         assert_eq!(traffic.seconds.len(), 1);

@@ -70,18 +70,10 @@ impl Tree {
         let by_id: HashMap<&str, &Message> = order.iter().map(|m| (m.id.as_str(), *m)).collect();
         let mut below: HashMap<Option<&str>, Vec<&Message>> = HashMap::new();
         for message in &order {
-            below
-                .entry(hangs_below(message, &by_id))
-                .or_default()
-                .push(message);
+            below.entry(hangs_below(message, &by_id)).or_default().push(message);
         }
         let first = span.map_or_else(DateTime::default, |s| s.0);
-        let drawing = Drawing {
-            correlation,
-            by_id: &by_id,
-            below: &below,
-            first,
-        };
+        let drawing = Drawing { correlation, by_id: &by_id, below: &below, first };
         Self {
             id: id.to_owned(),
             state: correlation.state(),
@@ -105,11 +97,7 @@ fn hangs_below<'a>(message: &'a Message, by_id: &HashMap<&'a str, &'a Message>) 
     let mut at = message;
     while let Some(parent) = at.parent.as_deref().and_then(|p| by_id.get(p)) {
         if !met.insert(&parent.id) {
-            return if parent.id == message.id {
-                None
-            } else {
-                line.first().copied()
-            };
+            return if parent.id == message.id { None } else { line.first().copied() };
         }
         line.push(&parent.id);
         at = parent;
@@ -128,12 +116,7 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     fn nodes(&self, parent: Option<&str>) -> Vec<Node> {
-        self.below
-            .get(&parent)
-            .into_iter()
-            .flatten()
-            .map(|m| self.node(m))
-            .collect()
+        self.below.get(&parent).into_iter().flatten().map(|m| self.node(m)).collect()
     }
 
     fn node(&self, message: &Message) -> Node {
@@ -148,12 +131,7 @@ impl Drawing<'_> {
             // Clocks of two machines may disagree; nothing happens before its cause.
             hop_ms: parent.map(|p| (message.at - p.at).num_milliseconds().max(0)),
             summary: message.summary.clone(),
-            handled: self
-                .correlation
-                .handled
-                .get(&message.id)
-                .cloned()
-                .unwrap_or_default(),
+            handled: self.correlation.handled.get(&message.id).cloned().unwrap_or_default(),
             children: self.nodes(Some(&message.id)),
         }
     }
@@ -169,32 +147,21 @@ mod tests {
     use bot_messages::telemetry::Outcome;
 
     fn tree(messages: &[(&str, Option<&str>, i64)]) -> Tree {
-        let mut c = Correlations::new(Bounds {
-            messages_each: 500,
-            messages: 500,
-            ..BOUNDS
-        });
+        let mut c = Correlations::new(Bounds { messages_each: 500, messages: 500, ..BOUNDS });
         for (id, parent, ms) in messages {
             say(&mut c, id, "a.b", *parent, *ms);
         }
         c.handled(
             "correlation-1",
             "1",
-            Handled {
-                bot: "LintBot".into(),
-                outcome: Outcome::Ignored,
-                reason: "no".into(),
-                duration_us: None,
-            },
+            Handled { bot: "LintBot".into(), outcome: Outcome::Ignored, reason: "no".into(), duration_us: None },
         );
         let (id, found) = c.find("correl").unwrap();
         Tree::of(id, found)
     }
 
     fn shape(nodes: &[Node]) -> String {
-        nodes.iter().fold(String::new(), |all, n| {
-            format!("{all}{}({})", n.id, shape(&n.children))
-        })
+        nodes.iter().fold(String::new(), |all, n| format!("{all}{}({})", n.id, shape(&n.children)))
     }
 
     #[test]
@@ -209,21 +176,13 @@ mod tests {
         assert_eq!(shape(&t.roots), "1(4()2(3()))5()");
         let two = &t.roots[0].children[1];
         assert_eq!((two.offset_ms, two.hop_ms, t.duration_ms), (5, Some(5), 30));
-        assert_eq!(
-            (t.roots[1].parent.as_deref(), t.roots[1].hop_ms),
-            (Some("unknown"), None)
-        );
+        assert_eq!((t.roots[1].parent.as_deref(), t.roots[1].hop_ms), (Some("unknown"), None));
         assert_eq!(t.roots[0].handled[0].bot, "LintBot");
     }
 
     #[test]
     fn a_circle_of_causes_is_drawn_all_the_same() {
-        let t = tree(&[
-            ("1", Some("2"), 1),
-            ("2", Some("1"), 2),
-            ("3", Some("3"), 3),
-            ("4", Some("1"), 4),
-        ]);
+        let t = tree(&[("1", Some("2"), 1), ("2", Some("1"), 2), ("3", Some("3"), 3), ("4", Some("1"), 4)]);
         assert_eq!(shape(&t.roots), "1(4())2()3()");
     }
 

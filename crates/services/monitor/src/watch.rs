@@ -137,14 +137,8 @@ impl Watch {
                     return;
                 };
                 let reason = cut(&record.message, 300);
-                let handled = Handled {
-                    bot: record.bot,
-                    outcome,
-                    reason,
-                    duration_us: record.duration_us,
-                };
-                self.correlations
-                    .handled(&cut(&correlation, 128), &cut(&message, 128), handled);
+                let handled = Handled { bot: record.bot, outcome, reason, duration_us: record.duration_us };
+                self.correlations.handled(&cut(&correlation, 128), &cut(&message, 128), handled);
             }
             (RecordKind::Output, Some(job), _) => {
                 self.logs.line(&cut(&job, 128), record.line, &record.message);
@@ -196,13 +190,7 @@ impl Watch {
         let (bot, latest) = (cut(bot, 64), cut(seen.error().unwrap_or("no reason given"), 200));
         let slug = slug(&bot);
         let summary = format!("{bot} has new dead letters; the latest: {latest}");
-        self.alerts.raise(
-            &format!("dead-letters:{slug}"),
-            Severity::Warning,
-            &format!("bot:{slug}"),
-            summary,
-            now,
-        );
+        self.alerts.raise(&format!("dead-letters:{slug}"), Severity::Warning, &format!("bot:{slug}"), summary, now);
     }
 
     fn judge_bots(&mut self, now: DateTime<Utc>) {
@@ -213,12 +201,8 @@ impl Watch {
             let id = format!("silent:{slug}");
             fine.retain(|open| *open != id);
             if !self.alerts.is_open(&id) {
-                let summary = bot
-                    .error
-                    .clone()
-                    .unwrap_or_else(|| format!("{} is silent", bot.name));
-                self.alerts
-                    .raise(&id, Severity::Critical, &format!("bot:{slug}"), summary, now);
+                let summary = bot.error.clone().unwrap_or_else(|| format!("{} is silent", bot.name));
+                self.alerts.raise(&id, Severity::Critical, &format!("bot:{slug}"), summary, now);
             }
         }
         for id in fine {
@@ -237,10 +221,7 @@ impl Watch {
             let id = format!("application:{}", a.environment);
             if !self.alerts.is_open(&id) {
                 let why = a.error.as_deref().unwrap_or("no answer");
-                let summary = format!(
-                    "{} did not answer {} times in a row: {why}",
-                    a.environment, a.failures
-                );
+                let summary = format!("{} did not answer {} times in a row: {why}", a.environment, a.failures);
                 self.alerts.raise(&id, Severity::Critical, &id, summary, now);
             }
         }
@@ -248,9 +229,7 @@ impl Watch {
             let environment = id.trim_start_matches("application:");
             match self.applications.get(environment).map(|a| a.health) {
                 Some(Health::Down | Health::Unknown) => {}
-                Some(Health::Up) => self
-                    .alerts
-                    .resolve(&id, || format!("{environment} answers again"), now),
+                Some(Health::Up) => self.alerts.resolve(&id, || format!("{environment} answers again"), now),
                 None => {
                     let summary = || format!("nothing is deployed in {environment} any more");
                     self.alerts.resolve(&id, summary, now);
@@ -268,8 +247,7 @@ impl Watch {
             depth.is_some_and(|d| d.messages == 0) && snapshot.at - a.last > FIGURES_AGE
         });
         for id in over.map(|a| a.id.clone()).collect::<Vec<_>>() {
-            self.alerts
-                .resolve(&id, || "no dead letters are left".to_owned(), now);
+            self.alerts.resolve(&id, || "no dead letters are left".to_owned(), now);
         }
     }
 }
@@ -294,12 +272,7 @@ pub(crate) mod tests {
 
     pub(crate) fn tap<T: Serialize>(routing_key: &str, body: &T, ms: i64) -> Observed {
         let body = serde_json::to_vec(body).unwrap();
-        Observed {
-            body,
-            routing_key: routing_key.into(),
-            causation_id: None,
-            at: at(ms),
-        }
+        Observed { body, routing_key: routing_key.into(), causation_id: None, at: at(ms) }
     }
 
     pub(crate) fn record(kind: RecordKind, message: &str) -> LogRecord {
@@ -371,55 +344,25 @@ pub(crate) mod tests {
     #[test]
     fn a_heartbeat_in_anothers_name_is_not_believed() {
         let mut w = Watch::new(&Config::default());
-        w.heartbeat(&tap(
-            "health.lint-bot.a",
-            &beat("DeployBot", "a", BotState::Running),
-            0,
-        ));
+        w.heartbeat(&tap("health.lint-bot.a", &beat("DeployBot", "a", BotState::Running), 0));
         w.record(&tap("log.lint-bot.info", &record(RecordKind::Output, "x"), 0));
         w.heartbeat(&tap("health.lint-bot.a", &json!([]), 0));
-        assert_eq!(
-            (w.unreadable, w.fleet.bots(at(0)).len(), w.logs.jobs().count()),
-            (3, 0, 0)
-        );
+        assert_eq!((w.unreadable, w.fleet.bots(at(0)).len(), w.logs.jobs().count()), (3, 0, 0));
     }
 
     #[test]
     fn records_find_their_correlation_and_their_job() {
         let mut w = Watch::new(&Config::default());
-        w.event(&observed(
-            "m1",
-            "build.started",
-            None,
-            1,
-            &json!({"job_id": "job-abcdef"}),
-        ));
+        w.event(&observed("m1", "build.started", None, 1, &json!({"job_id": "job-abcdef"})));
+        w.record(&tap("log.build-bot.info", &record(RecordKind::Handled, "started build"), 2));
+        w.record(&tap("log.build-bot.info", &LogRecord { line: Some(1), ..record(RecordKind::Output, "hello") }, 2));
         w.record(&tap(
             "log.build-bot.info",
-            &record(RecordKind::Handled, "started build"),
-            2,
-        ));
-        w.record(&tap(
-            "log.build-bot.info",
-            &LogRecord {
-                line: Some(1),
-                ..record(RecordKind::Output, "hello")
-            },
-            2,
-        ));
-        w.record(&tap(
-            "log.build-bot.info",
-            &LogRecord {
-                percent: Some(30),
-                ..record(RecordKind::Progress, "compile")
-            },
+            &LogRecord { percent: Some(30), ..record(RecordKind::Progress, "compile") },
             2,
         ));
         assert_eq!(w.correlations.recent("", 1)[0].state, State::Running);
-        assert_eq!(
-            w.correlations.find("correlation-1").unwrap().1.handled["m1"][0].reason,
-            "started build"
-        );
+        assert_eq!(w.correlations.find("correlation-1").unwrap().1.handled["m1"][0].reason, "started build");
         assert_eq!(w.logs.page("job-abcdef", 0).lines[0].text, "hello");
         assert_eq!(w.jobs.find("job-abcdef").unwrap().percent, Some(30));
         assert_eq!(w.traffic.total(), 1);
@@ -437,23 +380,10 @@ pub(crate) mod tests {
                 &json!({"bot": "BuildBot", "error": "no commit"}),
             ));
         }
-        assert_eq!(
-            (said(&mut w), w.alerts.open()[0].count),
-            (vec!["+dead-letters:build-bot".to_owned()], 3)
-        );
+        assert_eq!((said(&mut w), w.alerts.open()[0].count), (vec!["+dead-letters:build-bot".to_owned()], 3));
         let mut queue = |s: i64, messages| {
-            let queues = [(
-                "build-bot.dead".to_owned(),
-                Depth {
-                    messages,
-                    ..Depth::default()
-                },
-            )]
-            .into();
-            w.queues = Some(Snapshot {
-                at: at(s * 1000),
-                queues,
-            });
+            let queues = [("build-bot.dead".to_owned(), Depth { messages, ..Depth::default() })].into();
+            w.queues = Some(Snapshot { at: at(s * 1000), queues });
             w.judge(at(s * 1000));
             said(&mut w)
         };
@@ -465,14 +395,12 @@ pub(crate) mod tests {
     #[test]
     fn an_application_that_is_taken_away_alarms_nobody_any_more() {
         let mut w = Watch::new(&Config::default());
-        let release: Release = serde_json::from_value(
-            json!({"digest": format!("sha256:{}", "a".repeat(64)), "health_url": "http://x/"}),
-        )
-        .unwrap();
+        let release: Release =
+            serde_json::from_value(json!({"digest": format!("sha256:{}", "a".repeat(64)), "health_url": "http://x/"}))
+                .unwrap();
         w.applications.place("staging", Some(&release));
         for _ in 0..2 {
-            w.applications
-                .probed("staging", "http://x/", Err("refused".into()), at(0));
+            w.applications.probed("staging", "http://x/", Err("refused".into()), at(0));
         }
         w.judge(at(0));
         assert_eq!(said(&mut w), ["+application:staging"]);

@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Demo(up::DemoArgs),
     /// What is missing on this machine
     Doctor,
+    /// Unpack what tests need into the cache; prints the path of bubblewrap
+    #[command(hide = true)]
+    Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
     /// Push a commit of a repository through the fleet

@@ -79,7 +79,9 @@ impl Home {
 
     pub(crate) fn record(&self) -> anyhow::Result<Option<FleetRecord>> {
         match fs::read(self.0.join("fleet.json")) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).context("fleet.json cannot be read: delete it and run `lota up`")?)),
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes).context("fleet.json cannot be read: delete it and run `lota up`")?,
+            )),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).context("fleet.json cannot be read"),
         }
@@ -93,14 +95,21 @@ impl Home {
     pub(crate) fn fleet(&self) -> anyhow::Result<FleetRecord> {
         match self.record()? {
             Some(record) => Ok(record),
-            None => bail!("there is no fleet in {}: run `lota up`, or name another folder with --home", self.0.display()),
+            None => {
+                bail!("there is no fleet in {}: run `lota up`, or name another folder with --home", self.0.display())
+            }
         }
     }
 
     /// How a user of this fleet reaches the broker.
     pub(crate) fn bus(&self, user: &str) -> anyhow::Result<BusOptions> {
         let fleet = self.fleet()?;
-        Ok(bot_core::bus_options(vec![fleet.amqp_url], user.to_owned(), self.password_file(user), format!("lota {user}")))
+        Ok(bot_core::bus_options(
+            vec![fleet.amqp_url],
+            user.to_owned(),
+            self.password_file(user),
+            format!("lota {user}"),
+        ))
     }
 
     /// The management API, as the administrator.
@@ -115,7 +124,11 @@ impl Home {
         let file = self.bot("monitor-bot").join("http-address");
         match fs::read_to_string(&file) {
             Ok(address) => Ok(format!("http://{}", address.trim())),
-            Err(_) => bail!("the monitor is not up yet ({} is missing): see `lota status` and {}", file.display(), self.log("monitor-bot").display()),
+            Err(_) => bail!(
+                "the monitor is not up yet ({} is missing): see `lota status` and {}",
+                file.display(),
+                self.log("monitor-bot").display()
+            ),
         }
     }
 }

@@ -38,6 +38,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Down(args) => up::down(&home, &args).await,
         Command::Demo(args) => up::demo(&args).await,
         Command::Doctor => up::doctor().await,
+        Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
         Command::Push(args) => client::push::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,

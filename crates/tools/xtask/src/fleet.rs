@@ -23,8 +23,5 @@ pub(crate) fn fleet() -> Vec<Member> {
 }
 
 fn member<B: Bot>() -> Member {
-    Member {
-        contract: contract_of::<B>(),
-        config_schema: config_schema::<B::Config>(),
-    }
+    Member { contract: contract_of::<B>(), config_schema: config_schema::<B::Config>() }
 }

@@ -44,14 +44,8 @@ impl Source {
             bail!("{}", loops.join("\n"));
         }
         let outside = outside()?;
-        let topology =
-            Topology::new(&contracts, std::slice::from_ref(&outside)).context("a contract is wrong")?;
-        Ok(Self {
-            fleet,
-            contracts,
-            outside,
-            topology,
-        })
+        let topology = Topology::new(&contracts, std::slice::from_ref(&outside)).context("a contract is wrong")?;
+        Ok(Self { fleet, contracts, outside, topology })
     }
 
     fn files(&self) -> Result<Files> {
@@ -69,9 +63,7 @@ impl Source {
 fn outside() -> Result<OutsidePublisher> {
     Ok(OutsidePublisher {
         name: "outside".parse()?,
-        says: ["repository.pushed", "deploy.requested"]
-            .map(str::to_owned)
-            .to_vec(),
+        says: ["repository.pushed", "deploy.requested"].map(str::to_owned).to_vec(),
         hears_all: true,
         operator: false,
     })
@@ -84,11 +76,7 @@ pub(crate) fn run(root: &Path, check: bool, out: &mut impl Write) -> Result<Exit
     if !check {
         for Stale { path, wanted, .. } in &stale {
             put(root, path, wanted.as_deref()).with_context(|| format!("{path} cannot be written"))?;
-            writeln!(
-                out,
-                "{} {path}",
-                if wanted.is_some() { "wrote" } else { "removed" }
-            )?;
+            writeln!(out, "{} {path}", if wanted.is_some() { "wrote" } else { "removed" })?;
         }
         writeln!(out, "gen: {} files, {} of them changed", files.len(), stale.len())?;
         return Ok(ExitCode::SUCCESS);
@@ -100,12 +88,7 @@ pub(crate) fn run(root: &Path, check: bool, out: &mut impl Write) -> Result<Exit
         writeln!(out, "gen: {} files are current", files.len())?;
         return Ok(ExitCode::SUCCESS);
     }
-    writeln!(
-        out,
-        "gen: {} of {} files are stale: run `make gen`",
-        stale.len(),
-        files.len()
-    )?;
+    writeln!(out, "gen: {} of {} files are stale: run `make gen`", stale.len(), files.len())?;
     Ok(ExitCode::FAILURE)
 }
 
@@ -138,29 +121,17 @@ fn stale(root: &Path, files: &Files) -> Result<Vec<Stale>> {
             Err(error) => return Err(error).with_context(|| format!("{path} cannot be read")),
         };
         if found.as_ref() != Some(wanted) {
-            stale.push(Stale {
-                path: path.clone(),
-                found,
-                wanted: Some(wanted.clone()),
-            });
+            stale.push(Stale { path: path.clone(), found, wanted: Some(wanted.clone()) });
         }
     }
     let folder = root.join(OWN_FOLDER);
     let entries = walkdir::WalkDir::new(&folder).sort_by_file_name().into_iter();
     for entry in entries.filter(|_| folder.exists()) {
         let entry = entry.with_context(|| format!("{OWN_FOLDER} cannot be read"))?;
-        let path = entry
-            .path()
-            .strip_prefix(root)?
-            .to_str()
-            .context("a path is not UTF-8")?;
+        let path = entry.path().strip_prefix(root)?.to_str().context("a path is not UTF-8")?;
         let path = path.replace(std::path::MAIN_SEPARATOR, "/");
         if !entry.file_type().is_dir() && !files.contains_key(&path) {
-            stale.push(Stale {
-                path,
-                found: Some(String::new()),
-                wanted: None,
-            });
+            stale.push(Stale { path, found: Some(String::new()), wanted: None });
         }
     }
     stale.sort_by(|a, b| a.path.cmp(&b.path));

@@ -51,12 +51,9 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, out: &mut impl Write) -> Result<ExitCode> {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
     let root = cli.root.as_ref().unwrap_or(&built_from);
-    let root = root.canonicalize().with_context(|| {
-        format!(
-            "the checkout {} cannot be found: name it with --root",
-            root.display()
-        )
-    })?;
+    let root = root
+        .canonicalize()
+        .with_context(|| format!("the checkout {} cannot be found: name it with --root", root.display()))?;
     match &cli.task {
         Task::Tidy => tidy::run(&root, out),
         Task::Gen { check } => generate::run(&root, *check, out),

@@ -32,10 +32,7 @@ pub(crate) fn run(root: &Path, name: &str, out: &mut impl Write) -> Result<ExitC
         }
     }
     let Names { bot, slug, .. } = names;
-    writeln!(
-        out,
-        "new-bot: {bot} counts alerts; make crates/bots/{slug}/src/lib.rs do what you want"
-    )?;
+    writeln!(out, "new-bot: {bot} counts alerts; make crates/bots/{slug}/src/lib.rs do what you want")?;
     writeln!(out, "next: make gen && cargo test --package {slug}")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -52,49 +49,26 @@ impl Names {
     /// From either of the first two.
     fn of(given: &str) -> Result<Self> {
         let is_pascal = given.starts_with(|c: char| c.is_ascii_uppercase());
-        let bot = if is_pascal {
-            given.to_owned()
-        } else {
-            pascal(given)
-        };
+        let bot = if is_pascal { given.to_owned() } else { pascal(given) };
         let expected = "expected such as NoteBot or note-bot: words of letters and digits";
-        let slug = bot
-            .parse::<BotName>()
-            .with_context(|| format!("`{given}` is no name: {expected}"))?
-            .slug();
-        let same = if is_pascal {
-            pascal(&slug) == bot
-        } else {
-            slug == given
-        };
-        ensure!(
-            same,
-            "`{given}` is no name that can be spelled both ways (`{bot}`, `{slug}`): {expected}"
-        );
+        let slug = bot.parse::<BotName>().with_context(|| format!("`{given}` is no name: {expected}"))?.slug();
+        let same = if is_pascal { pascal(&slug) == bot } else { slug == given };
+        ensure!(same, "`{given}` is no name that can be spelled both ways (`{bot}`, `{slug}`): {expected}");
         let module = slug.replace('-', "_");
         let is_free = !TAKEN.contains(&slug.as_str()) && !RUST_OWN.contains(&module.as_str());
-        ensure!(
-            is_free && syn::parse_str::<syn::Ident>(&module).is_ok(),
-            "`{slug}` is taken: choose another name"
-        );
+        ensure!(is_free && syn::parse_str::<syn::Ident>(&module).is_ok(), "`{slug}` is taken: choose another name");
         Ok(Self { bot, slug, module })
     }
 
     fn fill(&self, template: &str) -> String {
-        template
-            .replace("@Name@", &self.bot)
-            .replace("@slug@", &self.slug)
-            .replace("@module@", &self.module)
+        template.replace("@Name@", &self.bot).replace("@slug@", &self.slug).replace("@module@", &self.module)
     }
 }
 
 fn pascal(kebab: &str) -> String {
     let capital = |word: &str| {
         let mut letters = word.chars();
-        letters
-            .next()
-            .map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
-            .unwrap_or_default()
+        letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
     };
     kebab.split('-').map(capital).collect()
 }
@@ -115,47 +89,23 @@ impl Plan {
             "there is a package `{slug}` already: choose another name"
         );
         let created = [
-            (
-                format!("crates/bots/{slug}/Cargo.toml"),
-                include_str!("../templates/new-bot/Cargo.toml.in"),
-            ),
-            (
-                format!("crates/bots/{slug}/src/lib.rs"),
-                include_str!("../templates/new-bot/lib.rs.in"),
-            ),
-            (
-                format!("crates/bots/{slug}/src/main.rs"),
-                include_str!("../templates/new-bot/main.rs.in"),
-            ),
-            (
-                format!("crates/bots/{slug}/tests/{slug}.rs"),
-                include_str!("../templates/new-bot/test.rs.in"),
-            ),
-            (
-                format!("deploy/config/{slug}.yaml"),
-                include_str!("../templates/new-bot/config.yaml.in"),
-            ),
+            (format!("crates/bots/{slug}/Cargo.toml"), include_str!("../templates/new-bot/Cargo.toml.in")),
+            (format!("crates/bots/{slug}/src/lib.rs"), include_str!("../templates/new-bot/lib.rs.in")),
+            (format!("crates/bots/{slug}/src/main.rs"), include_str!("../templates/new-bot/main.rs.in")),
+            (format!("crates/bots/{slug}/tests/{slug}.rs"), include_str!("../templates/new-bot/test.rs.in")),
+            (format!("deploy/config/{slug}.yaml"), include_str!("../templates/new-bot/config.yaml.in")),
         ]
         .map(|(path, template)| (path, names.fill(template)))
         .to_vec();
         for (path, _) in &created {
-            ensure!(
-                !root.join(path).exists(),
-                "{path} is there already: choose another name, or remove it"
-            );
+            ensure!(!root.join(path).exists(), "{path} is there already: choose another name, or remove it");
         }
         let edit = |path: &str, change: &dyn Fn(&str) -> Result<String>| -> Result<(String, String)> {
-            let text =
-                fs::read_to_string(root.join(path)).with_context(|| format!("{path} cannot be read"))?;
-            Ok((
-                path.to_owned(),
-                change(&text).with_context(|| format!("{path} cannot be edited"))?,
-            ))
+            let text = fs::read_to_string(root.join(path)).with_context(|| format!("{path} cannot be read"))?;
+            Ok((path.to_owned(), change(&text).with_context(|| format!("{path} cannot be edited"))?))
         };
         let edited = vec![
-            edit(FLEET_LIST, &|text| {
-                listed(text, &format!("        member::<{module}::{bot}>(),"))
-            })?,
+            edit(FLEET_LIST, &|text| listed(text, &format!("        member::<{module}::{bot}>(),")))?,
             edit(FLEET_MANIFEST, &|text| depended_on(text, slug))?,
         ];
         Ok(Self { created, edited })
@@ -170,11 +120,7 @@ fn listed(text: &str, line: &str) -> Result<String> {
     let Some(last) = members.last() else {
         bail!("no line `member::<…>(),` is in it: expected the list of all bots");
     };
-    let at = members
-        .iter()
-        .find(|i| lines[**i] > line)
-        .copied()
-        .unwrap_or(last + 1);
+    let at = members.iter().find(|i| lines[**i] > line).copied().unwrap_or(last + 1);
     lines.insert(at, line);
     Ok(lines.join("\n") + "\n")
 }
@@ -182,22 +128,11 @@ fn listed(text: &str, line: &str) -> Result<String> {
 /// The manifest with one dependency more, in its place by the alphabet.
 fn depended_on(text: &str, slug: &str) -> Result<String> {
     let mut lines: Vec<&str> = text.lines().collect();
-    let start = lines
-        .iter()
-        .position(|line| *line == "[dependencies]")
-        .context("it has no [dependencies]")?
-        + 1;
-    let length = lines[start..]
-        .iter()
-        .take_while(|line| !line.is_empty() && !line.starts_with('['))
-        .count();
+    let start = lines.iter().position(|line| *line == "[dependencies]").context("it has no [dependencies]")? + 1;
+    let length = lines[start..].iter().take_while(|line| !line.is_empty() && !line.starts_with('[')).count();
     let key = |line: &str| line.split(['.', ' ', '=']).next().unwrap_or_default().to_owned();
     let is_behind = |line: &&str| !line.starts_with('#') && key(line).as_str() > slug;
-    let mut at = start
-        + lines[start..start + length]
-            .iter()
-            .position(|line| is_behind(line))
-            .unwrap_or(length);
+    let mut at = start + lines[start..start + length].iter().position(is_behind).unwrap_or(length);
     // A comment belongs to the line behind it.
     while lines[at - 1].starts_with('#') {
         at -= 1;
@@ -227,23 +162,10 @@ mod tests {
     }
 
     fn files(root: &Path) -> Vec<(String, String)> {
-        let entries = walkdir::WalkDir::new(root)
-            .sort_by_file_name()
-            .into_iter()
-            .map(Result::unwrap);
+        let entries = walkdir::WalkDir::new(root).sort_by_file_name().into_iter().map(Result::unwrap);
         let files = entries.filter(|entry| entry.file_type().is_file());
-        let path = |entry: &walkdir::DirEntry| {
-            entry
-                .path()
-                .strip_prefix(root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
-        files
-            .map(|entry| (path(&entry), fs::read_to_string(entry.path()).unwrap()))
-            .collect()
+        let path = |entry: &walkdir::DirEntry| entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        files.map(|entry| (path(&entry), fs::read_to_string(entry.path()).unwrap())).collect()
     }
 
     #[test]
@@ -251,44 +173,31 @@ mod tests {
         let folder = copy();
         let before = files(folder.path());
         let mut out = Vec::new();
-        run(folder.path(), "note-bot", &mut out).unwrap();
+        run(folder.path(), "made-up-for-tests", &mut out).unwrap();
         let after = files(folder.path());
 
         let is_new = |path: &String| !before.iter().any(|(other, _)| other == path);
-        let created: Vec<_> = after
-            .iter()
-            .map(|(path, _)| path)
-            .filter(|path| is_new(path))
-            .collect();
+        let created: Vec<_> = after.iter().map(|(path, _)| path).filter(|path| is_new(path)).collect();
         assert_eq!(
             created,
             [
-                "crates/bots/note-bot/Cargo.toml",
-                "crates/bots/note-bot/src/lib.rs",
-                "crates/bots/note-bot/src/main.rs",
-                "crates/bots/note-bot/tests/note-bot.rs",
-                "deploy/config/note-bot.yaml",
+                "crates/bots/made-up-for-tests/Cargo.toml",
+                "crates/bots/made-up-for-tests/src/lib.rs",
+                "crates/bots/made-up-for-tests/src/main.rs",
+                "crates/bots/made-up-for-tests/tests/made-up-for-tests.rs",
+                "deploy/config/made-up-for-tests.yaml",
             ]
         );
-        let edited: Vec<_> = before
-            .iter()
-            .filter(|file| !after.contains(file))
-            .map(|(path, _)| path.as_str())
-            .collect();
+        let edited: Vec<_> =
+            before.iter().filter(|file| !after.contains(file)).map(|(path, _)| path.as_str()).collect();
         assert_eq!(edited, [FLEET_MANIFEST, FLEET_LIST]);
         for (path, text) in &after {
-            assert!(
-                !text.contains("@slug@") && !text.contains("@Name@") && !text.contains("@module@"),
-                "{path}"
-            );
+            assert!(!text.contains("@slug@") && !text.contains("@Name@") && !text.contains("@module@"), "{path}");
         }
         for (path, line) in [
-            (FLEET_LIST, "        member::<note_bot::NoteBot>(),\n"),
-            (FLEET_MANIFEST, "note-bot = { path = \"../../bots/note-bot\" }\n"),
-            (
-                "crates/bots/note-bot/src/main.rs",
-                "    bot_core::run::<note_bot::NoteBot>()\n",
-            ),
+            (FLEET_LIST, "        member::<made_up_for_tests::MadeUpForTests>(),\n"),
+            (FLEET_MANIFEST, "made-up-for-tests = { path = \"../../bots/made-up-for-tests\" }\n"),
+            ("crates/bots/made-up-for-tests/src/main.rs", "    bot_core::run::<made_up_for_tests::MadeUpForTests>()\n"),
         ] {
             let text = fs::read_to_string(folder.path().join(path)).unwrap();
             assert_eq!(text.matches(line).count(), 1, "{path}: {text}");
@@ -298,43 +207,30 @@ mod tests {
     #[test]
     fn a_new_bot_is_tidy_once_the_page_names_it() {
         let folder = copy();
-        for name in ["AlertBot", "zebra-bot"] {
+        for name in ["AaMadeUp", "zz-made-up"] {
             run(folder.path(), name, &mut Vec::new()).unwrap();
         }
         let page = folder.path().join("docs/topology.md");
         fs::create_dir_all(page.parent().unwrap()).unwrap();
-        fs::write(page, "**AlertBot**, **ZebraBot**\n").unwrap();
+        fs::write(page, "**AaMadeUp**, **ZzMadeUp**\n").unwrap();
         let mut out = Vec::new();
         crate::tidy::run(folder.path(), &mut out).unwrap();
         let told = String::from_utf8(out).unwrap();
-        let about: Vec<_> = told
-            .lines()
-            .filter(|line| line.starts_with("crates/") || line.starts_with("deploy/"))
-            .collect();
+        let about: Vec<_> =
+            told.lines().filter(|line| line.starts_with("crates/") || line.starts_with("deploy/")).collect();
         // The copy is no whole package: what it lacks is not the new bot's.
-        let own: Vec<_> = about
-            .iter()
-            .filter(|line| !line.starts_with(FLEET_LIST))
-            .collect();
+        let own: Vec<_> = about.iter().filter(|line| !line.starts_with(FLEET_LIST)).collect();
         assert!(own.is_empty(), "{told}");
     }
 
     #[test]
     fn the_same_bot_is_not_created_twice() {
         let folder = copy();
-        run(folder.path(), "NoteBot", &mut Vec::new()).unwrap();
+        run(folder.path(), "MadeUpForTests", &mut Vec::new()).unwrap();
         let before = files(folder.path());
-        let error = run(folder.path(), "note-bot", &mut Vec::new())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("crates/bots/note-bot/Cargo.toml is there already"),
-            "{error}"
-        );
-        assert!(
-            run(folder.path(), "serde", &mut Vec::new()).is_err(),
-            "it is a package of the lock file"
-        );
+        let error = run(folder.path(), "made-up-for-tests", &mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("crates/bots/made-up-for-tests/Cargo.toml is there already"), "{error}");
+        assert!(run(folder.path(), "serde", &mut Vec::new()).is_err(), "it is a package of the lock file");
         assert_eq!(files(folder.path()), before);
     }
 
@@ -379,25 +275,15 @@ mod tests {
         let list = "    vec![\n        member::<b::B>(),\n        member::<d::D>(),\n    ]\n";
         for (line, place) in [("a::A", 1), ("c::C", 2), ("e::E", 3)] {
             let line = format!("        member::<{line}>(),");
-            assert_eq!(
-                listed(list, &line)
-                    .unwrap()
-                    .lines()
-                    .position(|other| other == line),
-                Some(place)
-            );
+            assert_eq!(listed(list, &line).unwrap().lines().position(|other| other == line), Some(place));
         }
         assert!(listed("vec![]\n", "x").is_err());
 
-        let manifest = "[dependencies]\nanyhow.workspace = true\n# Why.\ncee = { path = \"../cee\" }\n\n[dev-dependencies]\n";
+        let manifest =
+            "[dependencies]\nanyhow.workspace = true\n# Why.\ncee = { path = \"../cee\" }\n\n[dev-dependencies]\n";
         for (slug, place) in [("a", 1), ("bee", 2), ("dee", 4)] {
             let text = depended_on(manifest, slug).unwrap();
-            assert_eq!(
-                text.lines()
-                    .position(|line| line.starts_with(&format!("{slug} = "))),
-                Some(place),
-                "{text}"
-            );
+            assert_eq!(text.lines().position(|line| line.starts_with(&format!("{slug} = "))), Some(place), "{text}");
         }
     }
 }

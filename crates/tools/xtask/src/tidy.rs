@@ -47,14 +47,7 @@ struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            rule,
-            path,
-            line,
-            wrong,
-            remedy,
-            ..
-        } = self;
+        let Self { rule, path, line, wrong, remedy, .. } = self;
         write!(f, "{path}:{line}: {wrong}: {remedy} [{rule}]")
     }
 }
@@ -113,17 +106,11 @@ fn judge(tree: &Tree, exceptions: &[Exception]) -> Vec<Finding> {
     for rule in RULES {
         rule(tree, &mut report);
     }
-    let covers = |exception: &Exception, finding: &Finding| {
-        exception.rule == finding.rule && exception.place == finding.place
-    };
-    let (excepted, mut open): (Vec<_>, Vec<_>) = report
-        .0
-        .into_iter()
-        .partition(|finding| exceptions.iter().any(|e| covers(e, finding)));
-    for exception in exceptions
-        .iter()
-        .filter(|e| !excepted.iter().any(|finding| covers(e, finding)))
-    {
+    let covers =
+        |exception: &Exception, finding: &Finding| exception.rule == finding.rule && exception.place == finding.place;
+    let (excepted, mut open): (Vec<_>, Vec<_>) =
+        report.0.into_iter().partition(|finding| exceptions.iter().any(|e| covers(e, finding)));
+    for exception in exceptions.iter().filter(|e| !excepted.iter().any(|finding| covers(e, finding))) {
         open.push(Finding {
             rule: "exceptions",
             place: exceptions::HOME.to_owned(),
@@ -149,11 +136,7 @@ mod tests {
     pub(super) fn found(rule: fn(&Tree, &mut Report), files: &[(&str, &str)]) -> Vec<String> {
         let mut report = Report::default();
         rule(&tree::made(files), &mut report);
-        report
-            .0
-            .iter()
-            .map(|f| format!("{}:{}: {}", f.path, f.line, f.wrong))
-            .collect()
+        report.0.iter().map(|f| format!("{}:{}: {}", f.path, f.line, f.wrong)).collect()
     }
 
     #[test]
@@ -161,30 +144,16 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
         let findings = judge(&Tree::read(&root).expect("the checkout reads"), EXCEPTIONS);
         let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        assert!(
-            lines.is_empty(),
-            "{} findings:\n{}",
-            lines.len(),
-            lines.join("\n")
-        );
+        assert!(lines.is_empty(), "{} findings:\n{}", lines.len(), lines.join("\n"));
     }
 
     #[test]
     fn an_exception_covers_its_place_and_an_unneeded_one_is_reported() {
-        let tree = tree::made(&[
-            ("README.md", "make demo, make test\n"),
-            ("docs/ARCHITECTURE.md", "# Map\n"),
-        ]);
+        let tree = tree::made(&[("README.md", "make demo, make test\n"), ("docs/ARCHITECTURE.md", "# Map\n")]);
         assert_eq!(judge(&tree, &[]).len(), 0);
 
         let tree = tree::made(&[("README.md", "make demo\n"), ("docs/ARCHITECTURE.md", "# Map\n")]);
-        let exception = |place| {
-            [Exception {
-                rule: "front-pages",
-                place,
-                reason: "made up",
-            }]
-        };
+        let exception = |place| [Exception { rule: "front-pages", place, reason: "made up" }];
         assert_eq!(judge(&tree, &exception("README.md")).len(), 0);
         let open = judge(&tree, &exception("NOTES.md"));
         let lines: Vec<String> = open.iter().map(|f| format!("{}: {}", f.path, f.wrong)).collect();
@@ -214,10 +183,7 @@ mod tests {
         assert_eq!(code, ExitCode::FAILURE);
         let text = String::from_utf8(out).expect("text");
         for path in ["README.md", "docs/ARCHITECTURE.md"] {
-            assert!(
-                text.contains(&format!("{path}:1: it is missing: write it [front-pages]\n")),
-                "{text}"
-            );
+            assert!(text.contains(&format!("{path}:1: it is missing: write it [front-pages]\n")), "{text}");
         }
         assert!(text.ends_with(" to correct in 0 files\n"), "{text}");
     }

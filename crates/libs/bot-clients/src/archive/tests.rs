@@ -10,10 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const LIMITS: ArchiveLimits = ArchiveLimits {
-    entries_max: 1000,
-    bytes_max: 1 << 20,
-};
+const LIMITS: ArchiveLimits = ArchiveLimits { entries_max: 1000, bytes_max: 1 << 20 };
 
 /// Name to content, executable or not, or link target.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,15 +41,9 @@ fn read_tree(root: &Path) -> BTreeMap<PathBuf, Node> {
         if path.is_symlink() {
             return Node::Link(fs::read_link(path).unwrap());
         }
-        Node::File(
-            fs::read(&path).unwrap(),
-            path.metadata().unwrap().mode() & 0o100 != 0,
-        )
+        Node::File(fs::read(&path).unwrap(), path.metadata().unwrap().mode() & 0o100 != 0)
     };
-    names
-        .into_iter()
-        .map(|name| (name.clone(), node(&name)))
-        .collect()
+    names.into_iter().map(|name| (name.clone(), node(&name))).collect()
 }
 
 fn pack_all(root: &Path, to: &Path) -> Packed {
@@ -121,18 +112,9 @@ fn refused(bytes: &[u8]) -> String {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("outside")).unwrap();
     fs::write(dir.path().join("archive"), bytes).unwrap();
-    let told = unpack(&dir.path().join("archive"), &dir.path().join("in/to"), &LIMITS)
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        fs::read_dir(dir.path().join("outside")).unwrap().count(),
-        0,
-        "{told}"
-    );
-    assert!(
-        !dir.path().join("evil").exists() && !dir.path().join("in/evil").exists(),
-        "{told}"
-    );
+    let told = unpack(&dir.path().join("archive"), &dir.path().join("in/to"), &LIMITS).unwrap_err().to_string();
+    assert_eq!(fs::read_dir(dir.path().join("outside")).unwrap().count(), 0, "{told}");
+    assert!(!dir.path().join("evil").exists() && !dir.path().join("in/evil").exists(), "{told}");
     told
 }
 
@@ -143,14 +125,9 @@ const LINK: EntryType = EntryType::Symlink;
 fn names_that_leave_the_folder_are_refused() {
     for name in ["../evil", "/evil", "a/../../evil", "..", "/", "a/.."] {
         let told = refused(&hostile(&[(FILE, name, "", b"x")]));
-        assert!(
-            told.contains("does not stay inside") && told.contains(name),
-            "{told}"
-        );
+        assert!(told.contains("does not stay inside") && told.contains(name), "{told}");
     }
-    assert!(
-        refused(&hostile(&[(EntryType::Directory, "../evil", "", b"")])).contains("does not stay inside")
-    );
+    assert!(refused(&hostile(&[(EntryType::Directory, "../evil", "", b"")])).contains("does not stay inside"));
 }
 
 #[test]
@@ -161,41 +138,25 @@ fn links_that_leave_the_folder_are_refused() {
         assert!(told.contains("may leave the tree"), "{target}: {told}");
     }
     // One link makes `..` behind it mean another folder than it seems to.
-    let chain = [
-        (LINK, "a/b/up", "../..", &b""[..]),
-        (LINK, "out", "a/b/up/../outside", b""),
-    ];
+    let chain = [(LINK, "a/b/up", "../..", &b""[..]), (LINK, "out", "a/b/up/../outside", b"")];
     assert!(refused(&hostile(&chain)).contains("may leave the tree"));
 }
 
 #[test]
 fn nothing_is_written_through_a_link() {
-    let told = refused(&hostile(&[
-        (LINK, "d", "elsewhere", b""),
-        (FILE, "d/evil", "", b"x"),
-    ]));
-    assert!(
-        told.contains("twice"),
-        "links are last, so the folder is in the way: {told}"
-    );
+    let told = refused(&hostile(&[(LINK, "d", "elsewhere", b""), (FILE, "d/evil", "", b"x")]));
+    assert!(told.contains("twice"), "links are last, so the folder is in the way: {told}");
 
     // A link that was in the folder before.
     let dir = TempDir::new().unwrap();
-    let (to, archive, outside) = (
-        dir.path().join("to"),
-        dir.path().join("a"),
-        dir.path().join("outside"),
-    );
+    let (to, archive, outside) = (dir.path().join("to"), dir.path().join("a"), dir.path().join("outside"));
     fs::create_dir_all(&outside).unwrap();
     fs::create_dir_all(&to).unwrap();
     fs::write(outside.join("kept"), "kept").unwrap();
     symlink(&outside, to.join("d")).unwrap();
     symlink(outside.join("kept"), to.join("f")).unwrap();
     fs::write(&archive, hostile(&[(FILE, "d/evil", "", b"x")])).unwrap();
-    assert!(matches!(
-        unpack(&archive, &to, &LIMITS),
-        Err(ArchiveError::ThroughLink { .. })
-    ));
+    assert!(matches!(unpack(&archive, &to, &LIMITS), Err(ArchiveError::ThroughLink { .. })));
     fs::write(&archive, hostile(&[(FILE, "f", "", b"new")])).unwrap();
     unpack(&archive, &to, &LIMITS).unwrap();
     assert_eq!(fs::read_to_string(to.join("f")).unwrap(), "new");
@@ -233,10 +194,7 @@ fn limits_hold_for_entries_bytes_and_bombs() {
     // An extension header that wants gigabytes of memory, and a size hidden in one.
     let long = hostile(&[(EntryType::GNULongName, "x", "", &big), (FILE, "y", "", b"")]);
     assert!(refused(&long).contains("an extension header is larger"));
-    let size = hostile(&[
-        (EntryType::XHeader, "x", "", b"12 size=999\n"),
-        (FILE, "y", "", b""),
-    ]);
+    let size = hostile(&[(EntryType::XHeader, "x", "", b"12 size=999\n"), (FILE, "y", "", b"")]);
     assert!(refused(&size).contains("a size in an extension header"));
 }
 
@@ -248,20 +206,11 @@ fn a_truncated_archive_is_an_error() {
 
 #[test]
 fn names_of_extension_headers_are_judged_too() {
-    let told = refused(&hostile(&[
-        (EntryType::XHeader, "x", "", b"16 path=../evil\n"),
-        (FILE, "y", "", b"x"),
-    ]));
+    let told = refused(&hostile(&[(EntryType::XHeader, "x", "", b"16 path=../evil\n"), (FILE, "y", "", b"x")]));
     assert!(told.contains("../evil"), "{told}");
-    let told = refused(&hostile(&[
-        (EntryType::GNULongName, "x", "", b"../evil\0"),
-        (FILE, "y", "", b"x"),
-    ]));
+    let told = refused(&hostile(&[(EntryType::GNULongName, "x", "", b"../evil\0"), (FILE, "y", "", b"x")]));
     assert!(told.contains("../evil"), "{told}");
-    let told = refused(&hostile(&[
-        (EntryType::GNULongLink, "x", "", b"/etc/passwd\0"),
-        (LINK, "y", "z", b""),
-    ]));
+    let told = refused(&hostile(&[(EntryType::GNULongLink, "x", "", b"/etc/passwd\0"), (LINK, "y", "z", b"")]));
     assert!(told.contains("may leave"), "{told}");
 }
 
@@ -278,28 +227,13 @@ fn packing_refuses_what_unpacking_would() {
     nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let try_one = |name: &str| pack(&root, &[name.into()], &to, &LIMITS);
     assert!(matches!(try_one("out"), Err(ArchiveError::LinkLeaves { .. })));
-    assert!(matches!(
-        try_one("alias/f"),
-        Err(ArchiveError::ThroughLink { .. })
-    ));
+    assert!(matches!(try_one("alias/f"), Err(ArchiveError::ThroughLink { .. })));
     assert!(matches!(try_one("../secret"), Err(ArchiveError::Outside { .. })));
-    assert!(matches!(
-        try_one("/etc/passwd"),
-        Err(ArchiveError::Outside { .. })
-    ));
+    assert!(matches!(try_one("/etc/passwd"), Err(ArchiveError::Outside { .. })));
     assert!(matches!(try_one("pipe"), Err(ArchiveError::Kind { .. })));
-    assert!(
-        try_one("real/ok").is_ok(),
-        "a link to a link is judged where that one is"
-    );
-    let tight = ArchiveLimits {
-        entries_max: 1000,
-        bytes_max: 0,
-    };
-    assert!(matches!(
-        pack(&root, &["real/f".into()], &to, &tight),
-        Err(ArchiveError::TooMuch { what: "bytes", .. })
-    ));
+    assert!(try_one("real/ok").is_ok(), "a link to a link is judged where that one is");
+    let tight = ArchiveLimits { entries_max: 1000, bytes_max: 0 };
+    assert!(matches!(pack(&root, &["real/f".into()], &to, &tight), Err(ArchiveError::TooMuch { what: "bytes", .. })));
 }
 
 #[test]

@@ -37,17 +37,10 @@ pub fn unpack(archive: &Path, into: &Path, limits: &ArchiveLimits) -> Result<Unp
     } else {
         Box::new(BufReader::new(file))
     };
-    let read_max = limits
-        .bytes_max
-        .saturating_add(limits.entries_max.saturating_mul(ENTRY_OVERHEAD_BYTES));
+    let read_max = limits.bytes_max.saturating_add(limits.entries_max.saturating_mul(ENTRY_OVERHEAD_BYTES));
     let mut reader = Archive::new(plain.take(read_max));
-    let mut target = Target {
-        into,
-        limits,
-        done: Unpacked { entries: 0, bytes: 0 },
-        seen: HashSet::new(),
-        links: Vec::new(),
-    };
+    let mut target =
+        Target { into, limits, done: Unpacked { entries: 0, bytes: 0 }, seen: HashSet::new(), links: Vec::new() };
     let entries = reader.entries().map_err(|source| damaged(archive, source))?;
     let mut said = Said::default();
     for entry in entries.raw(true) {
@@ -61,10 +54,7 @@ pub fn unpack(archive: &Path, into: &Path, limits: &ArchiveLimits) -> Result<Unp
 }
 
 fn damaged(archive: &Path, source: io::Error) -> ArchiveError {
-    ArchiveError::Damaged {
-        path: archive.to_owned(),
-        source,
-    }
+    ArchiveError::Damaged { path: archive.to_owned(), source }
 }
 
 /// What extension headers said about the entry that follows them.
@@ -84,9 +74,7 @@ impl Said {
             return Ok(kind.is_pax_global_extensions());
         }
         if entry.size() > EXTENSION_BYTES_MAX {
-            return Err(io::Error::other(format!(
-                "an extension header is larger than {EXTENSION_BYTES_MAX} bytes"
-            )));
+            return Err(io::Error::other(format!("an extension header is larger than {EXTENSION_BYTES_MAX} bytes")));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
@@ -95,11 +83,7 @@ impl Said {
         }
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         bytes.truncate(end);
-        let place = if kind.is_gnu_longname() {
-            &mut self.name
-        } else {
-            &mut self.link
-        };
+        let place = if kind.is_gnu_longname() { &mut self.name } else { &mut self.link };
         *place = Some(OsString::from_vec(bytes));
         Ok(true)
     }
@@ -134,10 +118,7 @@ struct Target<'a> {
 impl Target<'_> {
     fn take<R: Read>(&mut self, entry: &mut Entry<'_, R>, said: &Said) -> Result<(), ArchiveError> {
         let kind = entry.header().entry_type();
-        let raw = said
-            .name
-            .clone()
-            .unwrap_or_else(|| OsString::from_vec(entry.path_bytes().into_owned()));
+        let raw = said.name.clone().unwrap_or_else(|| OsString::from_vec(entry.path_bytes().into_owned()));
         let name = without_dot(&raw);
         if name.as_os_str().is_empty() && kind.is_dir() {
             return Ok(());
@@ -148,10 +129,7 @@ impl Target<'_> {
         }
         self.done.entries += 1;
         if self.done.entries > self.limits.entries_max {
-            return Err(ArchiveError::TooMuch {
-                what: "entries",
-                max: self.limits.entries_max,
-            });
+            return Err(ArchiveError::TooMuch { what: "entries", max: self.limits.entries_max });
         }
         // A folder may be named again by whatever is in it.
         if !self.seen.insert(name.clone()) && !kind.is_dir() {
@@ -162,56 +140,30 @@ impl Target<'_> {
             EntryType::Regular | EntryType::Continuous => self.write(entry, &name),
             EntryType::Symlink => {
                 let target = said.link.clone();
-                let target = target.or_else(|| {
-                    entry
-                        .link_name_bytes()
-                        .map(|l| OsString::from_vec(l.into_owned()))
-                });
+                let target = target.or_else(|| entry.link_name_bytes().map(|l| OsString::from_vec(l.into_owned())));
                 let target = target.unwrap_or_default();
                 link_stays(&name, &target)?;
                 self.links.push((name, target));
                 Ok(())
             }
-            other => Err(ArchiveError::Kind {
-                name: shown(&name),
-                what: in_words(other),
-            }),
+            other => Err(ArchiveError::Kind { name: shown(&name), what: in_words(other) }),
         }
     }
 
     fn write<R: Read>(&mut self, entry: &mut Entry<'_, R>, name: &Path) -> Result<(), ArchiveError> {
         let path = self.clear(name)?;
-        let mode = if entry.header().mode().unwrap_or(0) & 0o100 == 0 {
-            0o644
-        } else {
-            0o755
-        };
+        let mode = if entry.header().mode().unwrap_or(0) & 0o100 == 0 { 0o644 } else { 0o755 };
         let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&path)
-            .map_err(failed("create", &path))?;
+        let mut file = options.write(true).create_new(true).mode(mode).open(&path).map_err(failed("create", &path))?;
         let left = self.limits.bytes_max - self.done.bytes;
         let wanted = entry.size();
         if wanted > left {
-            return Err(ArchiveError::TooMuch {
-                what: "bytes",
-                max: self.limits.bytes_max,
-            });
+            return Err(ArchiveError::TooMuch { what: "bytes", max: self.limits.bytes_max });
         }
         let copied = io::copy(entry, &mut file).map_err(failed("write", &path))?;
         if copied != wanted {
-            let source = io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the archive ends in the middle of it",
-            );
-            return Err(ArchiveError::Io {
-                doing: "unpack",
-                path,
-                source,
-            });
+            let source = io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends in the middle of it");
+            return Err(ArchiveError::Io { doing: "unpack", path, source });
         }
         self.done.bytes += copied;
         Ok(())
@@ -232,9 +184,7 @@ impl Target<'_> {
         let path = self.into.join(name);
         match path.symlink_metadata() {
             Ok(meta) if meta.is_dir() => Err(ArchiveError::Twice { name: shown(name) }),
-            Ok(_) => fs::remove_file(&path)
-                .map(|()| path.clone())
-                .map_err(failed("replace", &path)),
+            Ok(_) => fs::remove_file(&path).map(|()| path.clone()).map_err(failed("replace", &path)),
             Err(_) => Ok(path),
         }
     }
@@ -247,10 +197,7 @@ impl Target<'_> {
             match path.symlink_metadata() {
                 Ok(meta) if meta.is_dir() => {}
                 Ok(_) => return Err(through(self.into, for_name, &path)),
-                Err(_) => DirBuilder::new()
-                    .mode(0o755)
-                    .create(&path)
-                    .map_err(failed("make the folder", &path))?,
+                Err(_) => DirBuilder::new().mode(0o755).create(&path).map_err(failed("make the folder", &path))?,
             }
         }
         Ok(())

@@ -1,8 +1,7 @@
 //! Consuming one queue on a channel of its own: deliveries go to a bounded channel; the end of the consumer ends the session.
 use futures_util::StreamExt;
 use lapin::{
-    Channel,
-    Acker,
+    Acker, Channel,
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
 };
@@ -18,8 +17,8 @@ pub(crate) struct Consumer {
     pub(crate) prefetch: u16,
     /// Settled by the broker on delivery: for what may be lost.
     pub(crate) no_ack: bool,
-    /// Whether to consume now.
-    pub(crate) intake: watch::Receiver<Intake>,
+    /// Whether to consume now; always, where there is none.
+    pub(crate) intake: Option<watch::Receiver<Intake>>,
     pub(crate) out: mpsc::Sender<Delivery>,
 }
 
@@ -63,7 +62,7 @@ impl Consumer {
     async fn consume(&mut self, channel: &Channel, epoch: u64) -> Result<(), String> {
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(|e| e.to_string())?;
         loop {
-            self.intake.wait_for(|i| *i == Intake::Open).await.map_err(|_| "stopping".to_owned())?;
+            wait_open(&mut self.intake).await?;
             let tag = format!("{}-{epoch}", self.queue);
             let options = BasicConsumeOptions { no_ack: self.no_ack, ..BasicConsumeOptions::default() };
             let mut deliveries = channel
@@ -78,15 +77,16 @@ impl Consumer {
                             return Err("stopping".to_owned());
                         }
                     }
-                    changed = self.intake.changed() => {
-                        changed.map_err(|_| "stopping".to_owned())?;
-                        if *self.intake.borrow() == Intake::Closed {
-                            break;
-                        }
+                    closed = wait_closed(&mut self.intake) => {
+                        closed?;
+                        break;
                     }
                 }
             }
-            channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default()).await.map_err(|e| e.to_string())?;
+            channel
+                .basic_cancel(tag.as_str().into(), BasicCancelOptions::default())
+                .await
+                .map_err(|e| e.to_string())?;
             // What was on its way when the cancel took effect is handed on; whoever reads gives it back.
             while let Some(Ok(delivery)) = deliveries.next().await {
                 if self.out.send(read(delivery)).await.is_err() {
@@ -94,6 +94,22 @@ impl Consumer {
                 }
             }
         }
+    }
+}
+
+type MaybeIntake = Option<watch::Receiver<Intake>>;
+
+async fn wait_open(intake: &mut MaybeIntake) -> Result<(), String> {
+    match intake {
+        Some(intake) => intake.wait_for(|i| *i == Intake::Open).await.map(|_| ()).map_err(|_| "stopping".to_owned()),
+        None => Ok(()),
+    }
+}
+
+async fn wait_closed(intake: &mut MaybeIntake) -> Result<(), String> {
+    match intake {
+        Some(intake) => intake.wait_for(|i| *i == Intake::Closed).await.map(|_| ()).map_err(|_| "stopping".to_owned()),
+        None => std::future::pending().await,
     }
 }
 

@@ -14,14 +14,17 @@ mod wire;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bot_store::Outgoing;
-use light::Light;
 pub(crate) use consume::{Consumer, Delivery, Intake};
+use light::Light;
+pub use observe::watch;
 pub use publish::PublishError;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-pub(crate) use wire::{ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE};
-pub use observe::watch;
 pub use wire::Properties;
+pub(crate) use wire::{
+    ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HEADERS_BYTES_MAX, HOP,
+    PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
+};
 
 /// How to reach the broker.
 #[derive(Clone, Debug)]
@@ -61,12 +64,18 @@ pub struct Bus {
 
 impl Bus {
     /// Begins to connect, and goes on until cancelled. Returns at once.
-    pub(crate) fn start(options: BusOptions, consumers: Vec<Consumer>, tasks: &TaskTracker, cancelled: CancellationToken) -> Self {
+    pub(crate) fn start(
+        options: BusOptions,
+        consumers: Vec<Consumer>,
+        tasks: &TaskTracker,
+        cancelled: CancellationToken,
+    ) -> Self {
         let (link_tx, link) = watch::channel(Link::default());
         let (session_tx, session) = watch::channel(None);
         let light = Arc::<Light>::default();
         let publisher = publish::Publisher { session, confirm_timeout: options.confirm_timeout };
-        let supervisor = session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
+        let supervisor =
+            session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
         tasks.spawn(supervisor.run(cancelled));
         Self { link, publisher, light }
     }

@@ -25,7 +25,12 @@ pub async fn watch(options: &BusOptions, exchange: &str, keys: &[&str]) -> Resul
     Err(trouble)
 }
 
-async fn begin(options: &BusOptions, address: &str, exchange: &str, keys: &[&str]) -> Result<mpsc::Receiver<Observed>, String> {
+async fn begin(
+    options: &BusOptions,
+    address: &str,
+    exchange: &str,
+    keys: &[&str],
+) -> Result<mpsc::Receiver<Observed>, String> {
     let connection = session::connect(options, address, "watch").await?;
     let channel = connection.create_channel().await.map_err(|e| e.to_string())?;
     let queue = format!("tmp.{}.{}", options.user, uuid::Uuid::now_v7());
@@ -33,7 +38,13 @@ async fn begin(options: &BusOptions, address: &str, exchange: &str, keys: &[&str
     channel.queue_declare(queue.as_str().into(), declare, FieldTable::default()).await.map_err(|e| e.to_string())?;
     for key in keys {
         channel
-            .queue_bind(queue.as_str().into(), exchange.into(), (*key).into(), QueueBindOptions::default(), FieldTable::default())
+            .queue_bind(
+                queue.as_str().into(),
+                exchange.into(),
+                (*key).into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
             .await
             .map_err(|e| e.to_string())?;
     }

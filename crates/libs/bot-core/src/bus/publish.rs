@@ -43,7 +43,9 @@ impl Publisher {
     pub(super) async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         let gone = || vec![Err(PublishError::Unknown("the bus is closed".to_owned())); batch.len()];
         let mut session = self.session.clone();
-        let Ok(current) = session.wait_for(Option::is_some).await.map(|s| s.clone()) else { return gone() };
+        let Ok(current) = session.wait_for(Option::is_some).await.map(|s| s.clone()) else {
+            return gone();
+        };
         let Some(current) = current else { return gone() };
         let answers = join_all(batch.iter().map(|m| self.one(&current, m))).await;
         // A return names its message, but lapin hands it to whichever confirm of the channel comes next. All of the

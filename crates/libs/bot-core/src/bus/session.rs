@@ -9,7 +9,11 @@ use std::{
 
 use bot_store::Outgoing;
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event, options::{BasicPublishOptions, ConfirmSelectOptions}, uri::AMQPUri};
+use lapin::{
+    Channel, Connection, ConnectionProperties, Event,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    uri::AMQPUri,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -110,7 +114,10 @@ impl Supervisor {
 
     async fn begin(&self, address: &str) -> Result<Session, String> {
         let (publish, consume) = timeout(CONNECT_TIMEOUT, async {
-            Ok::<_, String>((connect(&self.options, address, "publish").await?, connect(&self.options, address, "consume").await?))
+            Ok::<_, String>((
+                connect(&self.options, address, "publish").await?,
+                connect(&self.options, address, "consume").await?,
+            ))
         })
         .await
         .map_err(|_| format!("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs()))??;
@@ -200,7 +207,12 @@ async fn send_light(channel: &Channel, message: &Outgoing, fault: &SessionFault)
     }
 }
 
-async fn watch_events(mut events: impl futures_util::Stream<Item = Event> + Unpin, role: &'static str, link: watch::Sender<Link>, fault: SessionFault) {
+async fn watch_events(
+    mut events: impl futures_util::Stream<Item = Event> + Unpin,
+    role: &'static str,
+    link: watch::Sender<Link>,
+    fault: SessionFault,
+) {
     while let Some(event) = events.next().await {
         match event {
             Event::ConnectionBlocked(reason) => {

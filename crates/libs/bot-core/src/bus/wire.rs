@@ -24,8 +24,19 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 
 const ALLOWED: [&str; 13] = [
-    CAUSATION_ID, SCHEMA, ATTEMPT, HOP, PUBLISHER, REPLAY, ERROR_CODE, ERROR_MESSAGE, ERROR_BOT, ERROR_ATTEMPTS, ERROR_TIME,
-    TRACEPARENT, TRACESTATE,
+    CAUSATION_ID,
+    SCHEMA,
+    ATTEMPT,
+    HOP,
+    PUBLISHER,
+    REPLAY,
+    ERROR_CODE,
+    ERROR_MESSAGE,
+    ERROR_BOT,
+    ERROR_ATTEMPTS,
+    ERROR_TIME,
+    TRACEPARENT,
+    TRACESTATE,
 ];
 /// All headers together; more are not read.
 pub(crate) const HEADERS_BYTES_MAX: usize = 16 * 1024;
@@ -86,7 +97,9 @@ impl Properties {
             timestamp_s: *properties.timestamp(),
             headers: BTreeMap::new(),
         };
-        let Some(table) = properties.headers() else { return Ok(out) };
+        let Some(table) = properties.headers() else {
+            return Ok(out);
+        };
         let mut bytes = 0;
         for (name, value) in table.inner() {
             bytes += name.as_str().len() + size(value);
@@ -175,7 +188,8 @@ mod tests {
         for name in ["x-death", "CC", "BCC", "x-lota-hop", "x-first-death-queue"] {
             table.insert(name.into(), AMQPValue::LongString("5".into()));
         }
-        let properties = BasicProperties::default().with_headers(table).with_expiration("10".into()).with_user_id("x".into());
+        let properties =
+            BasicProperties::default().with_headers(table).with_expiration("10".into()).with_user_id("x".into());
         let read = Properties::read(&properties).unwrap();
         assert_eq!((read.headers.len(), read.count(HOP)), (1, Some(5)));
         let written = read.write(4, true);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{origin, outgoing::Returned, pulse, shared::Shared};
+use super::{inbox::proven_publisher, origin, outgoing::Returned, pulse, shared::Shared};
 use crate::{
     bus::{Delivery, Intake, Properties},
     clock,
@@ -43,7 +43,11 @@ struct PauseRow {
 type Refusal = (Code, String);
 
 /// Answers commands until cancelled.
-pub(crate) async fn control<B: Bot>(shared: Arc<Shared<B>>, mut deliveries: mpsc::Receiver<Delivery>, cancelled: CancellationToken) {
+pub(crate) async fn control<B: Bot>(
+    shared: Arc<Shared<B>>,
+    mut deliveries: mpsc::Receiver<Delivery>,
+    cancelled: CancellationToken,
+) {
     loop {
         let delivery = tokio::select! {
             d = deliveries.recv() => match d { Some(d) => d, None => return },
@@ -73,7 +77,7 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
                 body: &delivery.body,
                 id: properties.message_id.as_deref(),
                 event_type: properties.event_type.as_deref(),
-                publisher: delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown"),
+                publisher: proven_publisher(&delivery.exchange),
                 properties: properties.clone(),
                 attempt: 1,
                 ..Returned::default()
@@ -127,13 +131,21 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
             Err(refusal) => Err(refusal),
         },
         ControlProbe::TYPE => Ok(serde_json::to_value(pulse::heartbeat(shared).await).unwrap_or_default()),
-        other => Err((Code::UnknownType, format!("`{other}` is no command: expected control.pause, .resume, .cancel or .probe"))),
+        other => Err((
+            Code::UnknownType,
+            format!("`{other}` is no command: expected control.pause, .resume, .cancel or .probe"),
+        )),
     })
 }
 
-fn believed<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery, properties: &Properties) -> Result<Envelope, Refusal> {
-    let origin = origin::origin(&delivery.exchange, &delivery.routing_key, properties, &shared.speaker.slug, &shared.operator)
-        .map_err(|r| (r.code, r.message))?;
+fn believed<B: Bot>(
+    shared: &Arc<Shared<B>>,
+    delivery: &Delivery,
+    properties: &Properties,
+) -> Result<Envelope, Refusal> {
+    let origin =
+        origin::origin(&delivery.exchange, &delivery.routing_key, properties, &shared.speaker.slug, &shared.operator)
+            .map_err(|r| (r.code, r.message))?;
     let envelope = Envelope::decode(&delivery.body).map_err(|e| (e.code, e.to_string()))?;
     origin::check(&origin, &delivery.routing_key, &envelope, &shared.contract).map_err(|r| (r.code, r.message))?;
     Ok(envelope)

@@ -181,7 +181,11 @@ async fn suspect<B: Bot>(shared: Arc<Shared<B>>, delivery: Delivery) -> Finished
             return (None, Err(e));
         }
     };
-    let read = if starts > CRASHES_MAX { Err(Shared::<B>::crash_letter(&delivery, starts - 1)) } else { shared.read(&delivery) };
+    let read = if starts > CRASHES_MAX {
+        Err(Shared::<B>::crash_letter(&delivery, starts - 1))
+    } else {
+        shared.read(&delivery)
+    };
     let result = shared.settle(&delivery, read).await;
     if result.is_ok()
         && let Err(e) = shared.store.clear_started(&body_hash).await

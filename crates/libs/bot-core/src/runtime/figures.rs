@@ -48,7 +48,9 @@ impl Figures {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.back().is_none_or(|s| now.duration_since(s.since) >= SLOT) {
             // From 1 µs to an hour with two digits: a few kilobytes a slot.
-            let Ok(micros) = Histogram::new_with_bounds(1, 3_600_000_000, 2) else { return };
+            let Ok(micros) = Histogram::new_with_bounds(1, 3_600_000_000, 2) else {
+                return;
+            };
             window.push_back(Slot { since: now, settled: 0, failed: 0, micros });
             if window.len() > SLOTS {
                 window.pop_front();
@@ -65,7 +67,9 @@ impl Figures {
         let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let recent: Vec<&Slot> = window.iter().filter(|s| now.duration_since(s.since) < SLOT * SLOTS as u32).collect();
         let settled: u64 = recent.iter().map(|s| s.settled).sum();
-        let Some(first) = recent.first().filter(|_| settled > 0) else { return Minute::default() };
+        let Some(first) = recent.first().filter(|_| settled > 0) else {
+            return Minute::default();
+        };
         let failed: u64 = recent.iter().map(|s| s.failed).sum();
         let mut all = first.micros.clone();
         for slot in &recent[1..] {

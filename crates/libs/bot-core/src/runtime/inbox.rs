@@ -1,5 +1,9 @@
 //! One delivery: read, checked, handled, committed, acknowledged. Whatever happens, it ends in one of five outcomes.
-use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::{Duration, Instant}};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use bot_messages::{
     Code, Tier,
@@ -15,11 +19,12 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    bus::{ATTEMPT, CAUSATION_ID, Delivery, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
-    clock, config, hash,
+    bus::{ATTEMPT, CAUSATION_ID, Delivery, HEADERS_BYTES_MAX, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
+    clock, config,
     contract::Bot,
     effects::{Effects, Fail, Outcome},
     envelope::Envelope,
+    hash,
     meta::{Cause, Meta},
     retry,
 };
@@ -73,10 +78,18 @@ impl<B: Bot> Shared<B> {
         let properties = delivery.properties.as_ref().unwrap_or(&none);
         let cause = cause_of(properties);
         let letter = |code, why: String, publisher: &str| {
-            Box::new(Letter { code, why, id: None, event_type: None, publisher: publisher.to_owned(), cause: cause.clone() })
+            Box::new(Letter {
+                code,
+                why,
+                id: None,
+                event_type: None,
+                publisher: publisher.to_owned(),
+                cause: cause.clone(),
+            })
         };
         if let Err(bytes) = delivery.properties {
-            return Err(letter(Code::MessageTooLarge, format!("the headers have {bytes} bytes: at most 16384 are read"), "unknown"));
+            let why = format!("the headers have {bytes} bytes: at most {HEADERS_BYTES_MAX} are read");
+            return Err(letter(Code::MessageTooLarge, why, proven_publisher(&delivery.exchange)));
         }
         let origin = origin(&delivery.exchange, &delivery.routing_key, properties, &self.speaker.slug, &self.operator)
             .map_err(|r| letter(r.code, r.message, &r.publisher))?;
@@ -113,27 +126,47 @@ impl<B: Bot> Shared<B> {
     /// Whether this bot can make something of it; the entity it is about.
     fn readable(&self, envelope: &Envelope, properties: &Properties, cause: &Cause) -> Result<String, (Code, String)> {
         if cause.hop > HOPS_MAX {
-            let why = format!("{} messages led here: at most {HOPS_MAX} may; two triggers seem to feed each other", cause.hop);
+            let why = format!(
+                "{} messages led here: at most {HOPS_MAX} may; two triggers seem to feed each other",
+                cause.hop
+            );
             return Err((Code::HopLimit, why));
         }
         if clock::now() - envelope.timestamp > TimeDelta::days(INBOX_DAYS) {
-            let why = format!("it is of {}: the inbox remembers {INBOX_DAYS} days; send it anew if it still matters", envelope.timestamp);
+            let why = format!(
+                "it is of {}: the inbox remembers {INBOX_DAYS} days; send it anew if it still matters",
+                envelope.timestamp
+            );
             return Err((Code::Expired, why));
         }
         let event_type = &envelope.event_type;
         let heard = self.handlers.get(event_type.as_str()).ok_or_else(|| {
-            (Code::UnknownType, format!("{} does not hear {event_type}: it hears {}", self.contract.name, self.contract.hears.join(", ")))
+            (
+                Code::UnknownType,
+                format!(
+                    "{} does not hear {event_type}: it hears {}",
+                    self.contract.name,
+                    self.contract.hears.join(", ")
+                ),
+            )
         })?;
         let version = properties.count(SCHEMA).unwrap_or(1);
         if version > heard.schema_version {
-            let why = format!("{event_type} came in schema version {version}: {} reads up to {}; update it", self.contract.name, heard.schema_version);
+            let why = format!(
+                "{event_type} came in schema version {version}: {} reads up to {}; update it",
+                self.contract.name, heard.schema_version
+            );
             return Err((Code::UnsupportedSchema, why));
         }
         (heard.key)(&self.bot, &envelope.data).map_err(|why| (Code::InvalidField, why))
     }
 
     /// Handles a delivery to its end. `Err`: the store cannot be written; the delivery is given back.
-    pub(crate) async fn settle(&self, delivery: &Delivery, read: Result<Message, Box<Letter>>) -> Result<(), StoreError> {
+    pub(crate) async fn settle(
+        &self,
+        delivery: &Delivery,
+        read: Result<Message, Box<Letter>>,
+    ) -> Result<(), StoreError> {
         let begun = Instant::now();
         self.figures.in_flight.fetch_add(1, Ordering::Relaxed);
         let cause = match &read {
@@ -182,7 +215,8 @@ impl<B: Bot> Shared<B> {
     }
 
     async fn handle(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
-        let inbox_key = InboxKey { publisher: m.origin.publisher.clone(), id: m.envelope.id.clone(), replay: m.origin.replay };
+        let inbox_key =
+            InboxKey { publisher: m.origin.publisher.clone(), id: m.envelope.id.clone(), replay: m.origin.replay };
         if let Some(known) = self.store.inbox(&inbox_key).await? {
             if known.content_hash != m.content_hash {
                 return self.conflict(delivery, m).await;
@@ -196,7 +230,8 @@ impl<B: Bot> Shared<B> {
             let (mut commit, done) = self.decide(delivery, m, now).await?;
             let settled = done.settled != Settled::Retried;
             let attempt = if done.uncounted { m.attempt - 1 } else { m.attempt };
-            commit.inbox = Some(InboxMark { key: inbox_key.clone(), content_hash: m.content_hash.clone(), attempt, settled });
+            commit.inbox =
+                Some(InboxMark { key: inbox_key.clone(), content_hash: m.content_hash.clone(), attempt, settled });
             match self.commit(commit).await? {
                 Committed::Done => return Ok(done),
                 Committed::Stale => {}
@@ -206,11 +241,19 @@ impl<B: Bot> Shared<B> {
                 Committed::Conflict => return self.conflict(delivery, m).await,
             }
         }
-        Err(StoreError::Directory { dir: m.key.clone(), why: format!("the state of this entity changed {STALE_MAX} times while it was handled") })
+        Err(StoreError::Directory {
+            dir: m.key.clone(),
+            why: format!("the state of this entity changed {STALE_MAX} times while it was handled"),
+        })
     }
 
     /// Runs the handler; what is to be committed, and how it ends.
-    async fn decide(&self, delivery: &Delivery, m: &Message, now: DateTime<Utc>) -> Result<(Commit, Verdict), StoreError> {
+    async fn decide(
+        &self,
+        delivery: &Delivery,
+        m: &Message,
+        now: DateTime<Utc>,
+    ) -> Result<(Commit, Verdict), StoreError> {
         let mut commit = Commit::default();
         let event_type = m.envelope.event_type.as_str();
         if !self.triggers.is_empty() && !self.triggers.iter().any(|t| config::pattern_fits(&t.pattern, event_type)) {
@@ -242,10 +285,23 @@ impl<B: Bot> Shared<B> {
         Ok((commit, done))
     }
 
-    fn run_handler(&self, m: &Message, before: Option<serde_json::Value>, now: DateTime<Utc>) -> (Outcome<B>, Option<serde_json::Value>) {
+    fn run_handler(
+        &self,
+        m: &Message,
+        before: Option<serde_json::Value>,
+        now: DateTime<Utc>,
+    ) -> (Outcome<B>, Option<serde_json::Value>) {
         let state = match before.map(serde_json::from_value::<B::State>).transpose() {
             Ok(state) => state,
-            Err(e) => return (Err(Fail::reject(Code::UnsupportedSchema, anyhow::anyhow!("the stored state of {} cannot be read: {e}", m.key))), None),
+            Err(e) => {
+                return (
+                    Err(Fail::reject(
+                        Code::UnsupportedSchema,
+                        anyhow::anyhow!("the stored state of {} cannot be read: {e}", m.key),
+                    )),
+                    None,
+                );
+            }
         };
         let meta = Meta {
             id: m.envelope.id.clone(),
@@ -261,8 +317,9 @@ impl<B: Bot> Shared<B> {
         };
         // A handler that panics fails its message, not the bot.
         let run = AssertUnwindSafe(|| (heard.handle)(&self.bot, &mut state, &meta, m.envelope.data.clone()));
-        let outcome = std::panic::catch_unwind(run)
-            .unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the handler panicked: {}", panic_text(panic.as_ref())))));
+        let outcome = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+            Err(Fail::Retry(anyhow::anyhow!("the handler panicked: {}", panic_text(panic.as_ref()))))
+        });
         (outcome, serde_json::to_value(&state).ok())
     }
 
@@ -272,13 +329,26 @@ impl<B: Bot> Shared<B> {
         let policy = &self.constraints.retry_policy;
         let (code, why) = match fail {
             Fail::Later(delay, _) => {
-                commit.outbox.push(self.speaker.retry(&returned, m.attempt, Tier::at_least(*delay), m.envelope.priority.amqp()));
+                commit.outbox.push(self.speaker.retry(
+                    &returned,
+                    m.attempt,
+                    Tier::at_least(*delay),
+                    m.envelope.priority.amqp(),
+                ));
                 return Verdict { uncounted: true, ..verdict(Settled::Retried, format!("not now: {why}")) };
             }
             Fail::Retry(_) if m.attempt < policy.max_attempts => {
                 let tier = Tier::at_least(retry::delay_after(policy.backoff, m.attempt));
                 commit.outbox.push(self.speaker.retry(&returned, m.attempt + 1, tier, m.envelope.priority.amqp()));
-                return verdict(Settled::Retried, format!("attempt {} of {} failed: {why}; again in {}", m.attempt, policy.max_attempts, tier.as_str()));
+                return verdict(
+                    Settled::Retried,
+                    format!(
+                        "attempt {} of {} failed: {why}; again in {}",
+                        m.attempt,
+                        policy.max_attempts,
+                        tier.as_str()
+                    ),
+                );
             }
             Fail::Retry(_) => (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt)),
             Fail::Reject { code, .. } => (*code, why),
@@ -302,7 +372,8 @@ impl<B: Bot> Shared<B> {
     }
 
     async fn conflict(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
-        let why = format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
+        let why =
+            format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
         let letters = self.speaker.dead_letter(&Self::returned(delivery, m), Code::DuplicateId, &why, clock::now());
         self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
         Ok(verdict(Settled::DeadLettered, format!("DUPLICATE_ID: {why}")))
@@ -328,7 +399,7 @@ impl<B: Bot> Shared<B> {
     /// A message that ended the process several times is put aside unread.
     pub(crate) fn crash_letter(delivery: &Delivery, crashes: u32) -> Box<Letter> {
         let properties = delivery.properties.clone().unwrap_or_default();
-        let publisher = delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown").to_owned();
+        let publisher = proven_publisher(&delivery.exchange).to_owned();
         Box::new(Letter {
             code: Code::CrashLoop,
             why: format!("{crashes} deliveries of this message had no outcome: it seems to end the bot"),
@@ -349,6 +420,11 @@ impl<B: Bot> Shared<B> {
         let said = self.speaker.say_core(&failed, &Cause::default(), clock::now());
         let _ = tokio::time::timeout(Duration::from_secs(2), self.announce(said)).await;
     }
+}
+
+/// Whose exchange it is, as far as that says something.
+pub(crate) fn proven_publisher(exchange: &str) -> &str {
+    exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown")
 }
 
 fn cause_of(properties: &Properties) -> Cause {

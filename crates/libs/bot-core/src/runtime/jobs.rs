@@ -171,7 +171,8 @@ async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: Can
             }
             let started_at = clock::now() - TimeDelta::milliseconds(job.age_ms);
             let cancelled = port.cancelled.clone();
-            let cx = JobCx::new(job.id.clone(), job.attempt, job.token, cause.clone(), started_at, cancelled, port.clone());
+            let cx =
+                JobCx::new(job.id.clone(), job.attempt, job.token, cause.clone(), started_at, cancelled, port.clone());
             attended(&port, (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx)), &bot_stopping).await
         }
     };
@@ -185,7 +186,11 @@ async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: Can
 }
 
 /// Runs a job's future beside its lease, its limit, and whoever wants it to stop.
-async fn attended<B: Bot>(port: &Arc<Port<B>>, run: Boxed<'static, Outcome<B>>, bot_stopping: &CancellationToken) -> Outcome<B> {
+async fn attended<B: Bot>(
+    port: &Arc<Port<B>>,
+    run: Boxed<'static, Outcome<B>>,
+    bot_stopping: &CancellationToken,
+) -> Outcome<B> {
     let run = AssertUnwindSafe(run).catch_unwind();
     tokio::pin!(run);
     let limit = tokio::time::sleep(Duration::from_secs(port.shared.constraints.timeout));
@@ -216,7 +221,8 @@ async fn attended<B: Bot>(port: &Arc<Port<B>>, run: Boxed<'static, Outcome<B>>, 
             },
         }
     };
-    unwound.unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the job panicked: {}", panic_text(panic.as_ref())))))
+    unwound
+        .unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the job panicked: {}", panic_text(panic.as_ref())))))
 }
 
 /// What follows from a failed attempt.
@@ -234,7 +240,8 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
     match (port.stop(), fail) {
         (Some(Stop::LeaseLost), _) | (_, Fail::LeaseLost) => Next::Nothing("was taken over"),
         (Some(Stop::BotStopping), _) => {
-            let outcome = JobOutcome::Again { after: Duration::ZERO, error: "the bot was stopped".to_owned(), counts: false };
+            let outcome =
+                JobOutcome::Again { after: Duration::ZERO, error: "the bot was stopped".to_owned(), counts: false };
             Next::Again { outcome, how: "handed back" }
         }
         (Some(Stop::Asked(by)), _) => {
@@ -249,7 +256,12 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
         }
         (None, Fail::Retry(_)) if job.attempt < policy.max_attempts => {
             let after = retry::jitter(retry::delay_after(policy.backoff, job.attempt));
-            port.line(&format!("attempt {} of {} failed: {why}; again in {} s", job.attempt, policy.max_attempts, after.as_secs()));
+            port.line(&format!(
+                "attempt {} of {} failed: {why}; again in {} s",
+                job.attempt,
+                policy.max_attempts,
+                after.as_secs()
+            ));
             Next::Again { outcome: JobOutcome::Again { after, error: why, counts: true }, how: "is tried again" }
         }
         (None, Fail::Retry(_)) => {
@@ -261,7 +273,12 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
 }
 
 /// Writes the end of an attempt; says how it ended.
-async fn finish<B: Bot>(shared: &Arc<Shared<B>>, port: &Arc<Port<B>>, job: &Claimed, outcome: Outcome<B>) -> Result<&'static str, StoreError> {
+async fn finish<B: Bot>(
+    shared: &Arc<Shared<B>>,
+    port: &Arc<Port<B>>,
+    job: &Claimed,
+    outcome: Outcome<B>,
+) -> Result<&'static str, StoreError> {
     let (committed, how) = match outcome {
         Ok(effects) => (port.end(effects.list, JobOutcome::Ended(JobStatus::Done)).await?, "ended"),
         Err(fail) => match next(shared, port, job, fail) {

@@ -99,20 +99,23 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
         return Ok(());
     }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
-    let _telemetry = telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
+    let _telemetry =
+        telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
     tools.max_concurrent_jobs = loaded.config.constraints.max_concurrent_jobs;
     let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: None })
         .await
         .map_err(|e| Ending::Config(e.to_string()))?;
-    let bot = B::new(loaded.config.settings.clone(), tools.clone()).map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
+    let bot = B::new(loaded.config.settings.clone(), tools.clone())
+        .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
 
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let bus = Bus::start(bus_options, lines.consumers, &tasks, stop.session.clone());
-    let parts = Parts { bot: Arc::new(bot), config: loaded.config, config_hash: loaded.hash, store, bus, tools, intake };
+    let parts =
+        Parts { bot: Arc::new(bot), config: loaded.config, config_hash: loaded.hash, store, bus, tools, intake };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
@@ -160,26 +163,27 @@ struct Lines {
     control: mpsc::Receiver<Delivery>,
     health: mpsc::Receiver<Delivery>,
     taps: BTreeMap<Tap, mpsc::Receiver<Delivery>>,
-    /// Kept, since a consumer ends with the sender of its intake.
-    _always: watch::Sender<Intake>,
 }
 
 impl Lines {
     fn new(contract: &Contract, intake: &watch::Receiver<Intake>) -> Self {
         let slug = contract.name.slug();
         let mut consumers = Vec::new();
-        // Steering works also while no work is taken.
-        let (_always, always) = watch::channel(Intake::Open);
-        let mut line = |queue: String, prefetch: u16, no_ack: bool, intake: &watch::Receiver<Intake>| {
+        // Steering works also while no work is taken: only the work queue has an intake.
+        let mut line = |queue: String, prefetch: u16, no_ack: bool, intake: Option<&watch::Receiver<Intake>>| {
             let (out, deliveries) = mpsc::channel(usize::from(prefetch));
-            consumers.push(Consumer { queue, prefetch, no_ack, intake: intake.clone(), out });
+            consumers.push(Consumer { queue, prefetch, no_ack, intake: intake.cloned(), out });
             deliveries
         };
-        let work = line(keys::work(&slug), dispatch::PREFETCH, false, intake);
-        let control = line(keys::control(&slug), 8, false, &always);
-        let health = line(keys::health_queue(&slug), 64, true, &always);
-        let taps = contract.observes.iter().map(|t| (*t, line(keys::tap_queue(&slug, t.as_str()), 256, false, &always))).collect();
-        Self { consumers, work, control, health, taps, _always }
+        let work = line(keys::work(&slug), dispatch::PREFETCH, false, Some(intake));
+        let control = line(keys::control(&slug), 8, false, None);
+        let health = line(keys::health_queue(&slug), 64, true, None);
+        let taps = contract
+            .observes
+            .iter()
+            .map(|t| (*t, line(keys::tap_queue(&slug, t.as_str()), 256, false, None)))
+            .collect();
+        Self { consumers, work, control, health, taps }
     }
 }
 
@@ -250,6 +254,11 @@ async fn keep_small<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken
 }
 
 /// How a broker is reached; for the operator's command, which publishes as a bot does.
-pub fn bus_options(addresses: Vec<String>, user: String, password_file: std::path::PathBuf, name: String) -> BusOptions {
+pub fn bus_options(
+    addresses: Vec<String>,
+    user: String,
+    password_file: std::path::PathBuf,
+    name: String,
+) -> BusOptions {
     BusOptions { addresses, user, password_file, name, confirm_timeout: Duration::from_secs(10) }
 }

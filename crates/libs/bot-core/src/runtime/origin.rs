@@ -31,7 +31,13 @@ fn denied(publisher: &str, message: String) -> Refused {
 }
 
 /// What exchange, key and headers prove, before the body is read.
-pub(crate) fn origin(exchange: &str, routing_key: &str, properties: &Properties, own_slug: &str, operator: &str) -> Result<Origin, Refused> {
+pub(crate) fn origin(
+    exchange: &str,
+    routing_key: &str,
+    properties: &Properties,
+    own_slug: &str,
+    operator: &str,
+) -> Result<Origin, Refused> {
     let requeued = routing_key == keys::requeue(own_slug);
     let said_by = || properties.text(PUBLISHER).unwrap_or("unknown").to_owned();
     if let Some(publisher) = exchange.strip_prefix(keys::EGRESS_PREFIX) {
@@ -48,12 +54,18 @@ pub(crate) fn origin(exchange: &str, routing_key: &str, properties: &Properties,
     if exchange == keys::REQUEUE && requeued {
         return Ok(Origin { publisher: said_by(), replay: properties.count(REPLAY).unwrap_or(0), returned: true });
     }
-    let message = format!("it came from the exchange `{exchange}` with key `{routing_key}`, which no binding of ours allows");
+    let message =
+        format!("it came from the exchange `{exchange}` with key `{routing_key}`, which no binding of ours allows");
     Err(denied("unknown", message))
 }
 
 /// Holds the body against what is proven.
-pub(crate) fn check(origin: &Origin, routing_key: &str, envelope: &Envelope, contract: &Contract) -> Result<(), Refused> {
+pub(crate) fn check(
+    origin: &Origin,
+    routing_key: &str,
+    envelope: &Envelope,
+    contract: &Contract,
+) -> Result<(), Refused> {
     let refuse = |message: String| Err(denied(&origin.publisher, message));
     if envelope.source.slug() != origin.publisher {
         return refuse(format!("`source` is {}, but the exchange proves {}", envelope.source, origin.publisher));
@@ -119,7 +131,13 @@ mod tests {
             ("lota.events", "deploy.requested", none(), e.clone(), "no binding"),
             ("lota.requeue", "requeue.deploy-bot", none(), e.clone(), "proves unknown"),
             ("lota.requeue", "requeue.deploy-bot", none().header(PUBLISHER, "lint-bot"), e.clone(), "proves lint-bot"),
-            ("lota.egress.ci", "to.deploy-bot.deploy.requested", none(), envelope("ci", "BuildBot", "deploy.requested"), "this is DeployBot"),
+            (
+                "lota.egress.ci",
+                "to.deploy-bot.deploy.requested",
+                none(),
+                envelope("ci", "BuildBot", "deploy.requested"),
+                "this is DeployBot",
+            ),
         ] {
             let message = verdict(exchange, key, &headers, &envelope).unwrap_err();
             assert!(message.contains(why), "{message}");

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::{
     bus::{
-        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER, Properties,
-        REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
+        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER,
+        Properties, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
     },
     effects::{Effect, Effects},
     envelope::{BODY_BYTES_MAX, Destination, Envelope},
@@ -43,7 +43,13 @@ impl Speaker {
     }
 
     /// Writes effects into a commit. `Err`: what was said is too large to be sent.
-    pub(crate) fn write(&self, effects: Vec<Effect>, cause: &Cause, now: DateTime<Utc>, commit: &mut Commit) -> Result<(), String> {
+    pub(crate) fn write(
+        &self,
+        effects: Vec<Effect>,
+        cause: &Cause,
+        now: DateTime<Utc>,
+        commit: &mut Commit,
+    ) -> Result<(), String> {
         let meta = serde_json::to_value(cause).unwrap_or(Value::Null);
         for effect in effects {
             match effect {
@@ -124,8 +130,21 @@ impl Speaker {
     }
 
     #[expect(clippy::unused_self, reason = "reads as what it is at the call")]
-    fn row(&self, exchange: String, routing_key: String, body: Vec<u8>, properties: &Properties, priority: u8) -> Outgoing {
-        Outgoing { exchange, routing_key, body, properties: serde_json::to_value(properties).unwrap_or(Value::Null), priority }
+    fn row(
+        &self,
+        exchange: String,
+        routing_key: String,
+        body: Vec<u8>,
+        properties: &Properties,
+        priority: u8,
+    ) -> Outgoing {
+        Outgoing {
+            exchange,
+            routing_key,
+            body,
+            properties: serde_json::to_value(properties).unwrap_or(Value::Null),
+            priority,
+        }
     }
 
     /// The same message to a retry queue, for its next attempt.
@@ -222,7 +241,13 @@ mod tests {
 
     #[test]
     fn what_is_said_carries_its_cause() {
-        let cause = Cause { correlation_id: "c".into(), causation_id: "m".into(), hop: 3, traceparent: Some("00-a-b-01".into()), tracestate: None };
+        let cause = Cause {
+            correlation_id: "c".into(),
+            causation_id: "m".into(),
+            hop: 3,
+            traceparent: Some("00-a-b-01".into()),
+            tracestate: None,
+        };
         let out = speaker().say_core(&BotStarted::example(), &cause, time()).unwrap();
         let p: Properties = serde_json::from_value(out.properties).unwrap();
         assert_eq!((p.count(HOP), p.text(CAUSATION_ID), p.correlation_id.as_deref()), (Some(4), Some("m"), Some("c")));
@@ -245,7 +270,10 @@ mod tests {
         let [letter, said] = speaker().dead_letter(&m, Code::InvalidJson, "not JSON", time());
         let p: Properties = serde_json::from_value(letter.properties).unwrap();
         assert_eq!((letter.body.as_slice(), letter.routing_key.as_str()), (b"\xff{".as_slice(), "dead.build-bot"));
-        assert_eq!((p.text(ERROR_CODE), p.text(PUBLISHER), p.text(ERROR_BOT)), (Some("INVALID_JSON"), Some("ci"), Some("BuildBot")));
+        assert_eq!(
+            (p.text(ERROR_CODE), p.text(PUBLISHER), p.text(ERROR_BOT)),
+            (Some("INVALID_JSON"), Some("ci"), Some("BuildBot"))
+        );
         assert_eq!(said.routing_key, "message.dead_lettered");
     }
 
@@ -254,7 +282,10 @@ mod tests {
         let m = Returned { body: b"{}", publisher: "ci", replay: 2, attempt: 1, ..Returned::default() };
         let out = speaker().retry(&m, 2, Tier::Sec30, 8);
         let p: Properties = serde_json::from_value(out.properties).unwrap();
-        assert_eq!((out.routing_key.as_str(), p.count(ATTEMPT), p.count(REPLAY)), ("retry.build-bot.30s", Some(2), Some(2)));
+        assert_eq!(
+            (out.routing_key.as_str(), p.count(ATTEMPT), p.count(REPLAY)),
+            ("retry.build-bot.30s", Some(2), Some(2))
+        );
     }
 
     #[test]

@@ -35,7 +35,11 @@ pub(crate) async fn beat<B: Bot>(shared: &Arc<Shared<B>>) {
 }
 
 /// Notes who is heard, until cancelled.
-pub(crate) async fn listen<B: Bot>(shared: Arc<Shared<B>>, mut heartbeats: mpsc::Receiver<Delivery>, cancelled: CancellationToken) {
+pub(crate) async fn listen<B: Bot>(
+    shared: Arc<Shared<B>>,
+    mut heartbeats: mpsc::Receiver<Delivery>,
+    cancelled: CancellationToken,
+) {
     loop {
         let delivery = tokio::select! {
             d = heartbeats.recv() => match d { Some(d) => d, None => return },
@@ -123,7 +127,9 @@ fn own_process() -> (u64, f64) {
     if system.is_none() {
         *system = System::new().ok();
     }
-    let Some(system) = system.as_mut() else { return (0, 0.0) };
+    let Some(system) = system.as_mut() else {
+        return (0, 0.0);
+    };
     let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
     system.process(pid).map_or((0, 0.0), |p| (p.memory(), f64::from(p.cpu_usage())))

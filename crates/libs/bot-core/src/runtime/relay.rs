@@ -67,7 +67,9 @@ async fn pass<B: Bot>(shared: &Arc<Shared<B>>, refused: &mut HashMap<i64, Instan
     refused.retain(|_, again| *again > Instant::now());
     loop {
         let rows = shared.store.unsent(after, BATCH).await?;
-        let Some(last) = rows.last().map(|r| r.seq) else { return Ok(result) };
+        let Some(last) = rows.last().map(|r| r.seq) else {
+            return Ok(result);
+        };
         after = last;
         let due: Vec<Queued> = rows.into_iter().filter(|r| !refused.contains_key(&r.seq)).collect();
         if due.is_empty() {

@@ -61,7 +61,12 @@ impl<B: Bot> ServicePort for Port<B> {
 async fn hand_on(mut deliveries: mpsc::Receiver<Delivery>, out: mpsc::Sender<Observed>) {
     while let Some(delivery) = deliveries.recv().await {
         let causation_id = delivery.properties.as_ref().ok().and_then(|p| p.text(CAUSATION_ID)).map(ToOwned::to_owned);
-        let seen = Observed { body: delivery.body.clone(), routing_key: delivery.routing_key.clone(), causation_id, at: clock::now() };
+        let seen = Observed {
+            body: delivery.body.clone(),
+            routing_key: delivery.routing_key.clone(),
+            causation_id,
+            at: clock::now(),
+        };
         if out.send(seen).await.is_err() {
             return;
         }

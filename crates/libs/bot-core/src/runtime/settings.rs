@@ -9,15 +9,9 @@ use std::{
 
 use bot_messages::Contract;
 
-use crate::{
-    bus::BusOptions,
-    config::ENV_PREFIX,
-    telemetry::TelemetryOptions,
-    tools::Tools,
-};
+use crate::{bus::BusOptions, config::ENV_PREFIX, telemetry::TelemetryOptions, tools::Tools};
 
-pub(crate) const NO_BROKER: &str =
-    "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE are not set: expected amqp://host:port/vhost and a file; `lota up` sets both";
+pub(crate) const NO_BROKER: &str = "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE are not set: expected amqp://host:port/vhost and a file; `lota up` sets both";
 
 /// Everything but the configuration file's content.
 #[derive(Clone, Debug)]
@@ -41,8 +35,18 @@ pub(crate) enum Instead {
 
 const SETTING_PREFIX: &str = "LOTA_SETTING_";
 const TOOLCHAINS: [&str; 12] = [
-    "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "GOROOT", "GOPATH", "JAVA_HOME", "NVM_DIR", "PYENV_ROOT", "HTTP_PROXY", "HTTPS_PROXY",
-    "NO_PROXY", "SSL_CERT_FILE",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "GOROOT",
+    "GOPATH",
+    "JAVA_HOME",
+    "NVM_DIR",
+    "PYENV_ROOT",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
 ];
 
 pub(crate) fn print(text: &str) {
@@ -66,10 +70,20 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
         match arg.as_str() {
             "--config" => config_file = rest.next().map(PathBuf::from),
             "--check-config" => only_check = true,
-            "--contract" => return Err(Instead::Done(serde_json::to_string_pretty(contract).unwrap_or_default())),
-            "--version" => return Err(Instead::Done(format!("{} {}", contract.name, env!("CARGO_PKG_VERSION")))),
+            "--contract" => {
+                return Err(Instead::Done(serde_json::to_string_pretty(contract).unwrap_or_default()));
+            }
+            "--version" => {
+                return Err(Instead::Done(format!("{} {}", contract.name, env!("CARGO_PKG_VERSION"))));
+            }
             "--help" => return Err(Instead::Done(help(contract))),
-            other => return Err(Instead::Wrong(format!("`{other}` is no argument of {}\n{}", contract.name, help(contract)))),
+            other => {
+                return Err(Instead::Wrong(format!(
+                    "`{other}` is no argument of {}\n{}",
+                    contract.name,
+                    help(contract)
+                )));
+            }
         }
     }
     let slug = contract.name.slug();
@@ -140,7 +154,9 @@ fn help(contract: &Contract) -> String {
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
-        contract.responsibility, name.slug(), name.slug(),
+        contract.responsibility,
+        name.slug(),
+        name.slug(),
     )
 }
 
@@ -164,10 +180,16 @@ mod tests {
 
     #[test]
     fn variables_are_taken_by_their_prefix() {
-        let s = from(&[], &[
-            ("LOTA_AMQP_URL", "amqp://a/lota, amqp://b/lota"), ("LOTA_AMQP_PASSWORD_FILE", "/p"), ("LOTA_SETTING_LISTEN", "127.0.0.1:1"),
-            ("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"), ("HOSTNAME", "My.Host"),
-        ])
+        let s = from(
+            &[],
+            &[
+                ("LOTA_AMQP_URL", "amqp://a/lota, amqp://b/lota"),
+                ("LOTA_AMQP_PASSWORD_FILE", "/p"),
+                ("LOTA_SETTING_LISTEN", "127.0.0.1:1"),
+                ("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"),
+                ("HOSTNAME", "My.Host"),
+            ],
+        )
         .unwrap();
         assert_eq!(s.bus.unwrap().addresses, ["amqp://a/lota", "amqp://b/lota"]);
         assert_eq!(s.tools.settings["listen"], "127.0.0.1:1");

@@ -9,11 +9,7 @@ type Depends = BTreeMap<String, Vec<Vec<String>>>;
 
 /// The packages to fetch. The walk follows only what is needed to *run* the program (Erlang and shared libraries):
 /// logrotate, adduser, socat or python3 are for an installation as a service.
-pub(super) async fn wanted_packages(
-    apt: &Apt<'_>,
-    what: Bundle,
-    conf: &str,
-) -> Result<BTreeSet<String>, DebsError> {
+pub(super) async fn wanted_packages(apt: &Apt<'_>, what: Bundle, conf: &str) -> Result<BTreeSet<String>, DebsError> {
     let args = [
         "-c",
         conf,
@@ -36,10 +32,7 @@ async fn installed(apt: &Apt<'_>) -> Result<HashSet<String>, DebsError> {
     let format = "-f=${db:Status-Status} ${Package}\n";
     let listed = apt.run("dpkg-query", &["-W", format], &apt.dir).await?;
     let packages = listed.stdout.lines();
-    Ok(packages
-        .filter_map(|line| line.strip_prefix("installed "))
-        .map(str::to_owned)
-        .collect())
+    Ok(packages.filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect())
 }
 
 fn walk(start: &str, depends: &Depends, installed: &HashSet<String>) -> BTreeSet<String> {

@@ -8,15 +8,9 @@ fn client() -> Management {
 
 #[test]
 fn every_part_of_a_path_is_encoded() {
-    let request = client()
-        .request(Method::GET, &["queues", "/", "a/b%c d#?.work"])
-        .build()
-        .unwrap();
+    let request = client().request(Method::GET, &["queues", "/", "a/b%c d#?.work"]).build().unwrap();
     let url = request.url().as_str();
-    assert_eq!(
-        url,
-        "http://127.0.0.1:15672/api/queues/%2F/a%2Fb%25c%20d%23%3F.work"
-    );
+    assert_eq!(url, "http://127.0.0.1:15672/api/queues/%2F/a%2Fb%25c%20d%23%3F.work");
 }
 
 #[test]
@@ -26,9 +20,6 @@ fn the_password_is_not_in_debug() {
 
 #[test]
 fn the_reason_is_rabbitmqs_own() {
-    assert_eq!(
-        reason(br#"{"error":"bad_request","reason":"inequivalent arg"}"#),
-        "inequivalent arg"
-    );
+    assert_eq!(reason(br#"{"error":"bad_request","reason":"inequivalent arg"}"#), "inequivalent arg");
     assert_eq!(reason(b"Not found"), "Not found");
 }

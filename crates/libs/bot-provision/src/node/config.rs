@@ -59,10 +59,7 @@ impl Files {
     pub(super) fn write(&self, record: &NodeRecord) -> Result<Secret, NodeError> {
         let password_file = self.dir.join(PASSWORD_FILE);
         if !password_file.exists() {
-            write_private(
-                &password_file,
-                Secret::random(PASSWORD_LETTERS).expose().as_bytes(),
-            )?;
+            write_private(&password_file, Secret::random(PASSWORD_LETTERS).expose().as_bytes())?;
         }
         let password = Self::password(&self.dir)?;
         let cookie = self.dir.join(".erlang.cookie");
@@ -86,12 +83,7 @@ impl Files {
     }
 
     fn configuration(&self, record: &NodeRecord) -> String {
-        let NodeRecord {
-            ports,
-            memory_mib,
-            disk_free_mb,
-            ..
-        } = record;
+        let NodeRecord { ports, memory_mib, disk_free_mb, .. } = record;
         let dir = self.dir.display();
         let mut lines = vec![
             format!("listeners.tcp.1 = 127.0.0.1:{}", ports.amqp),
@@ -104,10 +96,7 @@ impl Files {
             "max_message_size = 1048576".to_owned(),
             format!("vm_memory_high_watermark.absolute = {memory_mib}MiB"),
             format!("disk_free_limit.absolute = {disk_free_mb}MB"),
-            format!(
-                "collect_statistics_interval = {}",
-                record.figures_every.as_millis()
-            ),
+            format!("collect_statistics_interval = {}", record.figures_every.as_millis()),
             "log.console = false".to_owned(),
             "log.file = rabbit.log".to_owned(),
             "log.file.level = info".to_owned(),
@@ -155,12 +144,7 @@ impl Files {
     }
 
     /// The environment is only what is set here: a broker has no business with the caller's secrets.
-    fn command(
-        &self,
-        record: &NodeRecord,
-        program: &[&str],
-        out: io::Result<File>,
-    ) -> Result<Command, NodeError> {
+    fn command(&self, record: &NodeRecord, program: &[&str], out: io::Result<File>) -> Result<Command, NodeError> {
         let out = out.map_err(|source| at(&self.dir, source))?;
         let err = out.try_clone().map_err(|source| at(&self.dir, source))?;
         let mut command = detached(record.die_with_parent);
@@ -185,10 +169,7 @@ impl Files {
 
 /// What rabbitmq.conf has no name for.
 fn advanced(record: &NodeRecord) -> String {
-    format!(
-        "[{{rabbit, [{{quorum_tick_interval, {}}}]}}].\n",
-        record.figures_every.as_millis()
-    )
+    format!("[{{rabbit, [{{quorum_tick_interval, {}}}]}}].\n", record.figures_every.as_millis())
 }
 
 fn definitions(record: &NodeRecord, password: &Secret) -> String {
@@ -211,12 +192,7 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), NodeError> 
     let write = || {
         let next = path.with_extension("next");
         let mut options = OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&next)?;
+        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&next)?;
         // The mode above counts only for a new file.
         file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;

@@ -24,19 +24,14 @@ impl Installation {
         if let Some(installed) = Self::installed() {
             return Ok(installed);
         }
-        let root = PackageCache::new(cache_dir)
-            .ensure(Bundle::RabbitMq, progress)
-            .await?;
+        let root = PackageCache::new(cache_dir).ensure(Bundle::RabbitMq, progress).await?;
         Ok(Self::unpacked(root))
     }
 
     /// The machine's own, from its package or the official image.
     pub fn installed() -> Option<Self> {
         let root = PathBuf::from("/");
-        let servers = [
-            root.join(Bundle::RabbitMq.program()),
-            "/opt/rabbitmq/sbin/rabbitmq-server".into(),
-        ];
+        let servers = [root.join(Bundle::RabbitMq.program()), "/opt/rabbitmq/sbin/rabbitmq-server".into()];
         let server = servers.into_iter().find(|path| path.is_file())?;
         Some(Self { root, server })
     }
@@ -67,11 +62,7 @@ impl Installation {
     }
 
     pub(super) fn library_path(&self) -> Option<OsString> {
-        let path = if self.is_installed() {
-            OsString::new()
-        } else {
-            library_path(&self.root)
-        };
+        let path = if self.is_installed() { OsString::new() } else { library_path(&self.root) };
         (!path.is_empty()).then_some(path)
     }
 }

@@ -1,8 +1,5 @@
 //! Processes that outlive a call: started in a session of their own, known by pid and start time, ended by pid.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the home of this crate's long-lived processes"
-)]
+#![allow(clippy::disallowed_methods, reason = "the home of this crate's long-lived processes")]
 
 use std::io;
 use std::process::Command;
@@ -58,33 +55,23 @@ pub(super) fn spawn(mut command: Command) -> io::Result<Spawned> {
     let (tell, told) = mpsc::channel();
     let ended = Arc::new(OnceLock::new());
     let report = Arc::clone(&ended);
-    thread::Builder::new()
-        .name("node-keeper".to_owned())
-        .spawn(move || {
-            let started = command.spawn().and_then(|child| {
-                let start_time_ticks = start_time(child.id())
-                    .ok_or_else(|| io::Error::other("it ended at once: /proc does not know it any more"))?;
-                Ok((
-                    ProcessId {
-                        pid: child.id(),
-                        start_time_ticks,
-                    },
-                    child,
-                ))
-            });
-            match started {
-                Ok((id, mut child)) => {
-                    let _ = tell.send(Ok(id));
-                    let how = child
-                        .wait()
-                        .map_or_else(|error| error.to_string(), |status| status.to_string());
-                    let _ = report.set(how);
-                }
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                }
+    thread::Builder::new().name("node-keeper".to_owned()).spawn(move || {
+        let started = command.spawn().and_then(|child| {
+            let start_time_ticks = start_time(child.id())
+                .ok_or_else(|| io::Error::other("it ended at once: /proc does not know it any more"))?;
+            Ok((ProcessId { pid: child.id(), start_time_ticks }, child))
+        });
+        match started {
+            Ok((id, mut child)) => {
+                let _ = tell.send(Ok(id));
+                let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+                let _ = report.set(how);
             }
-        })?;
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        }
+    })?;
     let id = told.recv().map_err(io::Error::other)??;
     Ok(Spawned { id, ended })
 }
@@ -106,19 +93,13 @@ pub(super) async fn end(id: ProcessId, how: Stopping, limit: Duration) -> Result
         if gone_within(id, limit).await {
             return Ok(true);
         }
-        tracing::warn!(
-            pid = id.pid,
-            "still running after SIGTERM and {limit:?}: killing it"
-        );
+        tracing::warn!(pid = id.pid, "still running after SIGTERM and {limit:?}: killing it");
     }
     kill_now(id);
     if gone_within(id, limit).await {
         return Ok(how == Stopping::Kill);
     }
-    Err(NodeError::Unkillable {
-        pid: id.pid,
-        seconds: limit.as_secs(),
-    })
+    Err(NodeError::Unkillable { pid: id.pid, seconds: limit.as_secs() })
 }
 
 /// SIGKILL to the whole group, without waiting.
@@ -173,11 +154,7 @@ mod tests {
     async fn what_ends_when_asked_is_not_killed() {
         let polite = start(&["sleep", "60"]);
         assert!(is_alive(polite.id));
-        assert!(
-            end(polite.id, Stopping::Ask, Duration::from_secs(5))
-                .await
-                .unwrap()
-        );
+        assert!(end(polite.id, Stopping::Ask, Duration::from_secs(5)).await.unwrap());
     }
 
     #[tokio::test]
@@ -190,11 +167,7 @@ mod tests {
         while !ready.exists() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        assert!(
-            !end(deaf.id, Stopping::Ask, Duration::from_millis(300))
-                .await
-                .unwrap()
-        );
+        assert!(!end(deaf.id, Stopping::Ask, Duration::from_millis(300)).await.unwrap());
         assert!(!is_alive(deaf.id));
     }
 
@@ -206,11 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("child.json");
         let mut parent = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "node::process::tests::parent_that_is_killed",
-                "--ignored",
-            ])
+            .args(["--exact", "node::process::tests::parent_that_is_killed", "--ignored"])
             .env(CHILD_FILE, &file)
             .stdout(std::process::Stdio::null())
             .spawn()
@@ -220,10 +189,7 @@ mod tests {
             if let Ok(child) = serde_json::from_slice(&text) {
                 break child;
             }
-            assert!(
-                parent.try_wait().unwrap().is_none(),
-                "it ended before it was killed"
-            );
+            assert!(parent.try_wait().unwrap().is_none(), "it ended before it was killed");
             tokio::time::sleep(LOOK_EVERY).await;
         };
         assert!(is_alive(child));
@@ -249,13 +215,7 @@ mod tests {
     fn another_start_time_is_another_process() {
         let pid = std::process::id();
         let start_time_ticks = start_time(pid).unwrap();
-        assert!(is_alive(ProcessId {
-            pid,
-            start_time_ticks
-        }));
-        assert!(!is_alive(ProcessId {
-            pid,
-            start_time_ticks: start_time_ticks + 1
-        }));
+        assert!(is_alive(ProcessId { pid, start_time_ticks }));
+        assert!(!is_alive(ProcessId { pid, start_time_ticks: start_time_ticks + 1 }));
     }
 }

@@ -97,9 +97,7 @@ impl NodeRecord {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at(&path, error)),
         };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| at(&path, error.into()))
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| at(&path, error.into()))
     }
 
     pub(super) fn write(&self, dir: &Path) -> Result<(), NodeError> {

@@ -10,14 +10,8 @@ use crate::management_types::UserInfo;
 fn topology() -> Topology {
     Topology {
         vhost: "lota".into(),
-        exchanges: vec![Exchange {
-            name: "lota.egress.a".into(),
-            internal: false,
-        }],
-        queues: vec![Queue {
-            name: "b.work".into(),
-            queue_type: QueueType::Quorum,
-        }],
+        exchanges: vec![Exchange { name: "lota.egress.a".into(), internal: false }],
+        queues: vec![Queue { name: "b.work".into(), queue_type: QueueType::Quorum }],
         bindings: vec![Binding {
             source: "lota.egress.a".into(),
             destination: "b.work".into(),
@@ -54,18 +48,8 @@ fn as_wanted() -> Snapshot {
     Snapshot {
         vhost_exists: true,
         exchanges: vec![
-            ExchangeInfo {
-                name: "lota.egress.a".into(),
-                kind: "topic".into(),
-                durable: true,
-                ..Default::default()
-            },
-            ExchangeInfo {
-                name: "amq.topic".into(),
-                kind: "topic".into(),
-                durable: true,
-                ..Default::default()
-            },
+            ExchangeInfo { name: "lota.egress.a".into(), kind: "topic".into(), durable: true, ..Default::default() },
+            ExchangeInfo { name: "amq.topic".into(), kind: "topic".into(), durable: true, ..Default::default() },
         ],
         queues: vec![queue("b.work", "quorum"), queue("tmp.operator.1", "classic")],
         bindings: vec![
@@ -87,16 +71,8 @@ fn as_wanted() -> Snapshot {
 fn users_as_wanted(user: &User) -> Snapshot {
     Snapshot {
         users: vec![
-            UserInfo {
-                name: "a".into(),
-                password_hash: Some(Secret::new("pw").rabbit_hash()),
-                ..Default::default()
-            },
-            UserInfo {
-                name: "root".into(),
-                tags: vec!["administrator".into()],
-                ..Default::default()
-            },
+            UserInfo { name: "a".into(), password_hash: Some(Secret::new("pw").rabbit_hash()), ..Default::default() },
+            UserInfo { name: "root".into(), tags: vec!["administrator".into()], ..Default::default() },
         ],
         permissions: vec![
             Permission {
@@ -106,11 +82,7 @@ fn users_as_wanted(user: &User) -> Snapshot {
                 write: user.write.clone(),
                 read: user.read.clone(),
             },
-            Permission {
-                user: "root".into(),
-                vhost: "lota".into(),
-                ..Default::default()
-            },
+            Permission { user: "root".into(), vhost: "lota".into(), ..Default::default() },
         ],
         topic_permissions: vec![TopicPermissionInfo {
             user: "a".into(),
@@ -119,13 +91,7 @@ fn users_as_wanted(user: &User) -> Snapshot {
             write: "^build\\.".into(),
             read: "^$".into(),
         }],
-        limits: vec![(
-            "a".into(),
-            UserLimits {
-                max_connections: Some(4),
-                max_channels: None,
-            },
-        )],
+        limits: vec![("a".into(), UserLimits { max_connections: Some(4), max_channels: None })],
         own_user: "root".into(),
         ..Default::default()
     }
@@ -152,10 +118,7 @@ fn binding(source: &str, queue: &str, key: &str) -> BindingInfo {
 }
 
 fn drift(found: &Snapshot) -> Vec<String> {
-    plan(&topology(), found, Some(&|_| Secret::new("pw")))
-        .iter()
-        .map(|step| step.drift.to_string())
-        .collect()
+    plan(&topology(), found, Some(&|_| Secret::new("pw"))).iter().map(|step| step.drift.to_string()).collect()
 }
 
 #[test]
@@ -165,10 +128,7 @@ fn what_is_as_wanted_gives_no_step() {
 
 #[test]
 fn an_empty_broker_gets_everything_in_order() {
-    let found = Snapshot {
-        own_user: "root".into(),
-        ..Default::default()
-    };
+    let found = Snapshot { own_user: "root".into(), ..Default::default() };
     assert_eq!(
         drift(&found),
         [
@@ -189,28 +149,12 @@ fn an_empty_broker_gets_everything_in_order() {
 fn what_is_not_wanted_goes_bindings_first() {
     let mut found = as_wanted();
     found.queues.push(queue("old.work", "quorum"));
-    found.queues.push(QueueInfo {
-        exclusive: true,
-        ..queue("mine", "classic")
-    });
-    found
-        .bindings
-        .push(binding("lota.egress.a", "old.work", "build.#"));
-    found.exchanges.push(ExchangeInfo {
-        name: "lota.egress.old".into(),
-        ..Default::default()
-    });
-    found.permissions.push(Permission {
-        user: "old".into(),
-        vhost: "lota".into(),
-        ..Default::default()
-    });
+    found.queues.push(QueueInfo { exclusive: true, ..queue("mine", "classic") });
+    found.bindings.push(binding("lota.egress.a", "old.work", "build.#"));
+    found.exchanges.push(ExchangeInfo { name: "lota.egress.old".into(), ..Default::default() });
+    found.permissions.push(Permission { user: "old".into(), vhost: "lota".into(), ..Default::default() });
     for vhost in ["lota", "other"] {
-        found.permissions.push(Permission {
-            user: "shared".into(),
-            vhost: vhost.into(),
-            ..Default::default()
-        });
+        found.permissions.push(Permission { user: "shared".into(), vhost: vhost.into(), ..Default::default() });
     }
     assert_eq!(
         drift(&found),
@@ -261,10 +205,7 @@ fn a_binding_with_arguments_is_another_binding() {
 #[test]
 fn a_topic_permission_too_many_resets_the_users() {
     let mut found = as_wanted();
-    let other = TopicPermissionInfo {
-        exchange: "amq.topic".into(),
-        ..found.topic_permissions[0].clone()
-    };
+    let other = TopicPermissionInfo { exchange: "amq.topic".into(), ..found.topic_permissions[0].clone() };
     found.topic_permissions.push(other);
     let steps = plan(&topology(), &found, None);
     assert_eq!(steps.len(), 1);

@@ -10,12 +10,7 @@ use crate::management_types::{Permission, TopicPermissionInfo, UserInfo, UserLim
 use crate::secret::HASHING;
 use crate::snapshot::Snapshot;
 
-pub(super) fn change(
-    wanted: &Topology,
-    found: &Snapshot,
-    passwords: Option<Passwords<'_>>,
-    steps: &mut Vec<Step>,
-) {
+pub(super) fn change(wanted: &Topology, found: &Snapshot, passwords: Option<Passwords<'_>>, steps: &mut Vec<Step>) {
     for user in &wanted.users {
         if user.name == found.own_user {
             continue;
@@ -31,10 +26,7 @@ pub(super) fn change(
 
 fn account(user: &User, found: &Snapshot, passwords: Option<Passwords<'_>>, steps: &mut Vec<Step>) {
     let what = format!("user {}", user.name);
-    let work = Work::PutUser {
-        name: user.name.clone(),
-        tags: user.tags.clone(),
-    };
+    let work = Work::PutUser { name: user.name.clone(), tags: user.tags.clone() };
     let Some(there) = found.users.iter().find(|there| there.name == user.name) else {
         steps.push(missing(what, work));
         return;
@@ -49,22 +41,15 @@ fn account(user: &User, found: &Snapshot, passwords: Option<Passwords<'_>>, step
 }
 
 fn has_password(there: &UserInfo, passwords: Passwords<'_>) -> bool {
-    let ours = there
-        .hashing_algorithm
-        .as_deref()
-        .is_none_or(|algorithm| algorithm == HASHING);
+    let ours = there.hashing_algorithm.as_deref().is_none_or(|algorithm| algorithm == HASHING);
     let hash = there.password_hash.as_deref().unwrap_or_default();
     ours && passwords(&there.name).matches_rabbit_hash(hash)
 }
 
 fn topics(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>) {
     let of_user = |there: &&TopicPermissionInfo| there.user == user.name && there.vhost == vhost;
-    let there: BTreeMap<&str, &TopicPermissionInfo> = found
-        .topic_permissions
-        .iter()
-        .filter(of_user)
-        .map(|there| (there.exchange.as_str(), there))
-        .collect();
+    let there: BTreeMap<&str, &TopicPermissionInfo> =
+        found.topic_permissions.iter().filter(of_user).map(|there| (there.exchange.as_str(), there)).collect();
     let wanted: Vec<TopicPermissionInfo> = user
         .topic_permissions
         .iter()
@@ -77,14 +62,8 @@ fn topics(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>) {
         })
         .collect();
     let words = |exchange: &str| format!("topic permission of {} on {exchange}", user.name);
-    for exchange in there
-        .keys()
-        .filter(|&&name| !wanted.iter().any(|topic| topic.exchange == name))
-    {
-        let work = Work::ResetTopicPermissions {
-            user: user.name.clone(),
-            wanted: wanted.clone(),
-        };
+    for exchange in there.keys().filter(|&&name| !wanted.iter().any(|topic| topic.exchange == name)) {
+        let work = Work::ResetTopicPermissions { user: user.name.clone(), wanted: wanted.clone() };
         steps.push(unexpected(words(exchange), work));
     }
     for topic in wanted {
@@ -93,10 +72,8 @@ fn topics(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>) {
             None => steps.push(missing(what, Work::PutTopicPermission(topic))),
             Some(&other) if *other != topic => {
                 let (write, read) = (&other.write, &other.read);
-                let detail = format!(
-                    "write {write}, read {read}; should be write {}, read {}",
-                    topic.write, topic.read
-                );
+                let detail =
+                    format!("write {write}, read {read}; should be write {}, read {}", topic.write, topic.read);
                 steps.push(different(what, detail, Work::PutTopicPermission(topic)));
             }
             Some(_) => {}
@@ -113,15 +90,9 @@ fn permission(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>)
         write: user.write.clone(),
         read: user.read.clone(),
     };
-    let there = found
-        .permissions
-        .iter()
-        .find(|there| there.user == user.name && there.vhost == vhost);
+    let there = found.permissions.iter().find(|there| there.user == user.name && there.vhost == vhost);
     let words = |permission: &Permission| {
-        format!(
-            "configure {}, write {}, read {}",
-            permission.configure, permission.write, permission.read
-        )
+        format!("configure {}, write {}, read {}", permission.configure, permission.write, permission.read)
     };
     match there {
         None => steps.push(missing(what, Work::PutPermission(wanted))),
@@ -134,10 +105,7 @@ fn permission(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>)
 }
 
 fn limits(user: &User, found: &Snapshot, steps: &mut Vec<Step>) {
-    let wanted = UserLimits {
-        max_connections: user.max_connections,
-        max_channels: user.max_channels,
-    };
+    let wanted = UserLimits { max_connections: user.max_connections, max_channels: user.max_channels };
     let there = found.limits_of(&user.name);
     if there == wanted {
         return;
@@ -145,54 +113,29 @@ fn limits(user: &User, found: &Snapshot, steps: &mut Vec<Step>) {
     let what = format!("limits of {}", user.name);
     let words = |limits: UserLimits| {
         let number = |limit: Option<u32>| limit.map_or("any number of".to_owned(), |limit| limit.to_string());
-        format!(
-            "{} connections, {} channels",
-            number(limits.max_connections),
-            number(limits.max_channels)
-        )
+        format!("{} connections, {} channels", number(limits.max_connections), number(limits.max_channels))
     };
-    let work = Work::PutLimits {
-        user: user.name.clone(),
-        limits: wanted,
-    };
+    let work = Work::PutLimits { user: user.name.clone(), limits: wanted };
     if there == UserLimits::default() {
         steps.push(missing(what, work));
     } else {
-        steps.push(different(
-            what,
-            format!("{}; should be {}", words(there), words(wanted)),
-            work,
-        ));
+        steps.push(different(what, format!("{}; should be {}", words(there), words(wanted)), work));
     }
 }
 
 /// Whoever else may do something in the vhost. Administrators are people's or the node's own, and stay.
 fn revoke_others(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
-    for permission in found
-        .permissions
-        .iter()
-        .filter(|permission| permission.vhost == wanted.vhost)
-    {
+    for permission in found.permissions.iter().filter(|permission| permission.vhost == wanted.vhost) {
         let name = &permission.user;
         let is_wanted = wanted.users.iter().any(|user| user.name == *name);
-        let tags = found
-            .users
-            .iter()
-            .find(|user| user.name == *name)
-            .map(|user| user.tags.as_slice());
+        let tags = found.users.iter().find(|user| user.name == *name).map(|user| user.tags.as_slice());
         let is_admin = tags.unwrap_or_default().iter().any(|tag| tag == "administrator");
         if is_wanted || is_admin || *name == found.own_user {
             continue;
         }
-        let elsewhere = found
-            .permissions
-            .iter()
-            .any(|other| other.user == *name && other.vhost != wanted.vhost);
+        let elsewhere = found.permissions.iter().any(|other| other.user == *name && other.vhost != wanted.vhost);
         let step = if elsewhere {
-            unexpected(
-                format!("permission of {name}"),
-                Work::DeletePermission(name.clone()),
-            )
+            unexpected(format!("permission of {name}"), Work::DeletePermission(name.clone()))
         } else {
             unexpected(format!("user {name}"), Work::DeleteUser(name.clone()))
         };

@@ -1,9 +1,6 @@
 //! What the tests of real processes share: a sandbox of each kind, a token to find processes by, waiting for a condition.
 #![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests read PATH and start helpers of their own"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests read PATH and start helpers of their own")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::{
@@ -47,12 +44,7 @@ pub(crate) fn path() -> Vec<PathBuf> {
 /// Never a silent skip: a test that needs bubblewrap fails without it, and says how to get it.
 pub(crate) fn bwrap() -> PathBuf {
     let named = env::var_os("LOTA_TEST_BWRAP").map(PathBuf::from);
-    let found = named.or_else(|| {
-        path()
-            .into_iter()
-            .map(|folder| folder.join("bwrap"))
-            .find(|file| file.is_file())
-    });
+    let found = named.or_else(|| path().into_iter().map(|folder| folder.join("bwrap")).find(|file| file.is_file()));
     found.filter(|file| file.is_file()).expect(
         "bubblewrap is needed: `apt-get install bubblewrap`, or without installing: `mkdir -p /tmp/lota-bwrap && cd /tmp/lota-bwrap && \
          apt-get download bubblewrap && dpkg -x bubblewrap_*.deb . && export LOTA_TEST_BWRAP=$PWD/usr/bin/bwrap`",
@@ -62,13 +54,7 @@ pub(crate) fn bwrap() -> PathBuf {
 pub(crate) async fn sandbox(kind: SandboxKind, owner: &str, state: PathBuf) -> Sandbox {
     let try_bubblewrap = kind == SandboxKind::Bubblewrap;
     let bwrap = try_bubblewrap.then(bwrap);
-    let options = Options {
-        owner: owner.to_owned(),
-        bwrap,
-        path: path(),
-        state,
-        try_bubblewrap,
-    };
+    let options = Options { owner: owner.to_owned(), bwrap, path: path(), state, try_bubblewrap };
     let sandbox = Sandbox::detect(options).await.expect("detects");
     assert_eq!(sandbox.kind(), kind, "{:?}", sandbox.why_not_stronger());
     sandbox
@@ -77,47 +63,23 @@ pub(crate) async fn sandbox(kind: SandboxKind, owner: &str, state: PathBuf) -> S
 pub(crate) fn token() -> String {
     static TOKENS: AtomicU64 = AtomicU64::new(1);
     // A number `sleep` takes, and no other process has.
-    let now = fs::read_to_string("/proc/uptime")
-        .unwrap()
-        .replace([' ', '.', '\n'], "");
-    format!(
-        "9000.{}{now}{}",
-        std::process::id(),
-        TOKENS.fetch_add(1, Ordering::Relaxed)
-    )
+    let now = fs::read_to_string("/proc/uptime").unwrap().replace([' ', '.', '\n'], "");
+    format!("9000.{}{now}{}", std::process::id(), TOKENS.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Fixture {
     pub(crate) async fn new(kind: SandboxKind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        let workspace = Workspace {
-            tree: root.join("tree"),
-            home: root.join("home"),
-        };
+        let workspace = Workspace { tree: root.join("tree"), home: root.join("home") };
         fs::create_dir(&workspace.tree).unwrap();
         let token = token();
-        let sandbox = sandbox(
-            kind,
-            &format!("test-{}", token.replace('.', "-")),
-            root.join("state"),
-        )
-        .await;
-        Self {
-            folder,
-            sandbox,
-            workspace,
-            token,
-        }
+        let sandbox = sandbox(kind, &format!("test-{}", token.replace('.', "-")), root.join("state")).await;
+        Self { folder, sandbox, workspace, token }
     }
 
     pub(crate) fn command(&self, line: &str) -> Command {
-        Command::new(
-            "job",
-            Program::Shell(line.replace("TOKEN", &self.token)),
-            self.workspace.clone(),
-            limits(),
-        )
+        Command::new("job", Program::Shell(line.replace("TOKEN", &self.token)), self.workspace.clone(), limits())
     }
 
     pub(crate) async fn run(&self, line: &str) -> Outcome {
@@ -157,10 +119,7 @@ pub(crate) fn limits() -> Limits {
 
 /// Processes whose command line holds the text.
 pub(crate) fn running(text: &str) -> Vec<i32> {
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(text)
@@ -171,17 +130,10 @@ pub(crate) fn running(text: &str) -> Vec<i32> {
 /// Zombies of this very process.
 pub(crate) fn zombies() -> Vec<i32> {
     let me = std::process::id().to_string();
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map_or("", |(_, rest)| rest)
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         fields.first() == Some(&"Z") && fields.get(1) == Some(&me.as_str())
     })
     .collect()
@@ -198,11 +150,7 @@ pub(crate) fn inheritable() -> Vec<String> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|fd| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-            let flags = info
-                .lines()
-                .find_map(|line| line.strip_prefix("flags:"))
-                .unwrap_or("02000000")
-                .trim();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or("02000000").trim();
             u64::from_str_radix(flags, 8).unwrap() & 0o2_000_000 == 0
         })
         .collect()
@@ -219,27 +167,15 @@ pub(crate) async fn wait_until(what: &str, condition: impl Fn() -> bool) {
 /// Starts this test binary again, as a bot that can be killed; it runs one ignored test.
 pub(crate) fn helper(test: &str, kind: SandboxKind, token: &str, folder: &TempDir) -> Child {
     let mut command = std::process::Command::new(env::current_exe().unwrap());
-    command
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .stdout(Stdio::null());
-    command
-        .env("LOTA_TEST_KIND", kind.as_str())
-        .env("LOTA_TEST_TOKEN", token)
-        .env("LOTA_TEST_FOLDER", folder.path());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).stdout(Stdio::null());
+    command.env("LOTA_TEST_KIND", kind.as_str()).env("LOTA_TEST_TOKEN", token).env("LOTA_TEST_FOLDER", folder.path());
     command.spawn().unwrap()
 }
 
 /// What [`helper`] handed over: kind, token, folder.
 pub(crate) fn handed_over() -> (SandboxKind, String, PathBuf) {
     let value = |name: &str| env::var(name).expect("only the helper starts this");
-    let kind = if value("LOTA_TEST_KIND") == "bubblewrap" {
-        SandboxKind::Bubblewrap
-    } else {
-        SandboxKind::ProcessGroup
-    };
-    (
-        kind,
-        value("LOTA_TEST_TOKEN"),
-        PathBuf::from(value("LOTA_TEST_FOLDER")).canonicalize().unwrap(),
-    )
+    let kind =
+        if value("LOTA_TEST_KIND") == "bubblewrap" { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup };
+    (kind, value("LOTA_TEST_TOKEN"), PathBuf::from(value("LOTA_TEST_FOLDER")).canonicalize().unwrap())
 }

@@ -108,12 +108,7 @@ impl Write for Renew {
         .fetch_optional(&mut *tx.conn)
         .await?;
         match row {
-            Some(row) => Ok((
-                Renewed::Held {
-                    cancel: row.try_get("cancel")?,
-                },
-                Change::QUIET,
-            )),
+            Some(row) => Ok((Renewed::Held { cancel: row.try_get("cancel")? }, Change::QUIET)),
             None => Ok((Renewed::Lost, Change::default())),
         }
     }
@@ -141,13 +136,7 @@ impl Write for RequestCancel {
         .fetch_optional(&mut *tx.conn)
         .await?;
         match row {
-            Some(row) => Ok((
-                true,
-                Change {
-                    jobs: row.try_get("waits")?,
-                    ..Change::QUIET
-                },
-            )),
+            Some(row) => Ok((true, Change { jobs: row.try_get("waits")?, ..Change::QUIET })),
             None => Ok((false, Change::default())),
         }
     }

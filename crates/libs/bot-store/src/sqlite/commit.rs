@@ -4,9 +4,7 @@ use super::read::inbox_entry;
 use super::upkeep::insert_outgoing;
 use super::value::{millis, misuse, to_json};
 use super::write::{Change, Tx, Write};
-use crate::model::{
-    Commit, Committed, Guard, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, StateWrite,
-};
+use crate::model::{Commit, Committed, Guard, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, StateWrite};
 
 impl Write for Commit {
     type Answer = Committed;
@@ -52,20 +50,13 @@ fn change(commit: &Commit) -> Change {
 fn check_shape(commit: &Commit) -> Result<(), sqlx::Error> {
     let held = matches!(commit.guard, Guard::Job { .. });
     if !held && (commit.step.is_some() || commit.job_end.is_some()) {
-        return Err(misuse(
-            "a commit with a job's step or end needs the guard of that job",
-        ));
+        return Err(misuse("a commit with a job's step or end needs the guard of that job"));
     }
-    let Some(JobEnd {
-        outcome: JobOutcome::Ended(status),
-    }) = &commit.job_end
-    else {
+    let Some(JobEnd { outcome: JobOutcome::Ended(status) }) = &commit.job_end else {
         return Ok(());
     };
     if matches!(status, JobStatus::Waiting | JobStatus::Running) {
-        return Err(misuse(
-            "a job cannot end as waiting or running: JobOutcome::Again hands it back",
-        ));
+        return Err(misuse("a job cannot end as waiting or running: JobOutcome::Again hands it back"));
     }
     Ok(())
 }
@@ -76,12 +67,7 @@ async fn check(commit: &Commit, tx: &mut Tx<'_>) -> Result<Option<Committed>, sq
     }
     if let (Guard::Job { id, .. }, Some((step, _))) = (&commit.guard, &commit.step) {
         let sql = "SELECT EXISTS (SELECT 1 FROM job_steps WHERE job = ? AND step = ?)";
-        if sqlx::query_scalar(sql)
-            .bind(id)
-            .bind(step)
-            .fetch_one(&mut *tx.conn)
-            .await?
-        {
+        if sqlx::query_scalar(sql).bind(id).bind(step).fetch_one(&mut *tx.conn).await? {
             return Ok(Some(Committed::StepDone));
         }
     }
@@ -92,10 +78,7 @@ async fn check(commit: &Commit, tx: &mut Tx<'_>) -> Result<Option<Committed>, sq
     }
     if let Some(state) = &commit.state {
         let sql = "SELECT version FROM state WHERE key = ?";
-        let version: Option<i64> = sqlx::query_scalar(sql)
-            .bind(&state.key)
-            .fetch_optional(&mut *tx.conn)
-            .await?;
+        let version: Option<i64> = sqlx::query_scalar(sql).bind(&state.key).fetch_optional(&mut *tx.conn).await?;
         if version.unwrap_or(0) as u64 != state.expected_version {
             return Ok(Some(Committed::Stale));
         }
@@ -109,33 +92,24 @@ async fn guard_holds(guard: &Guard, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error
         Guard::None => Ok(true),
         Guard::Job { id, token } => {
             let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ? AND token = ? AND status = 'running')";
-            sqlx::query_scalar(sql)
-                .bind(id)
-                .bind(token)
-                .fetch_one(&mut *tx.conn)
-                .await
+            sqlx::query_scalar(sql).bind(id).bind(token).fetch_one(&mut *tx.conn).await
         }
         Guard::Timer { name, generation } => {
             let sql = "DELETE FROM timers WHERE generation = ? AND name = ?";
-            let deleted = sqlx::query(sql)
-                .bind(generation)
-                .bind(name)
-                .execute(&mut *tx.conn)
-                .await?;
+            let deleted = sqlx::query(sql).bind(generation).bind(name).execute(&mut *tx.conn).await?;
             Ok(deleted.rows_affected() > 0)
         }
     }
 }
 
 async fn check_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<Option<Committed>, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT content_hash, settled, attempt FROM inbox WHERE publisher = ? AND id = ? AND replay = ?",
-    )
-    .bind(&mark.key.publisher)
-    .bind(&mark.key.id)
-    .bind(mark.key.replay)
-    .fetch_optional(&mut *tx.conn)
-    .await?;
+    let row =
+        sqlx::query("SELECT content_hash, settled, attempt FROM inbox WHERE publisher = ? AND id = ? AND replay = ?")
+            .bind(&mark.key.publisher)
+            .bind(&mark.key.id)
+            .bind(mark.key.replay)
+            .fetch_optional(&mut *tx.conn)
+            .await?;
     let Some(row) = row else { return Ok(None) };
     let entry = inbox_entry(&row)?;
     Ok(if entry.content_hash != mark.content_hash {
@@ -150,11 +124,7 @@ async fn check_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<Option<Committ
 }
 
 async fn write_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
-    let attempt = if mark.settled {
-        mark.attempt
-    } else {
-        mark.attempt.saturating_add(1)
-    };
+    let attempt = if mark.settled { mark.attempt } else { mark.attempt.saturating_add(1) };
     sqlx::query(
         "INSERT INTO inbox (publisher, id, replay, content_hash, settled, attempt, seen_at_ms)
          VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -207,10 +177,7 @@ async fn insert_job(tx: &mut Tx<'_>, job: &NewJob) -> Result<(), sqlx::Error> {
 /// Clears before it sets, so that a name in both lists ends up set.
 async fn write_timers(commit: &Commit, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
     for name in &commit.clear_timers {
-        sqlx::query("DELETE FROM timers WHERE name = ?")
-            .bind(name)
-            .execute(&mut *tx.conn)
-            .await?;
+        sqlx::query("DELETE FROM timers WHERE name = ?").bind(name).execute(&mut *tx.conn).await?;
     }
     for timer in &commit.set_timers {
         insert_timer(tx, timer).await?;
@@ -234,12 +201,7 @@ async fn insert_timer(tx: &mut Tx<'_>, timer: &NewTimer) -> Result<(), sqlx::Err
 async fn write_held_job(commit: &Commit, tx: &mut Tx<'_>, id: &str) -> Result<(), sqlx::Error> {
     if let Some((step, value)) = &commit.step {
         let sql = "INSERT INTO job_steps (job, step, value) VALUES (?, ?, ?)";
-        sqlx::query(sql)
-            .bind(id)
-            .bind(step)
-            .bind(to_json(value))
-            .execute(&mut *tx.conn)
-            .await?;
+        sqlx::query(sql).bind(id).bind(step).bind(to_json(value)).execute(&mut *tx.conn).await?;
     }
     let update = match commit.job_end.as_ref().map(|end| &end.outcome) {
         None => return Ok(()),

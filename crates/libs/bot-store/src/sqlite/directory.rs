@@ -27,13 +27,9 @@ impl Drop for Lock {
 
 /// Prepares the directory and takes the lock. Answers where the database is.
 pub(super) fn take(dir: &Path) -> Result<(Lock, PathBuf), StoreError> {
-    let unusable = |why: String| StoreError::Directory {
-        dir: dir.display().to_string(),
-        why,
-    };
+    let unusable = |why: String| StoreError::Directory { dir: dir.display().to_string(), why };
     prepare(dir).map_err(|error| unusable(error.to_string()))?;
-    let file =
-        open_private(&dir.join(LOCK_FILE)).map_err(|error| unusable(format!("{LOCK_FILE}: {error}")))?;
+    let file = open_private(&dir.join(LOCK_FILE)).map_err(|error| unusable(format!("{LOCK_FILE}: {error}")))?;
     let lock = lock(file, dir)?;
     let database = create_database(dir).map_err(|error| unusable(format!("{DATABASE_FILE}: {error}")))?;
     Ok((lock, database))
@@ -50,15 +46,8 @@ fn lock(file: File, dir: &Path) -> Result<Lock, StoreError> {
             let mut pid = String::new();
             // Without a readable number the refusal stands all the same.
             let _ = file.take(32).read_to_string(&mut pid);
-            let pid = if pid.trim().is_empty() {
-                "unknown"
-            } else {
-                pid.trim()
-            };
-            return Err(StoreError::InUse {
-                dir: dir.display().to_string(),
-                pid: pid.to_owned(),
-            });
+            let pid = if pid.trim().is_empty() { "unknown" } else { pid.trim() };
+            return Err(StoreError::InUse { dir: dir.display().to_string(), pid: pid.to_owned() });
         }
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
     }
@@ -86,9 +75,7 @@ fn prepare(dir: &Path) -> io::Result<()> {
 fn narrow(dir: &Path) -> io::Result<()> {
     let found = fs::metadata(dir)?;
     if !found.is_dir() {
-        return Err(io::Error::other(
-            "it is not a directory; name one that the bot may create",
-        ));
+        return Err(io::Error::other("it is not a directory; name one that the bot may create"));
     }
     let ours = found.uid() == nix::unistd::geteuid().as_raw();
     if ours && (dir.join(LOCK_FILE).exists() || fs::read_dir(dir)?.next().is_none()) {
@@ -104,12 +91,7 @@ fn narrow(dir: &Path) -> io::Result<()> {
 
 fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE);
+    options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
     let file = options.open(path)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)

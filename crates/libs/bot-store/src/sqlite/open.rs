@@ -28,18 +28,13 @@ pub(super) async fn open(options: StoreOptions) -> Result<Store, StoreError> {
         move |source| store_error(&name, doing, source)
     };
     let dir = options.dir.clone();
-    let (lock, database) = tokio::task::spawn_blocking(move || directory::take(&dir))
-        .await
-        .map_err(|_| StoreError::Closed)??;
+    let (lock, database) =
+        tokio::task::spawn_blocking(move || directory::take(&dir)).await.map_err(|_| StoreError::Closed)??;
 
     let connecting = write_options(&database, options.max_page_count);
     let mut conn = connecting.connect().await.map_err(failed("open its database"))?;
-    migrate(&mut conn)
-        .await
-        .map_err(failed("bring its tables up to date"))?;
-    let returned = return_running_jobs(&mut conn)
-        .await
-        .map_err(failed("hand back interrupted jobs"))?;
+    migrate(&mut conn).await.map_err(failed("bring its tables up to date"))?;
+    let returned = return_running_jobs(&mut conn).await.map_err(failed("hand back interrupted jobs"))?;
     if returned > 0 {
         tracing::info!(store = %name, jobs = returned, "jobs that the process before was running wait again");
     }
@@ -51,23 +46,10 @@ pub(super) async fn open(options: StoreOptions) -> Result<Store, StoreError> {
         .connect_lazy_with(read_options(&database));
     let (sender, receiver) = mpsc::channel(BATCH_MAX);
     let signals = Arc::new(Signals::default());
-    let writer = Writer {
-        name: Arc::clone(&name),
-        conn,
-        signals: Arc::clone(&signals),
-        lock,
-    };
+    let writer = Writer { name: Arc::clone(&name), conn, signals: Arc::clone(&signals), lock };
     let writer = Mutex::new(Some(tokio::spawn(writer.run(receiver))));
     let queue = std::sync::Mutex::new(Some(sender));
-    Ok(Store {
-        shared: Arc::new(Shared {
-            name,
-            reads,
-            queue,
-            writer,
-            signals,
-        }),
-    })
+    Ok(Store { shared: Arc::new(Shared { name, reads, queue, writer, signals }) })
 }
 
 fn write_options(database: &Path, max_page_count: Option<u32>) -> SqliteConnectOptions {
@@ -131,11 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_lock, database) = directory::take(dir.path()).unwrap();
         let mut conn = write_options(&database, None).connect().await.unwrap();
-        let settings = [
-            ("journal_mode", "wal"),
-            ("synchronous", "2"),
-            ("foreign_keys", "1"),
-        ];
+        let settings = [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")];
         for (name, expected) in settings {
             let sql = sqlx::AssertSqlSafe(format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}"));
             let found: String = sqlx::query_scalar(sql).fetch_one(&mut conn).await.unwrap();

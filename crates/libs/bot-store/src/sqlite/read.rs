@@ -11,14 +11,13 @@ use super::value::{NOW_MS, json, status, until};
 use crate::model::{InboxEntry, InboxKey, JobView, Outgoing, Queued, Timer};
 
 pub(super) async fn inbox(pool: &SqlitePool, key: &InboxKey) -> Result<Option<InboxEntry>, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT content_hash, settled, attempt FROM inbox WHERE publisher = ? AND id = ? AND replay = ?",
-    )
-    .bind(&key.publisher)
-    .bind(&key.id)
-    .bind(key.replay)
-    .fetch_optional(pool)
-    .await?;
+    let row =
+        sqlx::query("SELECT content_hash, settled, attempt FROM inbox WHERE publisher = ? AND id = ? AND replay = ?")
+            .bind(&key.publisher)
+            .bind(&key.id)
+            .bind(key.replay)
+            .fetch_optional(pool)
+            .await?;
     row.as_ref().map(inbox_entry).transpose()
 }
 
@@ -32,10 +31,7 @@ pub(super) fn inbox_entry(row: &SqliteRow) -> Result<InboxEntry, sqlx::Error> {
 }
 
 pub(super) async fn state(pool: &SqlitePool, key: &str) -> Result<Option<(Value, u64)>, sqlx::Error> {
-    let row = sqlx::query("SELECT version, document FROM state WHERE key = ?")
-        .bind(key)
-        .fetch_optional(pool)
-        .await?;
+    let row = sqlx::query("SELECT version, document FROM state WHERE key = ?").bind(key).fetch_optional(pool).await?;
     let Some(row) = row else { return Ok(None) };
     let version: i64 = row.try_get("version")?;
     Ok(Some((json(&row, "document")?, version as u64)))
@@ -65,11 +61,7 @@ pub(super) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, 
     }))
 }
 
-pub(super) async fn unsent(
-    pool: &SqlitePool,
-    after_seq: i64,
-    limit: u32,
-) -> Result<Vec<Queued>, sqlx::Error> {
+pub(super) async fn unsent(pool: &SqlitePool, after_seq: i64, limit: u32) -> Result<Vec<Queued>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT seq, exchange, routing_key, body, properties, priority,
                 CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) - refused_at_ms AS refused_for_ms
@@ -119,11 +111,10 @@ fn timer(row: &SqliteRow) -> Result<Timer, sqlx::Error> {
 }
 
 pub(super) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
-    let left: Option<i64> = sqlx::query_scalar(
-        "SELECT MIN(due_at_ms) - CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) FROM timers",
-    )
-    .fetch_one(pool)
-    .await?;
+    let left: Option<i64> =
+        sqlx::query_scalar("SELECT MIN(due_at_ms) - CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) FROM timers")
+            .fetch_one(pool)
+            .await?;
     Ok(left.map(until))
 }
 
@@ -144,10 +135,7 @@ pub(super) async fn counts(pool: &SqlitePool) -> Result<Counts, sqlx::Error> {
 }
 
 pub(super) async fn meta(pool: &SqlitePool, name: &str) -> Result<Option<String>, sqlx::Error> {
-    sqlx::query_scalar("SELECT value FROM meta WHERE name = ?")
-        .bind(name)
-        .fetch_optional(pool)
-        .await
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = ?").bind(name).fetch_optional(pool).await
 }
 
 pub(super) async fn now_ms(pool: &SqlitePool) -> Result<i64, sqlx::Error> {

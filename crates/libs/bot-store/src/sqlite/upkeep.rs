@@ -11,24 +11,19 @@ const PRUNE_ROWS_MAX: i64 = 500;
 
 /// Adds a message at the end of the outbox.
 pub(super) async fn insert_outgoing(tx: &mut Tx<'_>, message: &Outgoing) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO outbox (exchange, routing_key, priority, properties, body) VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(&message.exchange)
-    .bind(&message.routing_key)
-    .bind(message.priority)
-    .bind(to_json(&message.properties))
-    .bind(&message.body[..])
-    .execute(&mut *tx.conn)
-    .await?;
+    sqlx::query("INSERT INTO outbox (exchange, routing_key, priority, properties, body) VALUES (?, ?, ?, ?, ?)")
+        .bind(&message.exchange)
+        .bind(&message.routing_key)
+        .bind(message.priority)
+        .bind(to_json(&message.properties))
+        .bind(&message.body[..])
+        .execute(&mut *tx.conn)
+        .await?;
     Ok(())
 }
 
 async fn delete_outgoing(tx: &mut Tx<'_>, seq: i64) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query("DELETE FROM outbox WHERE seq = ?")
-        .bind(seq)
-        .execute(&mut *tx.conn)
-        .await?;
+    let done = sqlx::query("DELETE FROM outbox WHERE seq = ?").bind(seq).execute(&mut *tx.conn).await?;
     Ok(done.rows_affected())
 }
 
@@ -61,11 +56,7 @@ impl Write for MarkRefused {
 
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         let sql = "UPDATE outbox SET refused_at_ms = ? WHERE seq = ? AND refused_at_ms IS NULL";
-        let done = sqlx::query(sql)
-            .bind(tx.now_ms)
-            .bind(self.seq)
-            .execute(&mut *tx.conn)
-            .await?;
+        let done = sqlx::query(sql).bind(tx.now_ms).bind(self.seq).execute(&mut *tx.conn).await?;
         Ok(((), Change::if_any(done.rows_affected())))
     }
 }
@@ -88,13 +79,7 @@ impl Write for RemoveOutgoing {
         for message in &self.instead {
             insert_outgoing(tx, message).await?;
         }
-        Ok((
-            (),
-            Change {
-                outbox: !self.instead.is_empty(),
-                ..Change::QUIET
-            },
-        ))
+        Ok(((), Change { outbox: !self.instead.is_empty(), ..Change::QUIET }))
     }
 }
 
@@ -132,10 +117,7 @@ impl Write for ClearStarted {
 
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         let sql = "DELETE FROM started WHERE body_hash = ?";
-        let done = sqlx::query(sql)
-            .bind(&self.body_hash)
-            .execute(&mut *tx.conn)
-            .await?;
+        let done = sqlx::query(sql).bind(&self.body_hash).execute(&mut *tx.conn).await?;
         Ok(((), Change::if_any(done.rows_affected())))
     }
 }
@@ -153,11 +135,7 @@ impl Write for SetMeta {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         let sql = "INSERT INTO meta (name, value) VALUES (?, ?)
                    ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        sqlx::query(sql)
-            .bind(&self.name)
-            .bind(&self.value)
-            .execute(&mut *tx.conn)
-            .await?;
+        sqlx::query(sql).bind(&self.name).bind(&self.value).execute(&mut *tx.conn).await?;
         Ok(((), Change::QUIET))
     }
 }
@@ -194,11 +172,7 @@ impl Write for Prune {
         ];
         let mut rows = 0;
         for (sql, before) in steps {
-            let done = sqlx::query(sql)
-                .bind(before)
-                .bind(PRUNE_ROWS_MAX)
-                .execute(&mut *tx.conn)
-                .await?;
+            let done = sqlx::query(sql).bind(before).bind(PRUNE_ROWS_MAX).execute(&mut *tx.conn).await?;
             rows += done.rows_affected();
         }
         Ok((rows, Change::if_any(rows)))

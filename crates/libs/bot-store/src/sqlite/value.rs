@@ -21,10 +21,8 @@ pub(super) fn to_json(value: &Value) -> String {
 
 pub(super) fn json(row: &SqliteRow, column: &'static str) -> Result<Value, sqlx::Error> {
     let text: &str = row.try_get(column)?;
-    serde_json::from_str(text).map_err(|error| sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: error.into(),
-    })
+    serde_json::from_str(text)
+        .map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: error.into() })
 }
 
 pub(super) fn status(row: &SqliteRow) -> Result<JobStatus, sqlx::Error> {
@@ -47,9 +45,7 @@ pub(super) fn status(row: &SqliteRow) -> Result<JobStatus, sqlx::Error> {
 
 /// Whole milliseconds, capped so that adding a clock's time cannot overflow.
 pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis())
-        .unwrap_or(i64::MAX)
-        .min(i64::MAX / 4)
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 4)
 }
 
 /// Until a time in `ms` from now; what is past is due now.
@@ -63,10 +59,7 @@ pub(super) fn misuse(what: &str) -> sqlx::Error {
 }
 
 fn is_full(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .and_then(|code| code.parse().ok());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse().ok());
     code.is_some_and(|code: i32| code & 0xff == SQLITE_FULL || code == SQLITE_IOERR_SHMSIZE)
 }
 
@@ -82,10 +75,9 @@ pub(super) fn store_error(name: &str, doing: &'static str, source: sqlx::Error) 
 pub(super) fn repeat(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full { dir } => StoreError::Full { dir: dir.clone() },
-        StoreError::Database { doing, source } => StoreError::Database {
-            doing,
-            source: sqlx::Error::Io(std::io::Error::other(source.to_string())),
-        },
+        StoreError::Database { doing, source } => {
+            StoreError::Database { doing, source: sqlx::Error::Io(std::io::Error::other(source.to_string())) }
+        }
         _ => StoreError::Closed,
     }
 }

@@ -26,19 +26,11 @@ pub(super) struct Change {
 
 impl Change {
     /// Rows changed that nobody waits for.
-    pub(super) const QUIET: Self = Self {
-        wrote: true,
-        outbox: false,
-        jobs: false,
-        timers: false,
-    };
+    pub(super) const QUIET: Self = Self { wrote: true, outbox: false, jobs: false, timers: false };
 
     /// For writes that may find nothing to do.
     pub(super) fn if_any(rows: u64) -> Self {
-        Self {
-            wrote: rows > 0,
-            ..Self::default()
-        }
+        Self { wrote: rows > 0, ..Self::default() }
     }
 
     pub(super) fn merge(&mut self, other: Self) {
@@ -57,10 +49,7 @@ pub(super) trait Write: Send + Sync + 'static {
     const DOING: &'static str;
 
     /// Does it inside a savepoint, which is undone on an error and where nothing changed.
-    fn apply(
-        &self,
-        tx: &mut Tx<'_>,
-    ) -> impl Future<Output = Result<(Self::Answer, Change), sqlx::Error>> + Send;
+    fn apply(&self, tx: &mut Tx<'_>) -> impl Future<Output = Result<(Self::Answer, Change), sqlx::Error>> + Send;
 }
 
 type Applied<'a> = Pin<Box<dyn Future<Output = Result<Change, sqlx::Error>> + Send + 'a>>;
@@ -89,11 +78,7 @@ pub(super) struct Pending<W: Write> {
 
 impl<W: Write> Pending<W> {
     pub(super) fn new(write: W, reply: oneshot::Sender<Result<W::Answer, StoreError>>) -> Self {
-        Self {
-            write,
-            answer: None,
-            reply,
-        }
+        Self { write, answer: None, reply }
     }
 }
 

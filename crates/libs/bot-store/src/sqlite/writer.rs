@@ -100,12 +100,7 @@ impl Writer {
         for (index, pending) in batch.iter_mut().enumerate() {
             let entered = self.run_sql("SAVEPOINT one").await;
             entered.map_err(|source| Lost::All(self.error("begin a savepoint", source)))?;
-            let applied = pending
-                .apply(&mut Tx {
-                    conn: &mut self.conn,
-                    now_ms,
-                })
-                .await;
+            let applied = pending.apply(&mut Tx { conn: &mut self.conn, now_ms }).await;
             let keep = applied.as_ref().is_ok_and(|change| change.wrote);
             let left = self.leave_savepoint(keep).await;
             match (applied, left) {

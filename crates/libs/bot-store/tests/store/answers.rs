@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use bot_store::{
-    Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobOutcome, JobStatus, Store, StoreError,
-};
+use bot_store::{Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobOutcome, JobStatus, Store, StoreError};
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::fixture::{
-    add_jobs, bodies, claim, ending, held, job, key, open, sending, setting, settled, timer, write,
-};
+use crate::fixture::{add_jobs, bodies, claim, ending, held, job, key, open, sending, setting, settled, timer, write};
 
 #[tokio::test]
 async fn done_writes_everything_it_names() {
@@ -24,16 +20,9 @@ async fn done_writes_everything_it_names() {
         ..sending("hello")
     };
     assert_eq!(store.commit(commit).await.unwrap(), Committed::Done);
-    let entry = InboxEntry {
-        content_hash: "one".to_owned(),
-        settled: true,
-        attempt: 1,
-    };
+    let entry = InboxEntry { content_hash: "one".to_owned(), settled: true, attempt: 1 };
     assert_eq!(store.inbox(&key("m1")).await.unwrap(), Some(entry));
-    assert_eq!(
-        store.state("shop").await.unwrap(),
-        Some((json!({ "builds": 1 }), 1))
-    );
+    assert_eq!(store.state("shop").await.unwrap(), Some((json!({ "builds": 1 }), 1)));
     let queued = store.unsent(0, 10).await.unwrap();
     assert_eq!(queued.len(), 1);
     assert_eq!(queued[0].message, crate::fixture::message("hello"));
@@ -45,15 +34,9 @@ async fn done_writes_everything_it_names() {
 async fn duplicate_where_the_message_is_settled() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    let commit = |body| Commit {
-        inbox: Some(settled("m1")),
-        ..sending(body)
-    };
+    let commit = |body| Commit { inbox: Some(settled("m1")), ..sending(body) };
     assert_eq!(store.commit(commit("first")).await.unwrap(), Committed::Done);
-    assert_eq!(
-        store.commit(commit("second")).await.unwrap(),
-        Committed::Duplicate
-    );
+    assert_eq!(store.commit(commit("second")).await.unwrap(), Committed::Duplicate);
     assert_eq!(bodies(&store).await, ["first"]);
 }
 
@@ -68,15 +51,9 @@ async fn conflict_where_the_key_has_other_content() {
         settled,
     };
     for (id, is_settled) in [("m1", true), ("m2", false)] {
-        let first = Commit {
-            inbox: Some(mark(id, is_settled, "one")),
-            ..Commit::default()
-        };
+        let first = Commit { inbox: Some(mark(id, is_settled, "one")), ..Commit::default() };
         assert_eq!(store.commit(first).await.unwrap(), Committed::Done);
-        let other = Commit {
-            inbox: Some(mark(id, true, "two")),
-            ..sending("other")
-        };
+        let other = Commit { inbox: Some(mark(id, true, "two")), ..sending("other") };
         assert_eq!(store.commit(other).await.unwrap(), Committed::Conflict);
         assert_eq!(store.inbox(&key(id)).await.unwrap().unwrap().content_hash, "one");
     }
@@ -88,31 +65,15 @@ async fn old_attempt_where_a_later_one_is_expected() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     let attempt = |attempt, is_settled, body| Commit {
-        inbox: Some(InboxMark {
-            attempt,
-            settled: is_settled,
-            ..settled("m1")
-        }),
+        inbox: Some(InboxMark { attempt, settled: is_settled, ..settled("m1") }),
         ..sending(body)
     };
-    assert_eq!(
-        store.commit(attempt(1, false, "retry")).await.unwrap(),
-        Committed::Done
-    );
+    assert_eq!(store.commit(attempt(1, false, "retry")).await.unwrap(), Committed::Done);
     let entry = store.inbox(&key("m1")).await.unwrap().unwrap();
     assert_eq!((entry.settled, entry.attempt), (false, 2));
-    assert_eq!(
-        store.commit(attempt(1, false, "again")).await.unwrap(),
-        Committed::OldAttempt
-    );
-    assert_eq!(
-        store.commit(attempt(1, true, "late")).await.unwrap(),
-        Committed::OldAttempt
-    );
-    assert_eq!(
-        store.commit(attempt(2, true, "done")).await.unwrap(),
-        Committed::Done
-    );
+    assert_eq!(store.commit(attempt(1, false, "again")).await.unwrap(), Committed::OldAttempt);
+    assert_eq!(store.commit(attempt(1, true, "late")).await.unwrap(), Committed::OldAttempt);
+    assert_eq!(store.commit(attempt(2, true, "done")).await.unwrap(), Committed::Done);
     let entry = store.inbox(&key("m1")).await.unwrap().unwrap();
     assert_eq!((entry.settled, entry.attempt), (true, 2));
     assert_eq!(bodies(&store).await, ["retry", "done"]);
@@ -122,23 +83,11 @@ async fn old_attempt_where_a_later_one_is_expected() {
 async fn publisher_and_replay_are_part_of_whose_message_it_is() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    let keys = [
-        key("m1"),
-        InboxKey {
-            replay: 1,
-            ..key("m1")
-        },
-        InboxKey {
-            publisher: "lint-bot".to_owned(),
-            ..key("m1")
-        },
-    ];
+    let keys =
+        [key("m1"), InboxKey { replay: 1, ..key("m1") }, InboxKey { publisher: "lint-bot".to_owned(), ..key("m1") }];
     for key in keys {
         let mark = InboxMark { key, ..settled("m1") };
-        let commit = Commit {
-            inbox: Some(mark),
-            ..Commit::default()
-        };
+        let commit = Commit { inbox: Some(mark), ..Commit::default() };
         assert_eq!(store.commit(commit.clone()).await.unwrap(), Committed::Done);
         assert_eq!(store.commit(commit).await.unwrap(), Committed::Duplicate);
     }
@@ -148,19 +97,10 @@ async fn publisher_and_replay_are_part_of_whose_message_it_is() {
 async fn stale_where_the_state_has_another_version() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    let commit = |version, body| Commit {
-        state: Some(write("shop", version, json!(body))),
-        ..sending(body)
-    };
-    assert_eq!(
-        store.commit(commit(1, "too new")).await.unwrap(),
-        Committed::Stale
-    );
+    let commit = |version, body| Commit { state: Some(write("shop", version, json!(body))), ..sending(body) };
+    assert_eq!(store.commit(commit(1, "too new")).await.unwrap(), Committed::Stale);
     assert_eq!(store.commit(commit(0, "first")).await.unwrap(), Committed::Done);
-    assert_eq!(
-        store.commit(commit(0, "lost update")).await.unwrap(),
-        Committed::Stale
-    );
+    assert_eq!(store.commit(commit(0, "lost update")).await.unwrap(), Committed::Stale);
     assert_eq!(store.commit(commit(1, "second")).await.unwrap(), Committed::Done);
     assert_eq!(store.state("shop").await.unwrap(), Some((json!("second"), 2)));
     assert_eq!(bodies(&store).await, ["first", "second"]);
@@ -184,10 +124,7 @@ async fn the_order_of_the_checks_decides_the_answer() {
 
     let mut commit = before;
     commit.outbox = sending("never").outbox;
-    commit.guard = Guard::Job {
-        id: "j1".to_owned(),
-        token: held_job.token + 1,
-    };
+    commit.guard = Guard::Job { id: "j1".to_owned(), token: held_job.token + 1 };
     assert_eq!(store.commit(commit.clone()).await.unwrap(), Committed::Fenced);
     commit.guard = held(&held_job);
     assert_eq!(store.commit(commit.clone()).await.unwrap(), Committed::StepDone);
@@ -205,27 +142,13 @@ async fn the_order_of_the_checks_decides_the_answer() {
 async fn a_refused_commit_leaves_the_timer_it_was_guarded_by() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(setting(vec![timer("t1", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("t1", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(1).await.unwrap().remove(0);
-    let guard = Guard::Timer {
-        name: due.name,
-        generation: due.generation,
-    };
-    let stale = Commit {
-        guard: guard.clone(),
-        state: Some(write("shop", 7, json!(1))),
-        ..Commit::default()
-    };
+    let guard = Guard::Timer { name: due.name, generation: due.generation };
+    let stale = Commit { guard: guard.clone(), state: Some(write("shop", 7, json!(1))), ..Commit::default() };
     assert_eq!(store.commit(stale).await.unwrap(), Committed::Stale);
     assert_eq!(store.due_timers(1).await.unwrap().len(), 1);
-    let fresh = Commit {
-        guard,
-        state: Some(write("shop", 0, json!(1))),
-        ..Commit::default()
-    };
+    let fresh = Commit { guard, state: Some(write("shop", 0, json!(1))), ..Commit::default() };
     assert_eq!(store.commit(fresh).await.unwrap(), Committed::Done);
     assert_eq!(store.due_timers(1).await.unwrap().len(), 0);
 }
@@ -238,22 +161,8 @@ async fn a_step_or_an_end_without_its_job_is_refused_aloud() {
     let held_job = claim(&store, 1).await.remove(0);
     let end = ending(&held_job, JobOutcome::Ended(JobStatus::Done));
     let step = Some(("upload".to_owned(), json!(1)));
-    refused(
-        &store,
-        Commit {
-            guard: Guard::None,
-            ..end
-        },
-    )
-    .await;
-    refused(
-        &store,
-        Commit {
-            step,
-            ..sending("never")
-        },
-    )
-    .await;
+    refused(&store, Commit { guard: Guard::None, ..end }).await;
+    refused(&store, Commit { step, ..sending("never") }).await;
     refused(&store, ending(&held_job, JobOutcome::Ended(JobStatus::Waiting))).await;
     assert_eq!(bodies(&store).await, [""; 0]);
     assert_eq!(store.job("j1").await.unwrap().unwrap().status, JobStatus::Running);
@@ -261,8 +170,5 @@ async fn a_step_or_an_end_without_its_job_is_refused_aloud() {
 
 async fn refused(store: &Store, commit: Commit) {
     let error = store.commit(commit).await.unwrap_err();
-    assert!(
-        matches!(error, StoreError::Database { doing: "commit", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::Database { doing: "commit", .. }), "{error}");
 }

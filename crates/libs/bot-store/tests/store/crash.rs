@@ -1,8 +1,5 @@
 //! What needs a second process: being killed in the middle, and being kept out.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the test binary starts itself as the process that is killed"
-)]
+#![allow(clippy::disallowed_methods, reason = "the test binary starts itself as the process that is killed")]
 #![allow(clippy::print_stdout, reason = "the parent reads what the child acknowledged")]
 
 use std::collections::BTreeSet;
@@ -71,11 +68,7 @@ async fn write_until_killed(store: &Store) {
             for number in 0_u64.. {
                 let id = format!("{writer}-{number}");
                 let state = Some(write(&format!("writer {writer}"), number, json!(number)));
-                let commit = Commit {
-                    inbox: Some(settled(&id)),
-                    state,
-                    ..sending(&id)
-                };
+                let commit = Commit { inbox: Some(settled(&id)), state, ..sending(&id) };
                 assert_eq!(store.commit(commit).await.unwrap(), Committed::Done);
                 println!("acked {id}");
             }
@@ -94,10 +87,7 @@ async fn fail_to_commit(store: &Store) {
     for number in 0..20 {
         let store = store.clone();
         let id = number.to_string();
-        let commit = Commit {
-            inbox: Some(settled(&id)),
-            ..sending(&id)
-        };
+        let commit = Commit { inbox: Some(settled(&id)), ..sending(&id) };
         writes.spawn(async move { store.commit(commit).await });
     }
     for answer in writes.join_all().await {
@@ -108,10 +98,7 @@ async fn fail_to_commit(store: &Store) {
     assert_eq!(bodies(store).await, [""; 0]);
 
     limit(RLIM_INFINITY);
-    let commit = Commit {
-        inbox: Some(settled("3")),
-        ..sending("3")
-    };
+    let commit = Commit { inbox: Some(settled("3")), ..sending("3") };
     assert_eq!(store.commit(commit).await.unwrap(), Committed::Done);
     assert_eq!(bodies(store).await, ["3"]);
     println!("acked all");
@@ -155,11 +142,7 @@ async fn a_killed_process_leaves_every_acknowledged_commit_and_no_half_one() {
         }
         for (writer, last) in last.into_iter().enumerate() {
             let state = store.state(&format!("writer {writer}")).await.unwrap();
-            assert_eq!(
-                state,
-                last.map(|number| (json!(number), number + 1)),
-                "writer {writer}"
-            );
+            assert_eq!(state, last.map(|number| (json!(number), number + 1)), "writer {writer}");
         }
         store.close().await;
     }
@@ -193,12 +176,7 @@ async fn the_umask_does_not_decide_who_may_look_into_a_store() {
     while !line.contains("acked open") {
         assert!(output.read_line(&mut line).unwrap() > 0, "{line}");
     }
-    for (path, mode) in [
-        ("", 0o700),
-        ("store.lock", 0o600),
-        ("store.db", 0o600),
-        ("store.db-wal", 0o600),
-    ] {
+    for (path, mode) in [("", 0o700), ("store.lock", 0o600), ("store.db", 0o600), ("store.db-wal", 0o600)] {
         let found = std::fs::metadata(place.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{path}: {found:o}");
     }
@@ -212,10 +190,7 @@ async fn a_transaction_that_the_disk_refuses_is_told_to_all_of_it_and_is_forgott
     let mut child = start("limited", dir.path());
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-    assert!(
-        child.wait().unwrap().success() && output.contains("acked all"),
-        "{output}"
-    );
+    assert!(child.wait().unwrap().success() && output.contains("acked all"), "{output}");
     let store = open(dir.path()).await;
     assert_eq!(bodies(&store).await, ["3"]);
 }

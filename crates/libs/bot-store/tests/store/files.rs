@@ -28,10 +28,7 @@ async fn everything_it_creates_is_private() {
     store.set_meta("a", "b").await.unwrap();
     assert_eq!(store.meta("a").await.unwrap().as_deref(), Some("b"));
     assert_eq!(mode(&place), 0o700);
-    let files: Vec<_> = fs::read_dir(&place)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let files: Vec<_> = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 4, "database, log, index and lock: {files:?}");
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
@@ -78,8 +75,5 @@ async fn a_store_is_open_once_and_can_be_opened_again_after_it_was_closed() {
     store.close().await;
     let again = open(dir.path()).await;
     again.close().await;
-    assert!(
-        !dir.path().join("store.db-wal").exists(),
-        "closed in order, nothing is left in the log"
-    );
+    assert!(!dir.path().join("store.db-wal").exists(), "closed in order, nothing is left in the log");
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bot_store::{
-    Claimed, Commit, Guard, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, Outgoing,
-    StateWrite, Store, StoreOptions,
+    Claimed, Commit, Guard, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, Outgoing, StateWrite,
+    Store, StoreOptions,
 };
 use serde_json::{Value, json};
 
@@ -13,10 +13,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions {
-        dir: dir.to_owned(),
-        max_page_count: None,
-    }
+    StoreOptions { dir: dir.to_owned(), max_page_count: None }
 }
 
 pub(crate) async fn open(dir: &Path) -> Store {
@@ -24,29 +21,16 @@ pub(crate) async fn open(dir: &Path) -> Store {
 }
 
 pub(crate) fn key(id: &str) -> InboxKey {
-    InboxKey {
-        publisher: "build-bot".to_owned(),
-        id: id.to_owned(),
-        replay: 0,
-    }
+    InboxKey { publisher: "build-bot".to_owned(), id: id.to_owned(), replay: 0 }
 }
 
 /// A settled first attempt of a message, with the content "one".
 pub(crate) fn settled(id: &str) -> InboxMark {
-    InboxMark {
-        key: key(id),
-        content_hash: "one".to_owned(),
-        attempt: 1,
-        settled: true,
-    }
+    InboxMark { key: key(id), content_hash: "one".to_owned(), attempt: 1, settled: true }
 }
 
 pub(crate) fn write(key: &str, expected_version: u64, value: Value) -> StateWrite {
-    StateWrite {
-        key: key.to_owned(),
-        expected_version,
-        value,
-    }
+    StateWrite { key: key.to_owned(), expected_version, value }
 }
 
 pub(crate) fn message(body: &str) -> Outgoing {
@@ -61,10 +45,7 @@ pub(crate) fn message(body: &str) -> Outgoing {
 
 /// A commit that sends one message and nothing else: what must not be seen where a commit is refused.
 pub(crate) fn sending(body: &str) -> Commit {
-    Commit {
-        outbox: vec![message(body)],
-        ..Commit::default()
-    }
+    Commit { outbox: vec![message(body)], ..Commit::default() }
 }
 
 pub(crate) fn job(id: &str, exclusive: Option<&str>) -> NewJob {
@@ -79,28 +60,15 @@ pub(crate) fn job(id: &str, exclusive: Option<&str>) -> NewJob {
 }
 
 pub(crate) async fn add_jobs(store: &Store, jobs: Vec<NewJob>) {
-    store
-        .commit(Commit {
-            jobs,
-            ..Commit::default()
-        })
-        .await
-        .unwrap();
+    store.commit(Commit { jobs, ..Commit::default() }).await.unwrap();
 }
 
 pub(crate) fn held(job: &Claimed) -> Guard {
-    Guard::Job {
-        id: job.id.clone(),
-        token: job.token,
-    }
+    Guard::Job { id: job.id.clone(), token: job.token }
 }
 
 pub(crate) fn ending(job: &Claimed, outcome: JobOutcome) -> Commit {
-    Commit {
-        guard: held(job),
-        job_end: Some(JobEnd { outcome }),
-        ..Commit::default()
-    }
+    Commit { guard: held(job), job_end: Some(JobEnd { outcome }), ..Commit::default() }
 }
 
 pub(crate) fn done(job: &Claimed) -> Commit {
@@ -108,11 +76,7 @@ pub(crate) fn done(job: &Claimed) -> Commit {
 }
 
 pub(crate) fn again(after: Duration, counts: bool) -> JobOutcome {
-    JobOutcome::Again {
-        after,
-        error: "the host did not answer".to_owned(),
-        counts,
-    }
+    JobOutcome::Again { after, error: "the host did not answer".to_owned(), counts }
 }
 
 pub(crate) async fn claim(store: &Store, limit: u32) -> Vec<Claimed> {
@@ -134,19 +98,13 @@ pub(crate) fn timer(name: &str, after: Duration) -> NewTimer {
 }
 
 pub(crate) fn setting(timers: Vec<NewTimer>) -> Commit {
-    Commit {
-        set_timers: timers,
-        ..Commit::default()
-    }
+    Commit { set_timers: timers, ..Commit::default() }
 }
 
 /// The bodies in the outbox, in their order.
 pub(crate) async fn bodies(store: &Store) -> Vec<String> {
     let queued = store.unsent(0, u32::MAX).await.unwrap();
-    queued
-        .into_iter()
-        .map(|row| String::from_utf8(row.message.body).unwrap())
-        .collect()
+    queued.into_iter().map(|row| String::from_utf8(row.message.body).unwrap()).collect()
 }
 
 /// Lets the database's clock go on by at least a millisecond, which is as fine as it gets.

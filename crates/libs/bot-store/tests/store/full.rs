@@ -11,23 +11,13 @@ use crate::fixture::{bodies, key, message, open, sending, settled};
 const PAGES: u32 = 96;
 
 async fn open_small(dir: &Path) -> Store {
-    let options = StoreOptions {
-        dir: dir.to_owned(),
-        max_page_count: Some(PAGES),
-    };
+    let options = StoreOptions { dir: dir.to_owned(), max_page_count: Some(PAGES) };
     Store::open(options).await.unwrap()
 }
 
 fn large(id: &str, bytes: usize) -> Commit {
-    let outbox = vec![Outgoing {
-        body: vec![b'x'; bytes],
-        ..message(id)
-    }];
-    Commit {
-        inbox: Some(settled(id)),
-        outbox,
-        ..Commit::default()
-    }
+    let outbox = vec![Outgoing { body: vec![b'x'; bytes], ..message(id) }];
+    Commit { inbox: Some(settled(id)), outbox, ..Commit::default() }
 }
 
 /// Fills the store and answers how many messages went in.
@@ -51,20 +41,11 @@ async fn a_full_store_says_so_and_works_again_once_messages_are_sent() {
     let store = open_small(dir.path()).await;
     let written = fill(&store).await;
     assert!(written > 5);
-    assert!(matches!(
-        store.commit(large("again", 8_000)).await,
-        Err(StoreError::Full { .. })
-    ));
+    assert!(matches!(store.commit(large("again", 8_000)).await, Err(StoreError::Full { .. })));
     let queued = store.unsent(0, u32::MAX).await.unwrap();
     assert_eq!(queued.len(), written, "what was done before stays");
-    store
-        .mark_sent(queued.iter().take(3).map(|row| row.seq).collect())
-        .await
-        .unwrap();
-    assert_eq!(
-        store.commit(large("again", 8_000)).await.unwrap(),
-        Committed::Done
-    );
+    store.mark_sent(queued.iter().take(3).map(|row| row.seq).collect()).await.unwrap();
+    assert_eq!(store.commit(large("again", 8_000)).await.unwrap(), Committed::Done);
 }
 
 #[tokio::test]
@@ -74,10 +55,7 @@ async fn a_full_store_works_again_with_a_higher_limit() {
     let written = fill(&store).await;
     store.close().await;
     let store = open(dir.path()).await;
-    assert_eq!(
-        store.commit(large("again", 200_000)).await.unwrap(),
-        Committed::Done
-    );
+    assert_eq!(store.commit(large("again", 200_000)).await.unwrap(), Committed::Done);
     assert_eq!(store.counts().await.unwrap().outbox_unsent, written as u64 + 1);
 }
 
@@ -91,14 +69,8 @@ async fn a_write_that_does_not_fit_does_not_undo_its_neighbours() {
     for number in 0..12 {
         let id = number.to_string();
         let too_large = number % 3 == 1;
-        let commit = if too_large {
-            large(&id, 1_000_000)
-        } else {
-            Commit {
-                inbox: Some(settled(&id)),
-                ..sending(&id)
-            }
-        };
+        let commit =
+            if too_large { large(&id, 1_000_000) } else { Commit { inbox: Some(settled(&id)), ..sending(&id) } };
         let store = store.clone();
         writes.spawn(async move { (id, too_large, store.commit(commit).await) });
     }

@@ -16,11 +16,7 @@ async fn add_one(store: Store, entity: String, id: String) -> u64 {
             None => (0, 0),
         };
         let state = Some(write(&entity, version, json!(count + 1)));
-        let commit = Commit {
-            inbox: Some(settled(&id)),
-            state,
-            ..sending(&id)
-        };
+        let commit = Commit { inbox: Some(settled(&id)), state, ..sending(&id) };
         match store.commit(commit).await.unwrap() {
             Committed::Done => return asked,
             answer => assert_eq!(answer, Committed::Stale),
@@ -40,10 +36,7 @@ async fn two_hundred_commits_at_once_lose_no_update_and_share_transactions() {
     }
     let asked: u64 = adders.join_all().await.into_iter().sum();
     for entity in 0..10 {
-        assert_eq!(
-            store.state(&format!("entity {entity}")).await.unwrap(),
-            Some((json!(20), 20))
-        );
+        assert_eq!(store.state(&format!("entity {entity}")).await.unwrap(), Some((json!(20), 20)));
     }
     let mut sent = bodies(&store).await;
     sent.sort();
@@ -52,10 +45,7 @@ async fn two_hundred_commits_at_once_lose_no_update_and_share_transactions() {
     assert_eq!(sent, expected);
     let commits = store.commits_total();
     assert!(asked >= 200);
-    assert!(
-        commits < 200,
-        "{commits} transactions for 200 writes that were done, {asked} asked"
-    );
+    assert!(commits < 200, "{commits} transactions for 200 writes that were done, {asked} asked");
 }
 
 #[tokio::test]
@@ -63,21 +53,12 @@ async fn one_bad_write_does_not_undo_its_neighbours() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     add_jobs(&store, vec![job("taken", None)]).await;
-    store
-        .commit(Commit {
-            inbox: Some(settled("seen")),
-            ..Commit::default()
-        })
-        .await
-        .unwrap();
+    store.commit(Commit { inbox: Some(settled("seen")), ..Commit::default() }).await.unwrap();
     let before = store.commits_total();
 
     let mut writes = JoinSet::new();
     for number in 0..40 {
-        let mut commit = Commit {
-            inbox: Some(settled(&number.to_string())),
-            ..sending(&number.to_string())
-        };
+        let mut commit = Commit { inbox: Some(settled(&number.to_string())), ..sending(&number.to_string()) };
         match number % 4 {
             // Fails late: its message and its inbox row are written by then.
             1 => commit.jobs = vec![job("taken", None)],
@@ -91,10 +72,7 @@ async fn one_bad_write_does_not_undo_its_neighbours() {
     for (number, answer) in writes.join_all().await {
         match number % 4 {
             0 => assert_eq!(answer.unwrap(), Committed::Done),
-            1 => assert!(
-                matches!(answer, Err(StoreError::Database { doing: "commit", .. })),
-                "{answer:?}"
-            ),
+            1 => assert!(matches!(answer, Err(StoreError::Database { doing: "commit", .. })), "{answer:?}"),
             2 => assert_eq!(answer.unwrap(), Committed::Stale),
             _ => assert_eq!(answer.unwrap(), Committed::Duplicate),
         }
@@ -102,11 +80,7 @@ async fn one_bad_write_does_not_undo_its_neighbours() {
         assert_eq!(marked, number % 4 == 0);
     }
     assert!(store.commits_total() - before < 5, "they shared a transaction");
-    let mut sent: Vec<u32> = bodies(&store)
-        .await
-        .iter()
-        .map(|body| body.parse().unwrap())
-        .collect();
+    let mut sent: Vec<u32> = bodies(&store).await.iter().map(|body| body.parse().unwrap()).collect();
     sent.sort_unstable();
     assert_eq!(sent, (0..40).step_by(4).collect::<Vec<_>>());
 }
@@ -115,10 +89,7 @@ async fn one_bad_write_does_not_undo_its_neighbours() {
 async fn refused_writes_cost_no_transaction() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    let commit = Commit {
-        inbox: Some(settled("m1")),
-        ..Commit::default()
-    };
+    let commit = Commit { inbox: Some(settled("m1")), ..Commit::default() };
     store.commit(commit.clone()).await.unwrap();
     let before = store.commits_total();
     assert_eq!(store.commit(commit).await.unwrap(), Committed::Duplicate);
@@ -141,20 +112,11 @@ async fn closing_finishes_what_was_asked_for_and_refuses_the_rest() {
     store.close().await;
     store.close().await;
     let answers = writes.join_all().await;
-    let done = answers
-        .iter()
-        .filter(|answer| matches!(answer, Ok(Committed::Done)))
-        .count();
-    let closed = answers
-        .iter()
-        .filter(|answer| matches!(answer, Err(StoreError::Closed)))
-        .count();
+    let done = answers.iter().filter(|answer| matches!(answer, Ok(Committed::Done))).count();
+    let closed = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Closed))).count();
     assert_eq!(done + closed, 300);
     assert!(done > 0);
-    assert!(matches!(
-        store.commit(sending("late")).await,
-        Err(StoreError::Closed)
-    ));
+    assert!(matches!(store.commit(sending("late")).await, Err(StoreError::Closed)));
     assert!(matches!(store.counts().await, Err(StoreError::Closed)));
     assert_eq!(bodies(&open(dir.path()).await).await.len(), done);
 }
@@ -165,10 +127,7 @@ async fn a_caller_that_gives_up_leaves_a_whole_commit_or_none() {
     let store = open(dir.path()).await;
     for number in 0..20 {
         let id = number.to_string();
-        let commit = Commit {
-            inbox: Some(settled(&id)),
-            ..sending(&id)
-        };
+        let commit = Commit { inbox: Some(settled(&id)), ..sending(&id) };
         let limit = std::time::Duration::from_micros(number * 50);
         let _ = tokio::time::timeout(limit, store.commit(commit)).await;
     }

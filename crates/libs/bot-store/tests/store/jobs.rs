@@ -7,8 +7,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::fixture::{
-    HOUR, LEASE, add_jobs, again, bodies, claim, done, ending, held, ids, job, next_millisecond, open,
-    sending,
+    HOUR, LEASE, add_jobs, again, bodies, claim, done, ending, held, ids, job, next_millisecond, open, sending,
 };
 
 #[tokio::test]
@@ -21,10 +20,7 @@ async fn the_oldest_jobs_are_claimed_first_and_each_once() {
     let first = claim(&store, 2).await;
     assert_eq!(ids(&first), ["c", "b"]);
     assert_eq!((first[0].attempt, first[0].token), (1, 1));
-    assert_eq!(
-        (&first[0].payload, &first[0].meta),
-        (&json!({ "of": "c" }), &json!({ "hop": 1 }))
-    );
+    assert_eq!((&first[0].payload, &first[0].meta), (&json!({ "of": "c" }), &json!({ "hop": 1 })));
     assert!((0..60_000).contains(&first[0].age_ms));
     assert_eq!(ids(&claim(&store, 2).await), ["a"]);
     assert_eq!(ids(&claim(&store, 2).await), [""; 0]);
@@ -37,15 +33,7 @@ async fn jobs_with_one_exclusive_key_run_one_at_a_time_by_age() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     let production = Some("production");
-    add_jobs(
-        &store,
-        vec![
-            job("p1", production),
-            job("p2", production),
-            job("s1", Some("staging")),
-        ],
-    )
-    .await;
+    add_jobs(&store, vec![job("p1", production), job("p2", production), job("s1", Some("staging"))]).await;
     add_jobs(&store, vec![job("free1", None), job("free2", None)]).await;
     let claimed = claim(&store, 10).await;
     assert_eq!(ids(&claimed), ["p1", "s1", "free1", "free2"]);
@@ -59,11 +47,7 @@ async fn jobs_with_one_exclusive_key_run_one_at_a_time_by_age() {
 async fn a_job_does_not_pass_an_older_one_of_its_exclusive_key_that_waits_for_its_next_attempt() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    add_jobs(
-        &store,
-        vec![job("old", Some("production")), job("new", Some("production"))],
-    )
-    .await;
+    add_jobs(&store, vec![job("old", Some("production")), job("new", Some("production"))]).await;
     let old = claim(&store, 10).await.remove(0);
     store.commit(ending(&old, again(HOUR, true))).await.unwrap();
     assert_eq!(ids(&claim(&store, 10).await), [""; 0]);
@@ -77,26 +61,16 @@ async fn a_job_tried_again_waits_for_its_time_and_counts_its_attempts() {
     let store = open(dir.path()).await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let first = claim(&store, 1).await.remove(0);
-    store
-        .commit(ending(&first, again(Duration::ZERO, true)))
-        .await
-        .unwrap();
+    store.commit(ending(&first, again(Duration::ZERO, true))).await.unwrap();
     let view = store.job("j1").await.unwrap().unwrap();
     assert_eq!((view.status, view.attempt), (JobStatus::Waiting, 1));
     assert_eq!(view.last_error.as_deref(), Some("the host did not answer"));
 
     let second = claim(&store, 1).await.remove(0);
     assert_eq!((second.attempt, second.token), (2, 2));
-    store
-        .commit(ending(&second, again(Duration::ZERO, false)))
-        .await
-        .unwrap();
+    store.commit(ending(&second, again(Duration::ZERO, false))).await.unwrap();
     let third = claim(&store, 1).await.remove(0);
-    assert_eq!(
-        (third.attempt, third.token),
-        (2, 3),
-        "an orderly hand-back is not an attempt"
-    );
+    assert_eq!((third.attempt, third.token), (2, 3), "an orderly hand-back is not an attempt");
     store.commit(ending(&third, again(HOUR, true))).await.unwrap();
     assert_eq!(ids(&claim(&store, 1).await), [""; 0]);
 }
@@ -105,12 +79,7 @@ async fn a_job_tried_again_waits_for_its_time_and_counts_its_attempts() {
 async fn every_end_is_kept_and_is_final() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    let ends = [
-        JobStatus::Done,
-        JobStatus::Failed,
-        JobStatus::Cancelled,
-        JobStatus::TimedOut,
-    ];
+    let ends = [JobStatus::Done, JobStatus::Failed, JobStatus::Cancelled, JobStatus::TimedOut];
     for status in ends {
         add_jobs(&store, vec![job(status.as_str(), None)]).await;
         let held_job = claim(&store, 1).await.remove(0);
@@ -130,22 +99,13 @@ async fn whoever_gave_a_job_back_can_write_nothing_more_of_it() {
     let store = open(dir.path()).await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let old = claim(&store, 1).await.remove(0);
-    store
-        .commit(ending(&old, again(Duration::ZERO, true)))
-        .await
-        .unwrap();
+    store.commit(ending(&old, again(Duration::ZERO, true))).await.unwrap();
     // Once while the job waits under the same token, once after another took it.
     for _ in 0..2 {
-        let progress = Commit {
-            guard: held(&old),
-            ..sending("stray")
-        };
+        let progress = Commit { guard: held(&old), ..sending("stray") };
         let step = Some(("upload".to_owned(), json!("stray")));
         assert_eq!(store.commit(progress.clone()).await.unwrap(), Committed::Fenced);
-        assert_eq!(
-            store.commit(Commit { step, ..progress }).await.unwrap(),
-            Committed::Fenced
-        );
+        assert_eq!(store.commit(Commit { step, ..progress }).await.unwrap(), Committed::Fenced);
         assert_eq!(store.commit(done(&old)).await.unwrap(), Committed::Fenced);
         assert_eq!(store.renew("j1", old.token, LEASE).await.unwrap(), Renewed::Lost);
         claim(&store, 1).await;
@@ -159,23 +119,13 @@ async fn whoever_gave_a_job_back_can_write_nothing_more_of_it() {
 async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    add_jobs(
-        &store,
-        vec![job("j1", Some("production")), job("j2", Some("production"))],
-    )
-    .await;
+    add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
     let old = store.claim("a", Duration::ZERO, 1).await.unwrap().remove(0);
-    assert_eq!(
-        store.renew("j1", old.token, LEASE).await.unwrap(),
-        Renewed::Held { cancel: None }
-    );
+    assert_eq!(store.renew("j1", old.token, LEASE).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond(&store).await;
     assert_eq!(ids(&claim(&store, 10).await), [""; 0]);
 
-    assert_eq!(
-        store.renew("j1", old.token, Duration::ZERO).await.unwrap(),
-        Renewed::Held { cancel: None }
-    );
+    assert_eq!(store.renew("j1", old.token, Duration::ZERO).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond(&store).await;
     assert_eq!(store.next_job_in().await.unwrap(), Some(Duration::ZERO));
     let taken = claim(&store, 10).await;
@@ -194,12 +144,7 @@ async fn a_running_job_learns_with_its_lease_that_it_should_stop() {
     assert!(store.request_cancel("j1", "superseded").await.unwrap());
     assert!(store.request_cancel("j1", "another reason").await.unwrap());
     let renewed = store.renew("j1", running.token, LEASE).await.unwrap();
-    assert_eq!(
-        renewed,
-        Renewed::Held {
-            cancel: Some("superseded".to_owned())
-        }
-    );
+    assert_eq!(renewed, Renewed::Held { cancel: Some("superseded".to_owned()) });
     assert!(!store.request_cancel("unknown", "x").await.unwrap());
 }
 
@@ -223,38 +168,16 @@ async fn a_step_is_done_once_over_all_attempts() {
     add_jobs(&store, vec![job("j1", None), job("j2", None)]).await;
     let step = |value: &str| Some(("upload".to_owned(), json!(value)));
     let first = claim(&store, 1).await.remove(0);
-    let upload = Commit {
-        guard: held(&first),
-        step: step("receipt 1"),
-        ..sending("uploaded")
-    };
+    let upload = Commit { guard: held(&first), step: step("receipt 1"), ..sending("uploaded") };
     assert_eq!(store.commit(upload).await.unwrap(), Committed::Done);
-    store
-        .commit(ending(&first, again(Duration::ZERO, true)))
-        .await
-        .unwrap();
+    store.commit(ending(&first, again(Duration::ZERO, true))).await.unwrap();
 
     let both = claim(&store, 2).await;
-    let upload = Commit {
-        guard: held(&both[0]),
-        step: step("receipt 2"),
-        ..sending("uploaded twice")
-    };
+    let upload = Commit { guard: held(&both[0]), step: step("receipt 2"), ..sending("uploaded twice") };
     assert_eq!(store.commit(upload).await.unwrap(), Committed::StepDone);
-    assert_eq!(
-        store.step("j1", "upload").await.unwrap(),
-        Some(json!("receipt 1"))
-    );
-    let other = Commit {
-        guard: held(&both[1]),
-        step: step("receipt 3"),
-        ..Commit::default()
-    };
-    assert_eq!(
-        store.commit(other).await.unwrap(),
-        Committed::Done,
-        "steps belong to their job"
-    );
+    assert_eq!(store.step("j1", "upload").await.unwrap(), Some(json!("receipt 1")));
+    let other = Commit { guard: held(&both[1]), step: step("receipt 3"), ..Commit::default() };
+    assert_eq!(store.commit(other).await.unwrap(), Committed::Done, "steps belong to their job");
     assert_eq!(bodies(&store).await, ["uploaded"]);
 }
 
@@ -278,11 +201,7 @@ async fn jobs_that_ran_when_their_process_died_wait_again_with_their_attempt_cou
 async fn a_wake_up_for_jobs_is_kept_until_someone_waits() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    add_jobs(
-        &store,
-        vec![job("j1", Some("production")), job("j2", Some("production"))],
-    )
-    .await;
+    add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
     store.jobs_changed().notified().await;
     assert_eq!(store.next_job_in().await.unwrap(), Some(Duration::ZERO));
     let first = claim(&store, 2).await.remove(0);

@@ -1,9 +1,5 @@
 //! What a store promises, tried from outside. One binary, so that `SQLite` is linked once.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot go on should stop loudly"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop loudly")]
 
 mod answers;
 mod crash;
@@ -12,7 +8,6 @@ mod fixture;
 mod full;
 mod group;
 mod jobs;
-mod measure;
 mod model;
 mod outbox;
 mod timers;

@@ -33,18 +33,10 @@ enum Action {
 }
 
 fn delivery() -> impl Strategy<Value = Delivery> {
-    (0..4_u8, 0..8_u8, 1..4_u32, any::<bool>(), 0..3_usize).prop_map(
-        |(id, content, attempt, settled, messages)| {
-            // Other content under the same id is rare.
-            Delivery {
-                id,
-                content: content / 7,
-                attempt,
-                settled,
-                messages,
-            }
-        },
-    )
+    (0..4_u8, 0..8_u8, 1..4_u32, any::<bool>(), 0..3_usize).prop_map(|(id, content, attempt, settled, messages)| {
+        // Other content under the same id is rare.
+        Delivery { id, content: content / 7, attempt, settled, messages }
+    })
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -78,14 +70,7 @@ impl Memory {
             }
         }
         let attempt = delivery.attempt + u32::from(!delivery.settled);
-        self.inbox.insert(
-            delivery.id,
-            InboxEntry {
-                content_hash,
-                settled: delivery.settled,
-                attempt,
-            },
-        );
+        self.inbox.insert(delivery.id, InboxEntry { content_hash, settled: delivery.settled, attempt });
         self.outbox.extend_from_slice(bodies);
         Committed::Done
     }
@@ -98,18 +83,11 @@ fn commit(delivery: &Delivery, bodies: &[String]) -> Commit {
         attempt: delivery.attempt,
         settled: delivery.settled,
     });
-    Commit {
-        inbox,
-        outbox: bodies.iter().map(|body| message(body)).collect(),
-        ..Commit::default()
-    }
+    Commit { inbox, outbox: bodies.iter().map(|body| message(body)).collect(), ..Commit::default() }
 }
 
 async fn found(store: &Store) -> Memory {
-    let mut memory = Memory {
-        outbox: bodies(store).await,
-        ..Memory::default()
-    };
+    let mut memory = Memory { outbox: bodies(store).await, ..Memory::default() };
     for id in 0..4 {
         if let Some(entry) = store.inbox(&key(&id.to_string())).await.unwrap() {
             memory.inbox.insert(id, entry);
@@ -150,27 +128,19 @@ fn run(actions: Vec<Action>) -> Result<(), TestCaseError> {
     let mut memory = Memory::default();
     for (number, action) in actions.into_iter().enumerate() {
         let new_bodies = |delivery: &Delivery| -> Vec<String> {
-            (0..delivery.messages)
-                .map(|message| format!("{number}.{message}"))
-                .collect()
+            (0..delivery.messages).map(|message| format!("{number}.{message}")).collect()
         };
         let store = process.store.clone();
         match action {
             Action::Deliver(delivery) => {
                 let bodies = new_bodies(&delivery);
-                let answer = process
-                    .runtime
-                    .block_on(store.commit(commit(&delivery, &bodies)))
-                    .unwrap();
+                let answer = process.runtime.block_on(store.commit(commit(&delivery, &bodies))).unwrap();
                 prop_assert_eq!(answer, memory.commit(&delivery, &bodies));
             }
             Action::Confirm(count) => process.runtime.block_on(async {
                 let queued = store.unsent(0, count as u32).await.unwrap();
                 memory.outbox.drain(..queued.len());
-                store
-                    .mark_sent(queued.into_iter().map(|row| row.seq).collect())
-                    .await
-                    .unwrap();
+                store.mark_sent(queued.into_iter().map(|row| row.seq).collect()).await.unwrap();
             }),
             Action::Restart => {
                 process.runtime.block_on(store.close());

@@ -10,13 +10,7 @@ async fn unsent_messages_come_in_order_and_page_by_page() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     let outbox = ["a", "b", "c"].map(message).to_vec();
-    store
-        .commit(Commit {
-            outbox,
-            ..Commit::default()
-        })
-        .await
-        .unwrap();
+    store.commit(Commit { outbox, ..Commit::default() }).await.unwrap();
     store.commit(sending("d")).await.unwrap();
     let first = store.unsent(0, 3).await.unwrap();
     assert!(first.is_sorted_by(|one, next| one.seq < next.seq));
@@ -74,14 +68,8 @@ async fn a_refused_message_remembers_when_it_was_first_refused() {
     let second = store.now_ms().await.unwrap();
     store.mark_refused(queued.seq).await.unwrap();
     let refused_for = store.unsent(0, 1).await.unwrap()[0].refused_for_ms.unwrap();
-    assert!(
-        refused_for >= second - after,
-        "counted from the first refusal: {refused_for}"
-    );
-    assert!(
-        refused_for <= store.now_ms().await.unwrap() - before,
-        "{refused_for}"
-    );
+    assert!(refused_for >= second - after, "counted from the first refusal: {refused_for}");
+    assert!(refused_for <= store.now_ms().await.unwrap() - before, "{refused_for}");
 }
 
 #[tokio::test]
@@ -91,15 +79,9 @@ async fn an_undeliverable_message_is_replaced_once() {
     store.commit(sending("a")).await.unwrap();
     store.outbox_changed().notified().await;
     let seq = store.unsent(0, 1).await.unwrap()[0].seq;
-    store
-        .remove_outgoing(seq, vec![message("dead letter of a")])
-        .await
-        .unwrap();
+    store.remove_outgoing(seq, vec![message("dead letter of a")]).await.unwrap();
     store.outbox_changed().notified().await;
-    store
-        .remove_outgoing(seq, vec![message("one too many")])
-        .await
-        .unwrap();
+    store.remove_outgoing(seq, vec![message("one too many")]).await.unwrap();
     assert_eq!(bodies(&store).await, ["dead letter of a"]);
     let last = store.unsent(0, 1).await.unwrap()[0].seq;
     store.remove_outgoing(last, Vec::new()).await.unwrap();

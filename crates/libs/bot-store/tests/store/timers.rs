@@ -8,10 +8,7 @@ use tempfile::tempdir;
 use crate::fixture::{HOUR, bodies, open, sending, setting, timer};
 
 fn guard(timer: &Timer) -> Guard {
-    Guard::Timer {
-        name: timer.name.clone(),
-        generation: timer.generation,
-    }
+    Guard::Timer { name: timer.name.clone(), generation: timer.generation }
 }
 
 #[tokio::test]
@@ -25,40 +22,25 @@ async fn only_timers_whose_time_has_come_are_due() {
     assert!(left > HOUR / 2 && left <= HOUR, "{left:?}");
     assert_eq!(store.due_timers(10).await.unwrap().len(), 0);
 
-    store
-        .commit(setting(vec![timer("now", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("now", Duration::ZERO)])).await.unwrap();
     assert_eq!(store.next_timer_in().await.unwrap(), Some(Duration::ZERO));
     let due = store.due_timers(10).await.unwrap();
-    assert_eq!(
-        due.iter().map(|timer| timer.name.as_str()).collect::<Vec<_>>(),
-        ["now"]
-    );
+    assert_eq!(due.iter().map(|timer| timer.name.as_str()).collect::<Vec<_>>(), ["now"]);
 }
 
 #[tokio::test]
 async fn a_due_timer_stays_until_a_commit_clears_it_and_is_handled_once() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(setting(vec![timer("expiry", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(10).await.unwrap().remove(0);
     store.close().await;
 
     let store = open(dir.path()).await;
     assert_eq!(store.due_timers(10).await.unwrap()[0].generation, due.generation);
-    let handled = |body| Commit {
-        guard: guard(&due),
-        ..sending(body)
-    };
+    let handled = |body| Commit { guard: guard(&due), ..sending(body) };
     assert_eq!(store.commit(handled("expired")).await.unwrap(), Committed::Done);
-    assert_eq!(
-        store.commit(handled("expired twice")).await.unwrap(),
-        Committed::Fenced
-    );
+    assert_eq!(store.commit(handled("expired twice")).await.unwrap(), Committed::Fenced);
     assert_eq!(store.due_timers(10).await.unwrap().len(), 0);
     assert_eq!(bodies(&store).await, ["expired"]);
 }
@@ -67,22 +49,13 @@ async fn a_due_timer_stays_until_a_commit_clears_it_and_is_handled_once() {
 async fn a_timer_set_anew_replaces_the_old_one_and_fences_who_still_handles_that() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(setting(vec![timer("expiry", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let old = store.due_timers(10).await.unwrap().remove(0);
     store.commit(setting(vec![timer("expiry", HOUR)])).await.unwrap();
     assert_eq!(store.due_timers(10).await.unwrap().len(), 0);
-    let stray = Commit {
-        guard: guard(&old),
-        ..sending("expired")
-    };
+    let stray = Commit { guard: guard(&old), ..sending("expired") };
     assert_eq!(store.commit(stray).await.unwrap(), Committed::Fenced);
-    assert!(
-        store.next_timer_in().await.unwrap().is_some(),
-        "the new one stands"
-    );
+    assert!(store.next_timer_in().await.unwrap().is_some(), "the new one stands");
     assert_eq!(bodies(&store).await, [""; 0]);
 }
 
@@ -90,21 +63,12 @@ async fn a_timer_set_anew_replaces_the_old_one_and_fences_who_still_handles_that
 async fn the_generation_rises_even_after_a_timer_was_cleared() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(setting(vec![timer("expiry", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let old = store.due_timers(10).await.unwrap().remove(0);
-    let clear = Commit {
-        clear_timers: vec!["expiry".to_owned()],
-        ..Commit::default()
-    };
+    let clear = Commit { clear_timers: vec!["expiry".to_owned()], ..Commit::default() };
     store.commit(clear).await.unwrap();
     assert_eq!(store.next_timer_in().await.unwrap(), None);
-    store
-        .commit(setting(vec![timer("expiry", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     assert!(store.due_timers(10).await.unwrap()[0].generation > old.generation);
 }
 
@@ -112,20 +76,11 @@ async fn the_generation_rises_even_after_a_timer_was_cleared() {
 async fn a_commit_may_set_again_the_timer_it_handles_or_clears() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(setting(vec![timer("remind", Duration::ZERO)]))
-        .await
-        .unwrap();
+    store.commit(setting(vec![timer("remind", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(10).await.unwrap().remove(0);
-    let again = Commit {
-        guard: guard(&due),
-        ..setting(vec![timer("remind", HOUR)])
-    };
+    let again = Commit { guard: guard(&due), ..setting(vec![timer("remind", HOUR)]) };
     assert_eq!(store.commit(again).await.unwrap(), Committed::Done);
-    let both = Commit {
-        clear_timers: vec!["remind".to_owned()],
-        ..setting(vec![timer("remind", Duration::ZERO)])
-    };
+    let both = Commit { clear_timers: vec!["remind".to_owned()], ..setting(vec![timer("remind", Duration::ZERO)]) };
     assert_eq!(store.commit(both).await.unwrap(), Committed::Done);
     assert_eq!(store.due_timers(10).await.unwrap().len(), 1);
 }

@@ -6,9 +6,7 @@ use bot_store::Commit;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::fixture::{
-    HOUR, add_jobs, claim, done, held, ids, job, key, next_millisecond, open, sending, settled,
-};
+use crate::fixture::{HOUR, add_jobs, claim, done, held, ids, job, key, next_millisecond, open, sending, settled};
 
 #[tokio::test]
 async fn starts_without_an_outcome_are_counted_over_restarts() {
@@ -33,41 +31,21 @@ async fn a_setting_is_the_last_one_written() {
     store.set_meta("paused", "no").await.unwrap();
     store.set_meta("paused", "yes").await.unwrap();
     store.close().await;
-    assert_eq!(
-        open(dir.path()).await.meta("paused").await.unwrap().as_deref(),
-        Some("yes")
-    );
+    assert_eq!(open(dir.path()).await.meta("paused").await.unwrap().as_deref(), Some("yes"));
 }
 
 #[tokio::test]
 async fn pruning_takes_the_old_and_leaves_the_young() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
-    store
-        .commit(Commit {
-            inbox: Some(settled("m1")),
-            ..sending("a")
-        })
-        .await
-        .unwrap();
+    store.commit(Commit { inbox: Some(settled("m1")), ..sending("a") }).await.unwrap();
     store.mark_started("body").await.unwrap();
-    add_jobs(
-        &store,
-        vec![job("ended", None), job("running", None), job("waiting", None)],
-    )
-    .await;
+    add_jobs(&store, vec![job("ended", None), job("running", None), job("waiting", None)]).await;
     let claimed = claim(&store, 2).await;
     assert_eq!(ids(&claimed), ["ended", "running"]);
     for held_job in &claimed {
         let step = Some(("upload".to_owned(), json!(1)));
-        store
-            .commit(Commit {
-                guard: held(held_job),
-                step,
-                ..Commit::default()
-            })
-            .await
-            .unwrap();
+        store.commit(Commit { guard: held(held_job), step, ..Commit::default() }).await.unwrap();
     }
     store.commit(done(&claimed[0])).await.unwrap();
     next_millisecond(&store).await;
@@ -76,11 +54,7 @@ async fn pruning_takes_the_old_and_leaves_the_young() {
     assert!(store.inbox(&key("m1")).await.unwrap().is_some());
     assert_eq!(store.prune(HOUR, Duration::ZERO).await.unwrap(), 1);
     assert!(store.job("ended").await.unwrap().is_none());
-    assert_eq!(
-        store.step("ended", "upload").await.unwrap(),
-        None,
-        "its steps go with a job"
-    );
+    assert_eq!(store.step("ended", "upload").await.unwrap(), None, "its steps go with a job");
     assert_eq!(store.prune(Duration::ZERO, HOUR).await.unwrap(), 2);
     assert!(store.inbox(&key("m1")).await.unwrap().is_none());
     assert_eq!(store.mark_started("body").await.unwrap(), 1);
@@ -97,10 +71,7 @@ async fn pruning_much_takes_several_transactions() {
     let mut writes = tokio::task::JoinSet::new();
     for number in 0..1_200 {
         let store = store.clone();
-        let commit = Commit {
-            inbox: Some(settled(&number.to_string())),
-            ..Commit::default()
-        };
+        let commit = Commit { inbox: Some(settled(&number.to_string())), ..Commit::default() };
         writes.spawn(async move { store.commit(commit).await.unwrap() });
     }
     writes.join_all().await;

@@ -32,24 +32,14 @@ pub(crate) struct Runtime {
 impl Runtime {
     pub(crate) fn new() -> Arc<Self> {
         let now = DateTime::from_timestamp(1_793_534_400, 0).unwrap();
-        Arc::new(Self {
-            taps: Mutex::default(),
-            said: Mutex::default(),
-            now: Mutex::new(now),
-        })
+        Arc::new(Self { taps: Mutex::default(), said: Mutex::default(), now: Mutex::new(now) })
     }
     pub(crate) fn pass(&self, ms: i64) -> DateTime<Utc> {
         let mut now = self.now.lock().unwrap();
         *now += TimeDelta::milliseconds(ms);
         *now
     }
-    pub(crate) async fn feed<T: Serialize>(
-        &self,
-        tap: Tap,
-        routing_key: &str,
-        causation_id: Option<&str>,
-        body: &T,
-    ) {
+    pub(crate) async fn feed<T: Serialize>(&self, tap: Tap, routing_key: &str, causation_id: Option<&str>, body: &T) {
         let observed = Observed {
             body: serde_json::to_vec(body).unwrap(),
             routing_key: routing_key.into(),
@@ -67,23 +57,16 @@ impl Runtime {
         self.feed(Tap::Events, E::TYPE, parent, &body).await;
     }
     pub(crate) async fn beat(&self, bot: &str, slug: &str) {
-        let heartbeat = Heartbeat {
-            bot: bot.into(),
-            instance: "host-1".into(),
-            state: BotState::Running,
-            ..Heartbeat::default()
-        };
-        self.feed(Tap::Health, &format!("health.{slug}.host-1"), None, &heartbeat)
-            .await;
+        let heartbeat =
+            Heartbeat { bot: bot.into(), instance: "host-1".into(), state: BotState::Running, ..Heartbeat::default() };
+        self.feed(Tap::Health, &format!("health.{slug}.host-1"), None, &heartbeat).await;
     }
     /// The summaries of the alerts said so far.
     pub(crate) fn alerts(&self) -> Vec<String> {
         let said = self.said.lock().unwrap();
         said.iter()
             .filter_map(|(_, e)| match e {
-                Effect::Say { event_type, data, .. } => {
-                    Some(format!("{event_type} {}", data["alert_id"].as_str()?))
-                }
+                Effect::Say { event_type, data, .. } => Some(format!("{event_type} {}", data["alert_id"].as_str()?)),
                 _ => None,
             })
             .collect()
@@ -96,10 +79,7 @@ impl ServicePort for Runtime {
         key: &'a str,
         effects: Vec<Effect>,
     ) -> Pin<Box<dyn Future<Output = Result<(), Fail>> + Send + 'a>> {
-        self.said
-            .lock()
-            .unwrap()
-            .extend(effects.into_iter().map(|e| (key.to_owned(), e)));
+        self.said.lock().unwrap().extend(effects.into_iter().map(|e| (key.to_owned(), e)));
         Box::pin(async { Ok(()) })
     }
     fn observe(&self, tap: Tap) -> mpsc::Receiver<Observed> {
@@ -124,15 +104,8 @@ impl Running {
     pub(crate) async fn start(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let mut tools = Tools::default();
         tools.dir = dir.to_owned();
-        tools.settings = settings
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        let config = Config {
-            probe_interval_s: 1,
-            probe_timeout_ms: 500,
-            ..Config::default()
-        };
+        tools.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let config = Config { probe_interval_s: 1, probe_timeout_ms: 500, ..Config::default() };
         let bot = Arc::new(MonitorBot::new(config, tools).unwrap());
         let (runtime, cancelled) = (Runtime::new(), CancellationToken::new());
         let cx = ServiceCx::new(cancelled.clone(), runtime.clone());
@@ -140,19 +113,10 @@ impl Running {
         let address = until(|| async { std::fs::read_to_string(dir.join("http-address")).ok() }).await;
         let taps = || runtime.taps.lock().unwrap().len() == 3;
         until(|| async { taps().then_some(()) }).await;
-        Self {
-            base: format!("http://{address}"),
-            runtime,
-            bot,
-            cancelled,
-            service,
-        }
+        Self { base: format!("http://{address}"), runtime, bot, cancelled, service }
     }
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(5))
-            .build()
-            .unwrap();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
         let answer = client.get(format!("{}{path}", self.base)).send().await.unwrap();
         let (status, body) = (answer.status().as_u16(), answer.text().await.unwrap());
         (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
@@ -177,7 +141,5 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(condition: impl Fn()
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait)
-        .await
-        .expect("the condition came about within ten seconds")
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the condition came about within ten seconds")
 }

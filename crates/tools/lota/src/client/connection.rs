@@ -33,7 +33,9 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
     let password = match fs::read_to_string(home.password_file(&slug)) {
         Ok(password) => password,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            bail!("{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`")
+            bail!(
+                "{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`"
+            )
         }
         Err(e) => return Err(e).with_context(|| format!("the password of {name} cannot be read")),
     };

@@ -80,7 +80,12 @@ pub(crate) async fn resume(home: &Home, args: ResumeArgs) -> anyhow::Result<Exit
 pub(crate) async fn cancel(home: &Home, args: CancelArgs) -> anyhow::Result<ExitCode> {
     let job_id = whole_job(home, &args.job).await;
     let command = ControlCancel { job_id, reason: args.reason };
-    seen_enough(command_to(home, &args.bot, &command, |out, _| out.line("stops the job; its end is a *.failed with reason cancelled")).await)
+    seen_enough(
+        command_to(home, &args.bot, &command, |out, _| {
+            out.line("stops the job; its end is a *.failed with reason cancelled")
+        })
+        .await,
+    )
 }
 
 pub(crate) async fn probe(home: &Home, args: ProbeArgs) -> anyhow::Result<ExitCode> {
@@ -207,13 +212,27 @@ fn of_bot<'q>(queues: &'q [QueueInfo], slug: &str) -> Result<&'q QueueInfo, Stri
 }
 
 fn heartbeat(data: &Value, paint: Paint) -> Vec<String> {
-    let Ok(h) = serde_json::from_value::<Heartbeat>(data.clone()) else { return vec![plain(&data.to_string())] };
+    let Ok(h) = serde_json::from_value::<Heartbeat>(data.clone()) else {
+        return vec![plain(&data.to_string())];
+    };
     let state = h.state.as_str();
     let mut lines = vec![
-        format!("{} {} on {}, version {}, up {}", plain(&h.bot), paint.tone(state_tone(state), state), plain(&h.instance), plain(&h.version), took(h.uptime_s.saturating_mul(1000))),
+        format!(
+            "{} {} on {}, version {}, up {}",
+            plain(&h.bot),
+            paint.tone(state_tone(state), state),
+            plain(&h.instance),
+            plain(&h.version),
+            took(h.uptime_s.saturating_mul(1000))
+        ),
         format!("  settled {} ({} failed), {:.1}/s, {} in hand", h.processed, h.errors, h.rate_per_s, h.in_flight),
         format!("  jobs {} running, {} waiting; {} messages unsent", h.jobs_running, h.jobs_waiting, h.outbox_unsent),
-        format!("  {} resident, {:.0} % of a core; configuration {}", bytes(h.rss_bytes), h.cpu_percent, plain(&h.config_hash)),
+        format!(
+            "  {} resident, {:.0} % of a core; configuration {}",
+            bytes(h.rss_bytes),
+            h.cpu_percent,
+            plain(&h.config_hash)
+        ),
     ];
     lines.extend(h.sandbox.iter().map(|s| format!("  commands run in {}", plain(s))));
     lines.extend(h.breakers.iter().map(|(name, state)| format!("  breaker {} is {}", plain(name), plain(state))));
@@ -247,7 +266,8 @@ mod tests {
             .to_string()
         };
         assert!(reply_to(body("BuildBot", "m", "m").as_bytes(), &said, &name).unwrap().success);
-        for (source, correlation, execution) in [("TestBot", "m", "m"), ("BuildBot", "x", "m"), ("BuildBot", "m", "x")] {
+        for (source, correlation, execution) in [("TestBot", "m", "m"), ("BuildBot", "x", "m"), ("BuildBot", "m", "x")]
+        {
             assert_eq!(reply_to(body(source, correlation, execution).as_bytes(), &said, &name), None);
         }
     }

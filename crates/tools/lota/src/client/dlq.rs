@@ -19,7 +19,8 @@ use crate::home::Home;
 /// A queue can only be looked at from its beginning, and each body may have 256 KiB: more are not fetched at once.
 const LOOK_MAX: u32 = 200;
 const DEAD: &str = ".dead";
-const HEADERS: [&str; 5] = ["x-lota-error-code", "x-lota-error-message", "x-lota-error-bot", "x-lota-error-attempts", "x-lota-error-time"];
+const HEADERS: [&str; 5] =
+    ["x-lota-error-code", "x-lota-error-message", "x-lota-error-bot", "x-lota-error-attempts", "x-lota-error-time"];
 
 /// What `lota dlq` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,7 +89,9 @@ fn header(got: &MessageGot, name: &str) -> String {
 fn letter(number: usize, got: &MessageGot) -> Letter {
     let body: Value = serde_json::from_str(&got.payload).unwrap_or_default();
     let property = |name: &str| got.properties.get(name).and_then(Value::as_str);
-    let known = |property: Option<&str>, field: &str| property.or_else(|| body.get(field).and_then(Value::as_str)).unwrap_or_default().to_owned();
+    let known = |property: Option<&str>, field: &str| {
+        property.or_else(|| body.get(field).and_then(Value::as_str)).unwrap_or_default().to_owned()
+    };
     let publisher = Some(header(got, "x-lota-publisher")).filter(|p| !p.is_empty());
     let [code, error, _, attempts, at] = HEADERS.map(|name| header(got, name));
     // The broker's own dead-lettering (too many deliveries) leaves only its history.
@@ -99,7 +102,11 @@ fn letter(number: usize, got: &MessageGot) -> Letter {
         event_type: known(property("type"), "type"),
         publisher: publisher.unwrap_or_else(|| known(None, "source")),
         code: if code.is_empty() { history.unwrap_or("-").to_owned() } else { code },
-        error: if error.is_empty() { history.map_or(String::new(), |h| format!("dead-lettered by the broker: {h}")) } else { error },
+        error: if error.is_empty() {
+            history.map_or(String::new(), |h| format!("dead-lettered by the broker: {h}"))
+        } else {
+            error
+        },
         at,
         attempts,
     }
@@ -113,7 +120,8 @@ fn newest(got: &[MessageGot], limit: usize) -> Vec<Letter> {
 async fn list(management: &Management, bot: Option<&str>, limit: usize, as_json: bool) -> anyhow::Result<ExitCode> {
     let queues = management.queues(keys::VHOST).await?;
     let wanted = bot.map(|b| queue_of(&queues, b)).transpose()?;
-    let mut dead: Vec<&QueueInfo> = queues.iter().filter(|q| q.name.ends_with(DEAD) && wanted.as_deref().is_none_or(|w| w == q.name)).collect();
+    let mut dead: Vec<&QueueInfo> =
+        queues.iter().filter(|q| q.name.ends_with(DEAD) && wanted.as_deref().is_none_or(|w| w == q.name)).collect();
     dead.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = Out::stdout();
     let mut all = Vec::new();
@@ -126,9 +134,15 @@ async fn list(management: &Management, bot: Option<&str>, limit: usize, as_json:
         if as_json {
             all.push(json!({"bot": bot_of(&queue.name), "count": total, "letters": letters.iter().map(as_value).collect::<Vec<_>>()}));
         } else if total > 0 {
-            out.line(&format!("{}: {total} dead {}", bot_of(&queue.name), if total == 1 { "letter" } else { "letters" }))?;
+            out.line(&format!(
+                "{}: {total} dead {}",
+                bot_of(&queue.name),
+                if total == 1 { "letter" } else { "letters" }
+            ))?;
             if last > 0 {
-                out.line(&out.paint.dim(&format!("  the newest of the oldest {LOOK_MAX}: a queue can only be looked at from its beginning")))?;
+                out.line(&out.paint.dim(&format!(
+                    "  the newest of the oldest {LOOK_MAX}: a queue can only be looked at from its beginning"
+                )))?;
             }
             out.lines(&table(&letters).lines(out.paint).into_iter().map(|l| format!("  {l}")).collect::<Vec<_>>())?;
             all.push(Value::Null);
@@ -173,7 +187,8 @@ async fn show(management: &Management, bot: &str, which: &str, as_json: bool) ->
     let wrong = complaint(message);
     let mut out = Out::stdout();
     if as_json {
-        let body: Value = serde_json::from_str(&message.payload).unwrap_or_else(|_| Value::String(message.payload.clone()));
+        let body: Value =
+            serde_json::from_str(&message.payload).unwrap_or_else(|_| Value::String(message.payload.clone()));
         out.json(&json!({"letter": as_value(&letter(index + 1, message)), "properties": message.properties, "body": body, "complaint": wrong}))?;
     } else {
         out.lines(&in_full(index + 1, message, wrong.as_deref(), out.paint))?;
@@ -210,7 +225,12 @@ fn pick(got: &[MessageGot], which: &str) -> anyhow::Result<usize> {
     match fits.as_slice() {
         [only] => Ok(*only),
         [] => bail!("no letter `{which}` is among the first {}: `lota dlq list` numbers them", got.len()),
-        [first, ..] => bail!("`{which}` fits {} letters, such as number {} and {}: give more of the id", fits.len(), first + 1, fits[1] + 1),
+        [first, ..] => bail!(
+            "`{which}` fits {} letters, such as number {} and {}: give more of the id",
+            fits.len(),
+            first + 1,
+            fits[1] + 1
+        ),
     }
 }
 
@@ -240,7 +260,8 @@ fn in_full(number: usize, got: &MessageGot, wrong: Option<&str>, paint: Paint) -
         None => "schema  the envelope and its data fit".to_owned(),
     });
     let attempts = if l.attempts.is_empty() { "?" } else { &l.attempts };
-    lines.push(format!("tried   {attempts} times; last {}", if l.at.is_empty() { "at an unknown time" } else { &l.at }));
+    lines
+        .push(format!("tried   {attempts} times; last {}", if l.at.is_empty() { "at an unknown time" } else { &l.at }));
     lines.push(format!("came by {} with key {}", cut(&got.exchange, 128), cut(&got.routing_key, 255)));
     lines.push(String::new());
     let headers = got.properties.get("headers").and_then(Value::as_object).into_iter().flatten();

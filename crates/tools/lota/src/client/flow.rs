@@ -9,7 +9,8 @@ use super::terminal::{cut, took};
 /// After a stage that might be followed by another, so long without it is the end.
 const QUIET: Duration = Duration::from_secs(3);
 /// Who takes which message of a push further.
-const STAGES: [(&str, &str); 3] = [("BuildBot", "repository.pushed"), ("TestBot", "build.completed"), ("DeployBot", "test.completed")];
+const STAGES: [(&str, &str); 3] =
+    [("BuildBot", "repository.pushed"), ("TestBot", "build.completed"), ("DeployBot", "test.completed")];
 /// `DeployBot` notes for each environment that takes an artifact that it goes there. Where the note reads otherwise,
 /// [`QUIET`] decides.
 const PROMISE: &str = " goes there";
@@ -143,14 +144,21 @@ impl Flow {
     }
 
     fn keep_running(&mut self, event_type: &str, data: &Value, at: Duration) {
-        let Some((stage, what)) = event_type.split_once('.') else { return };
-        let Some(job) = data.get("job_id").and_then(Value::as_str) else { return };
+        let Some((stage, what)) = event_type.split_once('.') else {
+            return;
+        };
+        let Some(job) = data.get("job_id").and_then(Value::as_str) else {
+            return;
+        };
         match what {
             "started" => {
                 let what = match stage {
                     "build" => "building".to_owned(),
                     "test" => "testing".to_owned(),
-                    "deploy" => format!("deploying to {}", data.get("environment").and_then(Value::as_str).unwrap_or("an environment")),
+                    "deploy" => format!(
+                        "deploying to {}",
+                        data.get("environment").and_then(Value::as_str).unwrap_or("an environment")
+                    ),
                     other => format!("running {other}"),
                 };
                 self.running.insert(job.to_owned(), Running { what, since: at, doing: String::new() });
@@ -165,7 +173,8 @@ impl Flow {
     fn tests_passed(&mut self, data: &Value, at: Duration) -> Option<End> {
         self.tested = true;
         // Who reads only the monitor's summary does not know what the pipeline asks for.
-        let named = data.get("suites").map(|_| data.get("deploy").and_then(Value::as_object).map_or(0, serde_json::Map::len));
+        let named =
+            data.get("suites").map(|_| data.get("deploy").and_then(Value::as_object).map_or(0, serde_json::Map::len));
         self.deploys_named = named.unwrap_or(1);
         if self.deploys_named == 0 {
             return Some(End::good("built and tested; the pipeline names no environment to deploy to"));
@@ -201,7 +210,9 @@ impl Flow {
         }
         let (bot, why) = (record.bot.as_str(), cut(&record.message, 300));
         match (record.outcome?, bot) {
-            (Outcome::Ignored, "BuildBot") => Some(End::bad(format!("nothing is built, since BuildBot left the push: {why}"))),
+            (Outcome::Ignored, "BuildBot") => {
+                Some(End::bad(format!("nothing is built, since BuildBot left the push: {why}")))
+            }
             (Outcome::Ignored, "TestBot") => Some(End::good(format!("built; TestBot left it: {why}"))),
             (Outcome::Ignored, _) => Some(End::good(format!("built and tested; DeployBot left it: {why}"))),
             (Outcome::Acted, "DeployBot") => self.promised(&why, at),

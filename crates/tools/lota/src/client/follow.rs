@@ -38,7 +38,10 @@ pub(super) struct Taps {
 
 impl Taps {
     pub(super) async fn open(home: &Home) -> anyhow::Result<Self> {
-        Ok(Self { events: operator::watch(home, keys::EVENTS, &["#"]).await?, logs: operator::watch(home, keys::LOGS, &["#"]).await? })
+        Ok(Self {
+            events: operator::watch(home, keys::EVENTS, &["#"]).await?,
+            logs: operator::watch(home, keys::LOGS, &["#"]).await?,
+        })
     }
 }
 
@@ -91,7 +94,10 @@ impl<'a> Following<'a> {
             }
             if self.begun.elapsed() >= self.limit {
                 let limit = took(self.limit.as_millis() as u64);
-                out.line(&out.paint.tone(Tone::Bad, &format!("no end within {limit}: {}", self.flow.doing(self.begun.elapsed()))))?;
+                out.line(
+                    &out.paint
+                        .tone(Tone::Bad, &format!("no end within {limit}: {}", self.flow.doing(self.begun.elapsed()))),
+                )?;
                 out.line(&format!("it goes on in the fleet: lota show {}", short(&self.correlation)))?;
                 return Ok(ExitCode::from(TIMED_OUT));
             }
@@ -111,7 +117,9 @@ impl<'a> Following<'a> {
     }
 
     fn event(&mut self, seen: &Observed, out: &mut Out) -> anyhow::Result<Option<End>> {
-        let Ok(envelope) = Envelope::decode(&seen.body) else { return Ok(None) };
+        let Ok(envelope) = Envelope::decode(&seen.body) else {
+            return Ok(None);
+        };
         let correlation = envelope.correlation_id.as_ref().unwrap_or(&envelope.id);
         if *correlation != self.correlation || !self.told.insert(envelope.id.clone()) {
             return Ok(None);
@@ -121,7 +129,9 @@ impl<'a> Following<'a> {
     }
 
     fn record(&mut self, seen: &Observed, out: &mut Out) -> anyhow::Result<Option<End>> {
-        let Ok(record) = serde_json::from_slice::<LogRecord>(&seen.body) else { return Ok(None) };
+        let Ok(record) = serde_json::from_slice::<LogRecord>(&seen.body) else {
+            return Ok(None);
+        };
         if record.correlation_id.as_deref() != Some(self.correlation.as_str()) {
             return Ok(None);
         }
@@ -137,7 +147,7 @@ impl<'a> Following<'a> {
         let time = out.paint.dim(&format!("{:>4}.{:03} s", passed.as_secs(), passed.subsec_millis()));
         let line = out.paint.tone(story.tone, &story.line);
         let who = format!("{:<10}", cut(source, 24));
-        out.line(format!("{time}  {who}  {:<17}  {line}", cut(event_type, 40)).trim_end())?;
+        out.line(format!("{time}  {who}  {:<21}  {line}", cut(event_type, 40)).trim_end())?;
         for detail in &story.details {
             out.line(&format!("    {detail}"))?;
         }
@@ -167,8 +177,12 @@ impl<'a> Following<'a> {
     }
 
     async fn catch_up(&mut self, out: &mut Out) -> anyhow::Result<Option<End>> {
-        let Ok(monitor) = Monitor::of(self.home) else { return Ok(None) };
-        let Ok(tree) = monitor.get(&["correlations", &self.correlation], &[]).await else { return Ok(None) };
+        let Ok(monitor) = Monitor::of(self.home) else {
+            return Ok(None);
+        };
+        let Ok(tree) = monitor.get(&["correlations", &self.correlation], &[]).await else {
+            return Ok(None);
+        };
         let mut missed = Vec::new();
         flatten(list(&tree, "roots"), &mut missed);
         missed.sort_by(|a, b| text(a, "at").cmp(text(b, "at")));
@@ -261,7 +275,11 @@ mod tests {
             ("handled", Some("retried"), false, Some("tries again later: why")),
             ("note", None, false, None),
         ] {
-            assert_eq!(worth_telling(&record(kind, outcome), verbose).map(|s| s.line).as_deref(), line, "{kind} {outcome:?}");
+            assert_eq!(
+                worth_telling(&record(kind, outcome), verbose).map(|s| s.line).as_deref(),
+                line,
+                "{kind} {outcome:?}"
+            );
         }
     }
 

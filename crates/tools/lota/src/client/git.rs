@@ -1,6 +1,9 @@
 //! Asking git which commit is meant, and having it pack that commit. The one place of the client that starts a process:
 //! always `git`, with arguments of its own, a limit of time, and no prompt.
-#![allow(clippy::disallowed_methods, reason = "runs git on the operator's own repository, with fixed arguments and a limit of time")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "runs git on the operator's own repository, with fixed arguments and a limit of time"
+)]
 
 use std::{
     path::{Path, PathBuf},
@@ -18,8 +21,14 @@ const BUNDLE_LIMIT: Duration = Duration::from_secs(600);
 /// Of what git said, in an error.
 const SAID_CHARS_MAX: usize = 600;
 /// What a hook of git leaves in the environment would make git look at another repository.
-const FOREIGN: [&str; 6] =
-    ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR"];
+const FOREIGN: [&str; 6] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+];
 
 /// A commit, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +49,13 @@ pub(super) struct Found {
 pub(super) async fn local(path: &Path, wanted: Option<&str>) -> anyhow::Result<Found> {
     let folder = top(path).await?;
     let (git_ref, commit) = resolve(&folder, wanted).await?;
-    let title = git(Some(&folder), &["log", "-1", "--no-show-signature", "--format=%s", commit.as_str(), "--"], LOCAL_LIMIT).await;
+    let title =
+        git(Some(&folder), &["log", "-1", "--no-show-signature", "--format=%s", commit.as_str(), "--"], LOCAL_LIMIT)
+            .await;
     let changes = git(Some(&folder), &["status", "--porcelain"], LOCAL_LIMIT).await;
-    let url = folder.to_str().with_context(|| format!("{} is no UTF-8: rename it, or use --bundle from another folder", folder.display()))?;
+    let url = folder
+        .to_str()
+        .with_context(|| format!("{} is no UTF-8: rename it, or use --bundle from another folder", folder.display()))?;
     Ok(Found {
         url: url.to_owned(),
         git_ref,
@@ -55,8 +68,9 @@ pub(super) async fn local(path: &Path, wanted: Option<&str>) -> anyhow::Result<F
 }
 
 async fn top(path: &Path) -> anyhow::Result<PathBuf> {
-    let path = std::fs::canonicalize(path)
-        .with_context(|| format!("there is no {}: expected a git repository on this machine, or a URL", path.display()))?;
+    let path = std::fs::canonicalize(path).with_context(|| {
+        format!("there is no {}: expected a git repository on this machine, or a URL", path.display())
+    })?;
     let folder = if path.is_dir() { path } else { path.parent().map(Path::to_owned).unwrap_or_default() };
     let is_bare = git(Some(&folder), &["rev-parse", "--is-bare-repository"], LOCAL_LIMIT)
         .await
@@ -67,7 +81,12 @@ async fn top(path: &Path) -> anyhow::Result<PathBuf> {
 
 async fn resolve(folder: &Path, wanted: Option<&str>) -> anyhow::Result<(String, CommitId)> {
     let asked = wanted.unwrap_or("HEAD");
-    let commit = git(Some(folder), &["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{asked}^{{commit}}")], LOCAL_LIMIT).await;
+    let commit = git(
+        Some(folder),
+        &["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{asked}^{{commit}}")],
+        LOCAL_LIMIT,
+    )
+    .await;
     let Ok(commit) = commit else {
         match wanted {
             None => bail!("{} has no commit yet: commit something first", folder.display()),
@@ -81,10 +100,16 @@ async fn resolve(folder: &Path, wanted: Option<&str>) -> anyhow::Result<(String,
         return Ok((full, commit));
     }
     // A bare commit, or a detached HEAD: the fleet fetches by ref, so some branch has to hold it.
-    let holders = ["for-each-ref", "--count=1", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"];
+    let holders =
+        ["for-each-ref", "--count=1", "--format=%(refname)", "--contains", commit.as_str(), "refs/heads", "refs/tags"];
     let holder = git(Some(folder), &holders, LOCAL_LIMIT).await.unwrap_or_default();
     if holder.is_empty() {
-        bail!("no branch or tag of {} holds commit {}: make one (`git branch NAME {}`), or name it with --ref", folder.display(), commit.short(), commit.short());
+        bail!(
+            "no branch or tag of {} holds commit {}: make one (`git branch NAME {}`), or name it with --ref",
+            folder.display(),
+            commit.short(),
+            commit.short()
+        );
     }
     Ok((holder, commit))
 }
@@ -99,7 +124,9 @@ pub(super) async fn remote(url: &str, wanted: Option<&str>) -> anyhow::Result<Fo
     let answer = answer.with_context(|| format!("git cannot read {url}"))?;
     let Some((git_ref, commit)) = pick(&answer, wanted) else {
         match wanted {
-            Some(wanted) => bail!("{url} has no branch or tag `{wanted}`; a commit alone is not enough, since refs are what one can ask for"),
+            Some(wanted) => bail!(
+                "{url} has no branch or tag `{wanted}`; a commit alone is not enough, since refs are what one can ask for"
+            ),
             None => bail!("{url} has no HEAD: name a branch with --ref"),
         }
     };
@@ -109,9 +136,13 @@ pub(super) async fn remote(url: &str, wanted: Option<&str>) -> anyhow::Result<Fo
 /// The full ref and its commit in what `git ls-remote` printed. Branches go before tags; of a tag, what it points to.
 fn pick(answer: &str, wanted: Option<&str>) -> Option<(String, String)> {
     let lines: Vec<(&str, &str)> = answer.lines().filter_map(|l| l.split_once('\t')).collect();
-    let commit_of = |name: &str| lines.iter().find(|(id, n)| *n == name && !id.starts_with("ref:")).map(|(id, _)| (*id).to_owned());
+    let commit_of =
+        |name: &str| lines.iter().find(|(id, n)| *n == name && !id.starts_with("ref:")).map(|(id, _)| (*id).to_owned());
     let Some(wanted) = wanted else {
-        let target = lines.iter().find(|(id, n)| *n == "HEAD" && id.starts_with("ref: ")).map_or("HEAD", |(id, _)| id[5..].trim());
+        let target = lines
+            .iter()
+            .find(|(id, n)| *n == "HEAD" && id.starts_with("ref: "))
+            .map_or("HEAD", |(id, _)| id[5..].trim());
         return Some((target.to_owned(), commit_of("HEAD")?));
     };
     let names = [wanted.to_owned(), format!("refs/heads/{wanted}"), format!("refs/tags/{wanted}")];
@@ -130,7 +161,8 @@ pub(super) async fn bundle(found: &Found, dir: &Path) -> anyhow::Result<PathBuf>
     };
     let format = if found.commit.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
     let objects = PathBuf::from(git(Some(folder), &["rev-parse", "--git-path", "objects"], LOCAL_LIMIT).await?);
-    let objects = std::fs::canonicalize(folder.join(objects)).context("the objects of the repository cannot be found")?;
+    let objects =
+        std::fs::canonicalize(folder.join(objects)).context("the objects of the repository cannot be found")?;
     let borrower = dir.join("borrower.git");
     let place = borrower.to_string_lossy().into_owned();
     git(None, &["init", "--quiet", "--bare", "--template=", format, "--", &place], LOCAL_LIMIT).await?;
@@ -201,7 +233,10 @@ mod tests {
         let (_dir, repo) = repository().await;
         std::fs::write(repo.join("new"), "x").unwrap();
         let found = local(&repo.join("src"), None).await.unwrap();
-        assert_eq!((found.git_ref.as_str(), found.title.as_deref(), found.uncommitted), ("refs/heads/main", Some("One"), 1));
+        assert_eq!(
+            (found.git_ref.as_str(), found.title.as_deref(), found.uncommitted),
+            ("refs/heads/main", Some("One"), 1)
+        );
         assert_eq!((found.url.as_str(), found.folder.as_deref()), (repo.to_str().unwrap(), Some(repo.as_path())));
         let by_commit = local(&repo, Some(found.commit.as_str())).await.unwrap();
         assert_eq!(by_commit.git_ref, "refs/heads/main", "some branch that holds it");
@@ -213,9 +248,13 @@ mod tests {
     async fn a_remote_is_asked_for_its_refs() {
         let (_dir, repo) = repository().await;
         let here = local(&repo, None).await.unwrap();
-        git(Some(&repo), &["-c", "user.name=t", "-c", "user.email=t@t", "tag", "-m", "first", "v1"], LOCAL_LIMIT).await.unwrap();
+        git(Some(&repo), &["-c", "user.name=t", "-c", "user.email=t@t", "tag", "-m", "first", "v1"], LOCAL_LIMIT)
+            .await
+            .unwrap();
         let url = format!("file://{}", repo.display());
-        for (wanted, git_ref) in [(None, "refs/heads/main"), (Some("main"), "refs/heads/main"), (Some("v1"), "refs/tags/v1")] {
+        for (wanted, git_ref) in
+            [(None, "refs/heads/main"), (Some("main"), "refs/heads/main"), (Some("v1"), "refs/tags/v1")]
+        {
             let there = remote(&url, wanted).await.unwrap();
             assert_eq!((there.git_ref.as_str(), &there.commit), (git_ref, &here.commit));
         }

@@ -39,7 +39,10 @@ async fn logs(home: &Home, args: &LogsArgs) -> anyhow::Result<ExitCode> {
     };
     let dropped = count(&page, "dropped");
     if dropped > 0 {
-        note(&format!("{dropped} lines of this job are not kept; the whole log is an object: {}", whole_log(&monitor, &job).await));
+        note(&format!(
+            "{dropped} lines of this job are not kept; the whole log is an object: {}",
+            whole_log(&monitor, &job).await
+        ));
     }
     let mut answered = Instant::now();
     loop {
@@ -93,7 +96,8 @@ fn ending(job: &Value, id: &str) -> String {
         "" => "ended",
         state => state,
     };
-    let after = job.get("duration_ms").and_then(Value::as_u64).map(|ms| format!(" after {}", took(ms))).unwrap_or_default();
+    let after =
+        job.get("duration_ms").and_then(Value::as_u64).map(|ms| format!(" after {}", took(ms))).unwrap_or_default();
     let why = match text(job, "error") {
         "" => String::new(),
         error => format!(": {}", plain(error)),

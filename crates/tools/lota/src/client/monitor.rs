@@ -50,10 +50,19 @@ impl Monitor {
     pub(super) async fn ask(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
         let url = address(&self.base, path)?;
         let unreachable = || {
-            format!("the monitor does not answer at {}: is the fleet up? `lota up` starts it, its log is logs/monitor-bot.log", self.base)
+            format!(
+                "the monitor does not answer at {}: is the fleet up? `lota up` starts it, its log is logs/monitor-bot.log",
+                self.base
+            )
         };
-        let mut response =
-            self.http.get(url).query(query).send().await.map_err(reqwest::Error::without_url).with_context(unreachable)?;
+        let mut response = self
+            .http
+            .get(url)
+            .query(query)
+            .send()
+            .await
+            .map_err(reqwest::Error::without_url)
+            .with_context(unreachable)?;
         let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url).with_context(unreachable)? {
@@ -62,8 +71,9 @@ impl Monitor {
                 bail!("the monitor's answer has more than {ANSWER_BYTES_MAX} bytes: ask for less with --limit");
             }
         }
-        let body = serde_json::from_slice(&bytes)
-            .with_context(|| format!("expected JSON from the monitor at {}, got {status} with something else", self.base))?;
+        let body = serde_json::from_slice(&bytes).with_context(|| {
+            format!("expected JSON from the monitor at {}, got {status} with something else", self.base)
+        })?;
         Ok(Answer { status, body })
     }
 }
@@ -71,7 +81,11 @@ impl Monitor {
 /// Each part is percent-encoded, so an id cannot lead anywhere else.
 fn address(base: &Url, path: &[&str]) -> anyhow::Result<Url> {
     let mut url = base.clone();
-    url.path_segments_mut().map_err(|()| anyhow!("{base} is no address of a monitor"))?.pop_if_empty().extend(["api", "v1"]).extend(path);
+    url.path_segments_mut()
+        .map_err(|()| anyhow!("{base} is no address of a monitor"))?
+        .pop_if_empty()
+        .extend(["api", "v1"])
+        .extend(path);
     Ok(url)
 }
 
@@ -123,6 +137,9 @@ mod tests {
     #[test]
     fn what_is_missing_reads_as_nothing() {
         let v = json!({"a": "x", "n": 2.9, "l": [1]});
-        assert_eq!((text(&v, "a"), text(&v, "b"), count(&v, "n"), count(&v, "a"), list(&v, "l").len(), list(&v, "a").len()), ("x", "", 2, 0, 1, 0));
+        assert_eq!(
+            (text(&v, "a"), text(&v, "b"), count(&v, "n"), count(&v, "a"), list(&v, "l").len(), list(&v, "a").len()),
+            ("x", "", 2, 0, 1, 0)
+        );
     }
 }

@@ -61,7 +61,10 @@ impl Operator {
             Err(link) => {
                 operator.close().await;
                 let why = link.trouble.unwrap_or_else(|| "it does not answer".to_owned());
-                bail!("no session with the broker at {address} within {} s: {why}; is the fleet up?", CONNECT_LIMIT.as_secs())
+                bail!(
+                    "no session with the broker at {address} within {} s: {why}; is the fleet up?",
+                    CONNECT_LIMIT.as_secs()
+                )
             }
         }
     }
@@ -72,7 +75,9 @@ impl Operator {
         let mut attempt = 1;
         loop {
             let answer = self.bus.publish(std::slice::from_ref(&outgoing)).await;
-            let Some(Err(error)) = answer.into_iter().next() else { return Ok(said) };
+            let Some(Err(error)) = answer.into_iter().next() else {
+                return Ok(said);
+            };
             let link = self.bus.link();
             if attempt == PUBLISH_ATTEMPTS || !worth_repeating(&error, &link) {
                 return Err(explain(&error, &outgoing.routing_key, &link));
@@ -134,7 +139,10 @@ fn compose(saying: Saying, now: DateTime<Utc>) -> anyhow::Result<(Outgoing, Said
     };
     let body = envelope.encode();
     if body.len() > BODY_BYTES_MAX {
-        bail!("the message has {} bytes: at most {BODY_BYTES_MAX} are read; larger things go to the object store", body.len());
+        bail!(
+            "the message has {} bytes: at most {BODY_BYTES_MAX} are read; larger things go to the object store",
+            body.len()
+        );
     }
     let outgoing = Outgoing {
         exchange: keys::egress(&source.slug()),
@@ -170,11 +178,16 @@ fn explain(error: &PublishError, key: &str, link: &Link) -> anyhow::Error {
             "the operator may not say `{key}`: the broker refused it (PERMISSION_DENIED); what it may say is in `lota topology show` and config/publishers.yaml"
         ),
         PublishError::Refused => match &link.blocked {
-            Some(why) => anyhow!("the broker takes no messages now: {why}; free its disk or memory and say it again"),
+            Some(why) => {
+                anyhow!("the broker takes no messages now: {why}; free its disk or memory and say it again")
+            }
             None => anyhow!("{error}; look at `lota status`, then say it again"),
         },
         PublishError::Unknown(why) => {
-            anyhow!("no confirm from the broker ({why}{}{trouble}): whether it has the message is unknown; saying it again with the same --id is safe", if trouble.is_empty() { "" } else { "; " })
+            anyhow!(
+                "no confirm from the broker ({why}{}{trouble}): whether it has the message is unknown; saying it again with the same --id is safe",
+                if trouble.is_empty() { "" } else { "; " }
+            )
         }
     }
 }
@@ -188,9 +201,15 @@ mod tests {
     fn a_message_goes_to_the_operators_own_exchange() {
         let saying = Saying { event_type: "repository.pushed".into(), data: json!({"a": 1}), ..Saying::default() };
         let (row, said) = compose(saying, DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!((row.exchange.as_str(), row.routing_key.as_str(), row.priority), ("lota.egress.operator", "repository.pushed", 4));
+        assert_eq!(
+            (row.exchange.as_str(), row.routing_key.as_str(), row.priority),
+            ("lota.egress.operator", "repository.pushed", 4)
+        );
         let envelope = Envelope::decode(&row.body).unwrap();
-        assert_eq!((envelope.id.as_str(), envelope.correlation_id.as_deref()), (said.id.as_str(), Some(said.id.as_str())));
+        assert_eq!(
+            (envelope.id.as_str(), envelope.correlation_id.as_deref()),
+            (said.id.as_str(), Some(said.id.as_str()))
+        );
         let properties: Properties = serde_json::from_value(row.properties).unwrap();
         assert_eq!((properties.message_id, properties.app_id.as_deref()), (Some(said.id), Some("operator")));
     }
@@ -198,9 +217,13 @@ mod tests {
     #[test]
     fn a_command_is_addressed_and_urgent() {
         let to = "BuildBot".parse().ok();
-        let saying = Saying { event_type: "control.pause".into(), to, correlation_id: Some("c".into()), ..Saying::default() };
+        let saying =
+            Saying { event_type: "control.pause".into(), to, correlation_id: Some("c".into()), ..Saying::default() };
         let (row, said) = compose(saying, DateTime::UNIX_EPOCH).unwrap();
-        assert_eq!((row.routing_key.as_str(), row.priority, said.correlation_id.as_str()), ("to.build-bot.control.pause", 8, "c"));
+        assert_eq!(
+            (row.routing_key.as_str(), row.priority, said.correlation_id.as_str()),
+            ("to.build-bot.control.pause", 8, "c")
+        );
         assert_eq!(Envelope::decode(&row.body).unwrap().destination.as_str(), "BuildBot");
     }
 
@@ -218,7 +241,12 @@ mod tests {
         let unroutable = PublishError::Unroutable { exchange: "e".into(), routing_key: "k".into() };
         let denial = PublishError::Unknown("ACCESS_REFUSED - access to topic 'x'".into());
         let lost = PublishError::Unknown("gone".into());
-        for (error, again, part) in [(unroutable, false, "no bot hears"), (denial, false, "may not say"), (lost, true, "same --id"), (PublishError::Refused, true, "nack")] {
+        for (error, again, part) in [
+            (unroutable, false, "no bot hears"),
+            (denial, false, "may not say"),
+            (lost, true, "same --id"),
+            (PublishError::Refused, true, "nack"),
+        ] {
             assert_eq!(worth_repeating(&error, &link), again, "{error}");
             assert!(explain(&error, "a.b", &link).to_string().contains(part), "{error}");
         }

@@ -84,12 +84,15 @@ fn data(given: Option<&str>) -> anyhow::Result<Value> {
             None => (text.to_owned(), "--data".to_owned()),
         },
     };
-    serde_json::from_str(&text).with_context(|| format!("{place} is no JSON: expected one value such as {{\"environment\": \"local\"}}"))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{place} is no JSON: expected one value such as {{\"environment\": \"local\"}}"))
 }
 
 fn bounded(from: &mut impl Read, place: &str) -> anyhow::Result<String> {
     let mut text = String::new();
-    from.take(BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text).with_context(|| format!("{place} cannot be read as UTF-8"))?;
+    from.take(BODY_BYTES_MAX as u64 + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("{place} cannot be read as UTF-8"))?;
     if text.len() > BODY_BYTES_MAX {
         bail!("{place} has more than {BODY_BYTES_MAX} bytes: larger things go to the object store");
     }
@@ -99,22 +102,31 @@ fn bounded(from: &mut impl Read, place: &str) -> anyhow::Result<String> {
 /// What is wrong with it, where something is.
 fn check(event_type: &str, data: &Value, addressed: bool) -> Result<(), String> {
     if !is_event_type(event_type) {
-        return Err(format!("`{event_type}` is no message type: expected lower-case words joined by dots, such as build.completed"));
+        return Err(format!(
+            "`{event_type}` is no message type: expected lower-case words joined by dots, such as build.completed"
+        ));
     }
-    let Some(entry) = catalogue::find(event_type) else { return Err(unknown(event_type)) };
+    let Some(entry) = catalogue::find(event_type) else {
+        return Err(unknown(event_type));
+    };
     match (entry.kind, addressed) {
         (Kind::Command, false) => return Err(format!("{event_type} is a command: name the bot with --to")),
-        (Kind::Event, true) => return Err(format!("{event_type} is an event, for everyone who hears it: leave --to out")),
+        (Kind::Event, true) => {
+            return Err(format!("{event_type} is an event, for everyone who hears it: leave --to out"));
+        }
         _ => {}
     }
-    (entry.check)(data).map_err(|e| format!("{e}; an example is {}", cut(&(entry.example)().to_string(), EXAMPLE_CHARS_MAX)))
+    (entry.check)(data)
+        .map_err(|e| format!("{e}; an example is {}", cut(&(entry.example)().to_string(), EXAMPLE_CHARS_MAX)))
 }
 
 /// With the type that was probably meant, where one is near.
 fn unknown(event_type: &str) -> String {
     let all = catalogue::all().into_iter().map(|e| (e.event_type, strsim::jaro_winkler(e.event_type, event_type)));
     match all.max_by(|a, b| a.1.total_cmp(&b.1)) {
-        Some((near, likeness)) if likeness >= NEAR => format!("no message has the type `{event_type}`: did you mean {near}?"),
+        Some((near, likeness)) if likeness >= NEAR => {
+            format!("no message has the type `{event_type}`: did you mean {near}?")
+        }
         _ => format!("no message has the type `{event_type}`: docs/MESSAGES.md lists them"),
     }
 }

@@ -71,10 +71,16 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
         None => name_of(&found),
     };
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
-        bail!("the repository's name has {} characters: expected 1 to {NAME_CHARS_MAX}; give one with --name", name.chars().count());
+        bail!(
+            "the repository's name has {} characters: expected 1 to {NAME_CHARS_MAX}; give one with --name",
+            name.chars().count()
+        );
     }
     if found.uncommitted > 0 {
-        note(&format!("{} changed or new files are not committed, so they are no part of this push", found.uncommitted));
+        note(&format!(
+            "{} changed or new files are not committed, so they are no part of this push",
+            found.uncommitted
+        ));
     }
     let bundle = if args.bundle { Some(store_bundle(home, &found).await?) } else { None };
     let Found { url, git_ref, commit, title, .. } = found;
@@ -84,7 +90,12 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
     say(home, &args, &event, &headline).await
 }
 
-async fn say(home: &Home, args: &PushArgs, event: &RepositoryPushed, headline: &str) -> anyhow::Result<(ExitCode, String)> {
+async fn say(
+    home: &Home,
+    args: &PushArgs,
+    event: &RepositoryPushed,
+    headline: &str,
+) -> anyhow::Result<(ExitCode, String)> {
     let id = Uuid::now_v7().to_string();
     let saying = Saying {
         event_type: RepositoryPushed::TYPE.to_owned(),
@@ -121,7 +132,9 @@ async fn find(args: &PushArgs) -> anyhow::Result<Found> {
         return git::local(Path::new(target), wanted).await;
     }
     if holds_secret(target) {
-        bail!("the URL holds a user or password, and messages must not: leave it out, and give the bots the credential (config/repositories.yaml)");
+        bail!(
+            "the URL holds a user or password, and messages must not: leave it out, and give the bots the credential (config/repositories.yaml)"
+        );
     }
     if args.bundle {
         bail!("--bundle is for a repository on this machine; the fleet fetches {target} itself");
@@ -136,7 +149,9 @@ fn is_url(target: &str) -> bool {
 
 /// Over HTTP a user alone can be a token; over SSH it is only a name.
 fn holds_secret(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return false;
+    };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     authority.rsplit_once('@').is_some_and(|(user, _)| scheme.starts_with("http") || user.contains(':'))
 }

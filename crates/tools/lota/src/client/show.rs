@@ -77,10 +77,16 @@ fn draw(tree: &Value, paint: Paint) -> Vec<String> {
         (repository, "") => format!("  {}", cut(repository, 80)),
         (repository, commit) => format!("  {}@{}", cut(repository, 80), cut(commit, 8)),
     };
-    let started = DateTime::parse_from_rfc3339(text(tree, "started")).map(|t| t.format("  %Y-%m-%d %H:%M:%S UTC").to_string());
+    let started =
+        DateTime::parse_from_rfc3339(text(tree, "started")).map(|t| t.format("  %Y-%m-%d %H:%M:%S UTC").to_string());
     let figures = format!("{} messages in {}", count(tree, "count"), took(count(tree, "duration_ms")));
     let mut lines = vec![
-        format!("{}  {}{about}{}", cut(text(tree, "id"), 128), paint.tone(state_tone(state), state), started.unwrap_or_default()),
+        format!(
+            "{}  {}{about}{}",
+            cut(text(tree, "id"), 128),
+            paint.tone(state_tone(state), state),
+            started.unwrap_or_default()
+        ),
         paint.dim(&figures),
     ];
     for root in list(tree, "roots") {
@@ -106,7 +112,12 @@ fn node(node_: &Value, first: &str, rest: &str, paint: Paint, lines: &mut Vec<St
     let since = format!("+{}.{:03} s", offset / 1000, offset % 1000);
     let hop = node_.get("hop_ms").and_then(Value::as_u64).map(|ms| format!(" (hop {})", took(ms))).unwrap_or_default();
     let times = paint.dim(&format!("{since}{hop}  {}", short(text(node_, "id"))));
-    lines.push(format!("{}{}  by {}  {times}", paint.dim(first), paint.tone(tone, &cut(event_type, 100)), cut(text(node_, "source"), 64)));
+    lines.push(format!(
+        "{}{}  by {}  {times}",
+        paint.dim(first),
+        paint.tone(tone, &cut(event_type, 100)),
+        cut(text(node_, "source"), 64)
+    ));
     let (handled, children) = (list(node_, "handled"), list(node_, "children"));
     let stem = if handled.is_empty() && children.is_empty() { "   " } else { "│  " };
     let summary = cut(text(node_, "summary"), 200);
@@ -115,7 +126,11 @@ fn node(node_: &Value, first: &str, rest: &str, paint: Paint, lines: &mut Vec<St
     }
     for (i, h) in handled.iter().enumerate() {
         let last = children.is_empty() && i + 1 == handled.len();
-        lines.push(format!("{}{}", paint.dim(&format!("{rest}{}", if last { "└· " } else { "├· " })), settled(h, paint)));
+        lines.push(format!(
+            "{}{}",
+            paint.dim(&format!("{rest}{}", if last { "└· " } else { "├· " })),
+            settled(h, paint)
+        ));
     }
     for (i, child) in children.iter().enumerate() {
         let (branch, below) = if i + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };

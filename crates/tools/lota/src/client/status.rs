@@ -16,6 +16,8 @@ use crate::home::Home;
 
 /// Correlations that the overview shows.
 const RECENT: usize = 5;
+/// Of so many; what bots say of themselves is not among them.
+const ASKED: usize = 100;
 
 /// What `lota status` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -67,7 +69,7 @@ async fn status(home: &Home, args: &StatusArgs) -> anyhow::Result<ExitCode> {
         Ok(answer) => answer.body,
         Err(e) => return without_monitor(queues.as_ref(), &e),
     };
-    let get = async |what: &str| monitor.get(&[what], &[("limit", RECENT.to_string())]).await;
+    let get = async |what: &str| monitor.get(&[what], &[("limit", ASKED.to_string())]).await;
     let overview = Overview {
         health,
         bots: list(&get("bots").await?, "bots").to_vec(),
@@ -115,21 +117,29 @@ fn without_monitor(queues: Option<&BTreeMap<String, u64>>, why: &anyhow::Error) 
 
 fn told(o: &Overview, now: DateTime<Utc>, paint: Paint) -> Vec<String> {
     let overall = text(&o.health, "overall");
-    let mut lines = vec![format!("fleet {}, score {} of 100", paint.tone(state_tone(overall), overall), count(&o.health, "score")), String::new()];
-    if o.bots.is_empty() {
+    let mut lines = vec![
+        format!("fleet {}, score {} of 100", paint.tone(state_tone(overall), overall), count(&o.health, "score")),
+        String::new(),
+    ];
+    if o.bots.is_empty() && unheard(o).is_empty() {
         lines.push("no bot has been heard yet".to_owned());
     } else {
         lines.extend(bots(o).lines(paint));
     }
     section(&mut lines, "alerts", o.alerts.iter().map(|a| alert(a, now, paint)).collect());
     section(&mut lines, "applications", o.applications.iter().map(|a| application(a, paint)).collect());
-    if !o.correlations.is_empty() {
+    let about_bots =
+        |c: &Value| ["bot.", "control.", "config."].iter().any(|domain| text(c, "type").starts_with(domain));
+    let recent: Vec<&Value> = o.correlations.iter().filter(|c| !about_bots(c)).take(RECENT).collect();
+    if !recent.is_empty() {
         lines.push(String::new());
-        lines.extend(correlations(&o.correlations, now).lines(paint));
+        lines.extend(correlations(&recent, now).lines(paint));
     }
     if let Some(unrouted) = o.queues.as_ref().and_then(|q| q.get(keys::UNROUTED_QUEUE)).filter(|n| **n > 0) {
         lines.push(String::new());
-        lines.push(paint.tone(Tone::Warn, &format!("{unrouted} messages reached nobody (queue {})", keys::UNROUTED_QUEUE)));
+        lines.push(
+            paint.tone(Tone::Warn, &format!("{unrouted} messages reached nobody (queue {})", keys::UNROUTED_QUEUE)),
+        );
     }
     lines
 }
@@ -143,7 +153,8 @@ fn section(lines: &mut Vec<String>, title: &str, entries: Vec<String>) {
 }
 
 fn bots(o: &Overview) -> Table {
-    let mut table = Table::new(&["BOT", "STATE", "VERSION", "QUEUE", "DEAD", "RATE/S", "ERRORS", "JOBS", "MEMORY", "UP", "WHY"]);
+    let mut table =
+        Table::new(&["BOT", "STATE", "VERSION", "QUEUE", "DEAD", "RATE/S", "ERRORS", "JOBS", "MEMORY", "UP", "WHY"]);
     for bot in &o.bots {
         let slug = text(bot, "name").parse::<BotName>().map(|n| n.slug()).unwrap_or_default();
         let depth = |queue: String| match &o.queues {
@@ -151,7 +162,9 @@ fn bots(o: &Overview) -> Table {
             None => "?".to_owned(),
         };
         let dead = depth(keys::dead_queue(&slug));
-        let beats: Vec<&Value> = list(bot, "instances").iter().filter_map(|i| i.get("heartbeat")).collect();
+        // One that was replaced is listed for a while, and its figures are not.
+        let alive = list(bot, "instances").iter().filter(|i| i.get("alive").and_then(Value::as_bool).unwrap_or(true));
+        let beats: Vec<&Value> = alive.filter_map(|i| i.get("heartbeat")).collect();
         let sum = |name: &str| beats.iter().map(|h| count(h, name)).sum::<u64>();
         let figures = |name: &str| beats.iter().filter_map(|h| h.get(name)?.as_f64()).collect::<Vec<_>>();
         let latest = list(bot, "instances").iter().min_by_key(|i| count(i, "age_ms")).and_then(|i| i.get("heartbeat"));
@@ -177,25 +190,62 @@ fn bots(o: &Overview) -> Table {
         cells.push(cut(text(bot, "error"), 100).into());
         table.row(cells);
     }
+    for slug in unheard(o) {
+        let queues = o.queues.as_ref();
+        let depth = |queue: String| Cell::figure(queues.and_then(|q| q.get(&queue)).copied().unwrap_or(0).to_string());
+        let mut cells: Vec<Cell> = vec![
+            slug.into(),
+            Cell::toned("not heard", Tone::Bad),
+            "".into(),
+            depth(keys::work(slug)),
+            depth(keys::dead_queue(slug)),
+        ];
+        cells.extend([""; 5].map(Cell::figure));
+        cells.push("the monitor has heard no heartbeat of it: is it running?".into());
+        table.row(cells);
+    }
     table
+}
+
+/// Bots that have queues and were never heard.
+fn unheard(o: &Overview) -> Vec<&str> {
+    let heard: Vec<String> =
+        o.bots.iter().filter_map(|b| text(b, "name").parse::<BotName>().ok()).map(|n| n.slug()).collect();
+    let all = o.queues.iter().flat_map(BTreeMap::keys).filter_map(|q| q.strip_suffix(".control"));
+    all.filter(|slug| !heard.iter().any(|h| h == slug)).collect()
 }
 
 fn alert(a: &Value, now: DateTime<Utc>, paint: Paint) -> String {
     let severity = text(a, "severity");
     let tone = if severity == "critical" { Tone::Bad } else { Tone::Warn };
-    format!("{} {}: {} ({})", paint.tone(tone, severity), cut(text(a, "subject"), 80), cut(text(a, "summary"), 200), age(text(a, "since"), now))
+    format!(
+        "{} {}: {} ({})",
+        paint.tone(tone, severity),
+        cut(text(a, "subject"), 80),
+        cut(text(a, "summary"), 200),
+        age(text(a, "since"), now)
+    )
 }
 
 fn application(a: &Value, paint: Paint) -> String {
     let health = text(a, "health");
     let commit: String = text(a, "commit").chars().take(8).collect();
-    let what = if text(a, "repository").is_empty() { String::new() } else { format!("  {}@{commit}", cut(text(a, "repository"), 80)) };
+    let what = if text(a, "repository").is_empty() {
+        String::new()
+    } else {
+        format!("  {}@{commit}", cut(text(a, "repository"), 80))
+    };
     let place = if text(a, "url").is_empty() { String::new() } else { format!("  {}", cut(text(a, "url"), 200)) };
     let error = if text(a, "error").is_empty() { String::new() } else { format!("  {}", cut(text(a, "error"), 200)) };
-    format!("{}  {}{what}{place}{}", cut(text(a, "environment"), 40), paint.tone(state_tone(health), health), paint.tone(Tone::Bad, &error))
+    format!(
+        "{}  {}{what}{place}{}",
+        cut(text(a, "environment"), 40),
+        paint.tone(state_tone(health), health),
+        paint.tone(Tone::Bad, &error)
+    )
 }
 
-fn correlations(recent: &[Value], now: DateTime<Utc>) -> Table {
+fn correlations(recent: &[&Value], now: DateTime<Utc>) -> Table {
     let mut table = Table::new(&["CORRELATION", "STATE", "WHEN", "MESSAGES", "BEGAN WITH", "ABOUT"]);
     for c in recent {
         let state = text(c, "state");
@@ -250,7 +300,9 @@ fn job_table(jobs: &[Value], now: DateTime<Utc>) -> Table {
 
 /// `12.0 s ago`; empty where there is no time.
 pub(super) fn age(at: &str, now: DateTime<Utc>) -> String {
-    let Ok(at) = DateTime::parse_from_rfc3339(at) else { return String::new() };
+    let Ok(at) = DateTime::parse_from_rfc3339(at) else {
+        return String::new();
+    };
     let ms = (now - at.with_timezone(&Utc)).num_milliseconds().max(0);
     format!("{} ago", took(ms as u64))
 }
@@ -268,17 +320,33 @@ mod tests {
         let beat = json!({"version": "0.1.0", "rate_per_s": 0.5, "error_rate": 0.25, "jobs_running": 1, "jobs_waiting": 2, "rss_bytes": 12_582_912, "uptime_s": 75});
         let overview = Overview {
             health: json!({"overall": "degraded", "score": 80}),
-            bots: vec![json!({"name": "BuildBot", "state": "paused", "error": "disk", "instances": [{"age_ms": 5, "heartbeat": beat}]})],
-            alerts: vec![json!({"severity": "critical", "subject": "bot:x", "summary": "silent", "since": "2026-11-01T12:00:00Z"})],
-            applications: vec![json!({"environment": "local", "health": "up", "repository": "shop", "commit": "4f2d9c1e8b", "url": "http://127.0.0.1:1/"})],
-            correlations: vec![json!({"id": "push-1", "state": "failed", "started": "2026-11-01T12:00:08Z", "count": 3, "type": "repository.pushed", "source": "ci", "summary": "shop"})],
-            queues: Some(BTreeMap::from([("build-bot.work".into(), 4), ("build-bot.dead".into(), 1), ("unrouted".into(), 2)])),
+            bots: vec![
+                json!({"name": "BuildBot", "state": "paused", "error": "disk", "instances": [{"age_ms": 5, "heartbeat": beat}]}),
+            ],
+            alerts: vec![
+                json!({"severity": "critical", "subject": "bot:x", "summary": "silent", "since": "2026-11-01T12:00:00Z"}),
+            ],
+            applications: vec![
+                json!({"environment": "local", "health": "up", "repository": "shop", "commit": "4f2d9c1e8b", "url": "http://127.0.0.1:1/"}),
+            ],
+            correlations: vec![
+                json!({"id": "b", "type": "bot.started"}),
+                json!({"id": "push-1", "state": "failed", "started": "2026-11-01T12:00:08Z", "count": 3, "type": "repository.pushed", "source": "ci", "summary": "shop"}),
+            ],
+            queues: Some(BTreeMap::from([
+                ("build-bot.work".into(), 4),
+                ("build-bot.dead".into(), 1),
+                ("build-bot.control".into(), 0),
+                ("test-bot.control".into(), 0),
+                ("unrouted".into(), 2),
+            ])),
         };
         let expected = "\
 fleet degraded, score 80 of 100
 
-BOT       STATE   VERSION  QUEUE  DEAD  RATE/S  ERRORS  JOBS    MEMORY      UP  WHY
-BuildBot  paused  0.1.0        4     1     0.5    25 %   1+2  12.0 MiB  75.0 s  disk
+BOT       STATE      VERSION  QUEUE  DEAD  RATE/S  ERRORS  JOBS    MEMORY      UP  WHY
+BuildBot  paused     0.1.0        4     1     0.5    25 %   1+2  12.0 MiB  75.0 s  disk
+test-bot  not heard               0     0                                          the monitor has heard no heartbeat of it: is it running?
 
 alerts
   critical bot:x: silent (10.0 s ago)
@@ -296,7 +364,10 @@ push-1       failed  2.0 s ago         3  repository.pushed by ci  shop
     #[test]
     fn an_empty_fleet_is_told_too() {
         let overview = Overview { health: json!({"overall": "critical"}), ..Overview::default() };
-        assert_eq!(told(&overview, now(), Paint::NONE), ["fleet critical, score 0 of 100", "", "no bot has been heard yet"]);
+        assert_eq!(
+            told(&overview, now(), Paint::NONE),
+            ["fleet critical, score 0 of 100", "", "no bot has been heard yet"]
+        );
     }
 
     #[test]

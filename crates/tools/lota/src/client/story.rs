@@ -53,9 +53,15 @@ pub(super) fn tell(event_type: &str, data: &Value) -> Story {
         DeployFailed::TYPE => told(data, deploy_failed),
         DeployRolledBack::TYPE => told(data, rolled_back),
         MessageDeadLettered::TYPE => told(data, dead_lettered),
-        AlertTriggered::TYPE => told(data, |e: &AlertTriggered| Story::new(Tone::Warn, &format!("{}: {}", e.subject, e.summary))),
-        AlertResolved::TYPE => told(data, |e: &AlertResolved| Story::new(Tone::Good, &format!("{}: {}", e.subject, e.summary))),
-        BotStarted::TYPE => told(data, |e: &BotStarted| bot(&e.instance, &format!("version {}, configuration {}", e.version, e.config_hash))),
+        AlertTriggered::TYPE => {
+            told(data, |e: &AlertTriggered| Story::new(Tone::Warn, &format!("{}: {}", e.subject, e.summary)))
+        }
+        AlertResolved::TYPE => {
+            told(data, |e: &AlertResolved| Story::new(Tone::Good, &format!("{}: {}", e.subject, e.summary)))
+        }
+        BotStarted::TYPE => told(data, |e: &BotStarted| {
+            bot(&e.instance, &format!("version {}, configuration {}", e.version, e.config_hash))
+        }),
         BotPaused::TYPE => told(data, |e: &BotPaused| bot(&e.instance, &format!("by {}: {}", e.by, e.reason))),
         BotResumed::TYPE => told(data, |e: &BotResumed| bot(&e.instance, &format!("by {}", e.by))),
         BotStopping::TYPE => told(data, |e: &BotStopping| bot(&e.instance, &e.reason)),
@@ -127,7 +133,9 @@ fn test_started(e: &TestStarted) -> Story {
 /// `12 passed, 1 failed, 1 skipped`
 fn counts(passed: u64, failed: u64, skipped: u64) -> String {
     let mut words = vec![format!("{passed} passed")];
-    words.extend([(failed, "failed"), (skipped, "skipped")].iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")));
+    words.extend(
+        [(failed, "failed"), (skipped, "skipped")].iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")),
+    );
     words.join(", ")
 }
 
@@ -136,7 +144,14 @@ fn suites(all: &[SuiteResult]) -> String {
     let total = counts(sum(|s| s.passed), sum(|s| s.failed), sum(|s| s.skipped));
     let each: Vec<String> = all
         .iter()
-        .map(|s| format!("{}: {} in {}", s.name, counts(s.passed.into(), s.failed.into(), s.skipped.into()), took(s.duration_ms)))
+        .map(|s| {
+            format!(
+                "{}: {} in {}",
+                s.name,
+                counts(s.passed.into(), s.failed.into(), s.skipped.into()),
+                took(s.duration_ms)
+            )
+        })
         .collect();
     match each.as_slice() {
         [] => "no suite ran".to_owned(),
@@ -178,18 +193,31 @@ fn tail(lines: &[String]) -> Vec<String> {
 
 fn deploy_started(e: &DeployStarted) -> Story {
     let over = e.previous.as_ref().map(|p| format!(" over {}", p.short())).unwrap_or_default();
-    let line = format!("{}: {} ({}){over} ({})", e.environment, revision(&e.revision), e.artifact.digest.short(), job(&e.job_id));
+    let line = format!(
+        "{}: {} ({}){over} ({})",
+        e.environment,
+        revision(&e.revision),
+        e.artifact.digest.short(),
+        job(&e.job_id)
+    );
     Story::new(Tone::Plain, &line)
 }
 
 fn deploy_completed(e: &DeployCompleted) -> Story {
     let place = e.url.as_deref().map(|u| format!(" at {u}")).unwrap_or_default();
-    let line = format!("{} has {} ({}){place} after {}", e.environment, revision(&e.revision), e.digest.short(), took(e.duration_ms));
+    let line = format!(
+        "{} has {} ({}){place} after {}",
+        e.environment,
+        revision(&e.revision),
+        e.digest.short(),
+        took(e.duration_ms)
+    );
     Story::new(Tone::Good, &line)
 }
 
 fn deploy_failed(e: &DeployFailed) -> Story {
-    let mut story = Story::new(Tone::Bad, &format!("{} after {}: {}", e.environment, took(e.duration_ms), fault(&e.error)));
+    let mut story =
+        Story::new(Tone::Bad, &format!("{} after {}: {}", e.environment, took(e.duration_ms), fault(&e.error)));
     story.details = tail(&e.log_tail);
     story
 }
@@ -298,7 +326,10 @@ mod tests {
             ("build.completed", "in 8.4 s: compile 8.1 s; artifact 3f8a3f8a3f8a of 470.8 KiB"),
             ("test.completed", "in 1.2 s: unit: 12 passed, 1 skipped in 940 ms"),
             ("deploy.completed", "staging has shop/api@4f2d9c1e (3f8a3f8a3f8a) at http://127.0.0.1:8600/ after 214 ms"),
-            ("message.dead_lettered", "BuildBot gave up on repository.pushed push-1 of ci: `payload.data.commit` is missing: expected the full commit id (MISSING_FIELD)"),
+            (
+                "message.dead_lettered",
+                "BuildBot gave up on repository.pushed push-1 of ci: `payload.data.commit` is missing: expected the full commit id (MISSING_FIELD)",
+            ),
             ("control.replied", "control.probe: done in 2 ms"),
         ] {
             assert_eq!(line_of(event_type), line);
@@ -316,7 +347,10 @@ mod tests {
     #[test]
     fn failures_show_what_one_needs_to_see() {
         let build = tell("build.failed", &(catalogue::find("build.failed").unwrap().example)());
-        assert_eq!((build.tone, build.details[0].as_str()), (Tone::Bad, "| error[E0425]: cannot find value `prot` in this scope"));
+        assert_eq!(
+            (build.tone, build.details[0].as_str()),
+            (Tone::Bad, "| error[E0425]: cannot find value `prot` in this scope")
+        );
         assert!(build.line.starts_with("after 2.3 s: step `compile`: "), "{}", build.line);
         let test = tell("test.failed", &(catalogue::find("test.failed").unwrap().example)());
         assert_eq!(test.details, ["unit::tests::adds at src/lib.rs:21", "    left: 4, right: 5"]);
@@ -333,8 +367,12 @@ mod tests {
 
     #[test]
     fn several_suites_are_summed_up() {
-        let suite = |name: &str, failed| SuiteResult { name: name.into(), passed: 5, failed, skipped: 0, duration_ms: 10 };
-        assert_eq!(suites(&[suite("a", 0), suite("b", 1)]), "10 passed, 1 failed (a: 5 passed in 10 ms; b: 5 passed, 1 failed in 10 ms)");
+        let suite =
+            |name: &str, failed| SuiteResult { name: name.into(), passed: 5, failed, skipped: 0, duration_ms: 10 };
+        assert_eq!(
+            suites(&[suite("a", 0), suite("b", 1)]),
+            "10 passed, 1 failed (a: 5 passed in 10 ms; b: 5 passed, 1 failed in 10 ms)"
+        );
         assert_eq!(suites(&[]), "no suite ran");
     }
 }

@@ -48,7 +48,8 @@ impl Table {
         let heading: Vec<Cell> =
             heading.map(|(i, h)| Cell { text: (*h).to_owned(), tone: Tone::Dim, right: rights(i) }).collect();
         let all = || std::iter::once(&heading).chain(&self.rows);
-        let width = |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.text.chars().count()).max().unwrap_or(0);
+        let width =
+            |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.text.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.heading.len()).map(width).collect();
         all().map(|row| line(row, &widths, paint)).collect()
     }

@@ -180,7 +180,14 @@ mod tests {
 
     #[test]
     fn figures_read_well() {
-        let times = [(0, "0 ms"), (840, "840 ms"), (12_345, "12.3 s"), (185_000, "3 m 05 s"), (7_800_000, "2 h 10 m"), (273_600_000, "3 d 4 h")];
+        let times = [
+            (0, "0 ms"),
+            (840, "840 ms"),
+            (12_345, "12.3 s"),
+            (185_000, "3 m 05 s"),
+            (7_800_000, "2 h 10 m"),
+            (273_600_000, "3 d 4 h"),
+        ];
         for (ms, text) in times {
             assert_eq!(took(ms), text);
         }

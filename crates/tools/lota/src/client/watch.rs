@@ -38,7 +38,10 @@ pub(crate) async fn run(home: &Home, args: WatchArgs) -> anyhow::Result<ExitCode
 
 async fn watch(home: &Home, args: &WatchArgs) -> anyhow::Result<ExitCode> {
     if args.pattern.is_empty() || args.pattern.len() > PATTERN_BYTES_MAX {
-        bail!("the pattern has {} bytes: expected 1 to {PATTERN_BYTES_MAX}, words joined by dots, `*` for one and `#` for any number", args.pattern.len());
+        bail!(
+            "the pattern has {} bytes: expected 1 to {PATTERN_BYTES_MAX}, words joined by dots, `*` for one and `#` for any number",
+            args.pattern.len()
+        );
     }
     let mut out = Out::stdout();
     let (mut events, mut logs) = open(home, args).await?;
@@ -91,14 +94,21 @@ async fn next(logs: Option<&mut mpsc::Receiver<Observed>>) -> Option<Option<Obse
 
 /// A body that is no JSON is shown as text.
 fn object(seen: &Observed) -> Value {
-    let body = serde_json::from_slice(&seen.body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&seen.body).into_owned()));
+    let body = serde_json::from_slice(&seen.body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&seen.body).into_owned()));
     json!({"at": seen.at, "routing_key": seen.routing_key, "causation_id": seen.causation_id, "body": body})
 }
 
 fn lines(seen: &Observed, is_record: bool, paint: Paint) -> Vec<String> {
     let time = seen.at.format("%H:%M:%S%.3f").to_string();
     let (source, what, correlation, story) = if is_record { record(seen) } else { event(seen) };
-    let head = format!("{}  {:<13}  {:<10}  {:<17}", paint.dim(&time), paint.dim(&correlation), cut(&source, 24), cut(&what, 40));
+    let head = format!(
+        "{}  {:<13}  {:<10}  {:<21}",
+        paint.dim(&time),
+        paint.dim(&correlation),
+        cut(&source, 24),
+        cut(&what, 40)
+    );
     let mut lines = vec![format!("{head}  {}", paint.tone(story.tone, &story.line)).trim_end().to_owned()];
     lines.extend(story.details.iter().map(|d| format!("    {d}")));
     lines
@@ -116,7 +126,12 @@ fn event(seen: &Observed) -> (String, String, String, Story) {
 
 fn record(seen: &Observed) -> (String, String, String, Story) {
     match serde_json::from_slice::<LogRecord>(&seen.body) {
-        Ok(r) => (r.bot.clone(), "log".to_owned(), r.correlation_id.as_deref().map(short).unwrap_or_default(), tell_record(&r)),
+        Ok(r) => (
+            r.bot.clone(),
+            "log".to_owned(),
+            r.correlation_id.as_deref().map(short).unwrap_or_default(),
+            tell_record(&r),
+        ),
         Err(error) => (String::new(), seen.routing_key.clone(), String::new(), unreadable(&error.to_string())),
     }
 }
@@ -131,7 +146,12 @@ mod tests {
     use chrono::DateTime;
 
     fn observed(key: &str, body: &str) -> Observed {
-        Observed { body: body.as_bytes().to_vec(), routing_key: key.into(), causation_id: None, at: DateTime::UNIX_EPOCH }
+        Observed {
+            body: body.as_bytes().to_vec(),
+            routing_key: key.into(),
+            causation_id: None,
+            at: DateTime::UNIX_EPOCH,
+        }
     }
 
     #[test]
@@ -141,7 +161,7 @@ mod tests {
             "payload": {"data": {"summary": "all well"}}, "correlation_id": "c1",
         });
         let told = lines(&observed("foo.done", &body.to_string()), false, Paint::NONE);
-        assert_eq!(told, ["00:00:00.000  c1             ci          foo.done           all well"]);
+        assert_eq!(told, ["00:00:00.000  c1             ci          foo.done               all well"]);
     }
 
     #[test]

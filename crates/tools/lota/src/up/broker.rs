@@ -47,7 +47,8 @@ async fn private(home: &Home) -> anyhow::Result<Broker> {
 async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
     let expected = "LOTA_BROKER_URL: expected amqp://user:password@host:port of an administrator";
     let parsed = reqwest::Url::parse(url).context(expected)?;
-    let (Some(host), Some(password), false) = (parsed.host_str(), parsed.password(), parsed.username().is_empty()) else {
+    let (Some(host), Some(password), false) = (parsed.host_str(), parsed.password(), parsed.username().is_empty())
+    else {
         bail!(expected);
     };
     let admin = parsed.username().to_owned();
@@ -60,7 +61,14 @@ async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
         .await
         .with_context(|| format!("the broker's management API at {management_url} does not answer {admin}; LOTA_BROKER_MANAGEMENT_URL names another"))?;
     let all = || ".*".to_owned();
-    let permission = Permission { vhost: keys::VHOST.into(), user: admin.clone(), configure: all(), write: all(), read: all() };
+    let permission =
+        Permission { vhost: keys::VHOST.into(), user: admin.clone(), configure: all(), write: all(), read: all() };
     management.put_permission(&permission).await?;
-    Ok(Broker { amqp_url: format!("{}://{host}{port}/{}", parsed.scheme(), keys::VHOST), management_url, admin, management, node: None })
+    Ok(Broker {
+        amqp_url: format!("{}://{host}{port}/{}", parsed.scheme(), keys::VHOST),
+        management_url,
+        admin,
+        management,
+        node: None,
+    })
 }

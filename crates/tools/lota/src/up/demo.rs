@@ -138,4 +138,3 @@ async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
     }
     bail!("the application was expected to say `{wanted}`; it said: {last}")
 }
-

@@ -22,7 +22,13 @@ pub(crate) struct DemoApp {
 impl DemoApp {
     pub(crate) async fn create(path: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(path.join("src"))?;
-        for (name, text) in [("Cargo.toml", MANIFEST), ("Cargo.lock", LOCK), ("src/main.rs", MAIN), (".lotabots.yaml", PIPELINE), (".gitignore", "/target\n")] {
+        for (name, text) in [
+            ("Cargo.toml", MANIFEST),
+            ("Cargo.lock", LOCK),
+            ("src/main.rs", MAIN),
+            (".lotabots.yaml", PIPELINE),
+            (".gitignore", "/target\n"),
+        ] {
             fs::write(path.join(name), text)?;
         }
         let app = Self { path: path.to_owned() };
@@ -54,7 +60,11 @@ impl DemoApp {
 
     async fn git(&self, args: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new("git");
-        command.arg("-C").arg(&self.path).args(["-c", "user.name=demo", "-c", "user.email=demo@example.org", "-c", "commit.gpgsign=false"]).args(args);
+        command
+            .arg("-C")
+            .arg(&self.path)
+            .args(["-c", "user.name=demo", "-c", "user.email=demo@example.org", "-c", "commit.gpgsign=false"])
+            .args(args);
         let output = command.env("GIT_CONFIG_NOSYSTEM", "1").output().await.context("git cannot be started")?;
         if !output.status.success() {
             bail!("git {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());

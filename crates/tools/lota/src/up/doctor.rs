@@ -29,17 +29,24 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
     }
     match rust_version().await {
         Some(version) if version >= OLDEST_RUST => println!("ok       rustc: {}.{}", version.0, version.1),
-        Some(version) => missing.push(format!("rustc {}.{} or newer (here is {}.{}): rustup update stable", OLDEST_RUST.0, OLDEST_RUST.1, version.0, version.1)),
+        Some(version) => missing.push(format!(
+            "rustc {}.{} or newer (here is {}.{}): rustup update stable",
+            OLDEST_RUST.0, OLDEST_RUST.1, version.0, version.1
+        )),
         None => missing.push("rustc: https://rustup.rs, or rustup default stable".to_owned()),
     }
     broker(&mut missing)?;
     match memory_mib() {
-        Some(mib) if mib < MEMORY_MIN_MIB => missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}")),
+        Some(mib) if mib < MEMORY_MIN_MIB => {
+            missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"))
+        }
         Some(mib) => println!("ok       memory: {mib} MiB free"),
         None => println!("unknown  memory: /proc/meminfo cannot be read"),
     }
     match disk_mib() {
-        Some(mib) if mib < DISK_MIN_MIB => missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}")),
+        Some(mib) if mib < DISK_MIN_MIB => {
+            missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}"))
+        }
         Some(mib) => println!("ok       disk: {mib} MiB free here"),
         None => println!("unknown  disk"),
     }
@@ -53,6 +60,21 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNAVAILABLE) })
 }
 
+/// Has the cache hold what a fleet and its tests need. Progress goes to standard error, bubblewrap's path to standard output.
+pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
+    let dir = environment::cache_dir()?;
+    let progress = |line: &str| eprintln!("  {line}");
+    if environment::broker_url().is_none() {
+        Installation::find(&dir, &progress).await?;
+    }
+    let bwrap = match environment::find_program("bwrap") {
+        Some(installed) => installed,
+        None => PackageCache::new(&dir).ensure(Bundle::Bubblewrap, &progress).await?.join(Bundle::Bubblewrap.program()),
+    };
+    println!("{}", bwrap.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
     let cache = PackageCache::new(environment::cache_dir()?);
     if environment::broker_url().is_some() {
@@ -64,7 +86,10 @@ fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
     } else if environment::find_program("apt-get").is_some() {
         println!("ok       broker: RabbitMQ's packages will be unpacked into the cache (34 MB, without root)");
     } else {
-        missing.push("broker: install rabbitmq-server with this system's package manager, or name one in LOTA_BROKER_URL".to_owned());
+        missing.push(
+            "broker: install rabbitmq-server with this system's package manager, or name one in LOTA_BROKER_URL"
+                .to_owned(),
+        );
     }
     match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
         Some(_) => println!("ok       sandbox: bubblewrap"),

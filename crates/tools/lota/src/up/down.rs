@@ -37,7 +37,11 @@ pub(crate) async fn down(home: &Home, args: &DownArgs) -> anyhow::Result<ExitCod
         let mut told = Instant::now();
         while started_at(record.supervisor_pid) == Some(record.supervisor_started) {
             if Instant::now() > limit {
-                bail!("the fleet's supervisor (process {pid}) did not stop within {} s; see {}", STOP_LIMIT.as_secs(), home.join("logs/supervisor.log").display());
+                bail!(
+                    "the fleet's supervisor (process {pid}) did not stop within {} s; see {}",
+                    STOP_LIMIT.as_secs(),
+                    home.join("logs/supervisor.log").display()
+                );
             }
             if told.elapsed() > Duration::from_secs(5) {
                 println!("  still stopping");
@@ -77,7 +81,9 @@ pub(crate) async fn stop_applications(home: &Home) -> anyhow::Result<usize> {
 }
 
 fn find_records(dir: &Path, depth: usize, out: &mut Vec<PathBuf>) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         let Ok(kind) = entry.file_type() else { continue };
         // What was deployed is the repository's, not ours: a serve.json in there is none of our records.

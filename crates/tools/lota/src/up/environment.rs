@@ -39,7 +39,10 @@ pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let own = own_program()?;
     let path = own.with_file_name(name);
     if !path.is_file() {
-        bail!("{} is missing: the bots' programs lie beside `lota`; build them with `cargo build --workspace --bins`", path.display());
+        bail!(
+            "{} is missing: the bots' programs lie beside `lota`; build them with `cargo build --workspace --bins`",
+            path.display()
+        );
     }
     Ok(path)
 }

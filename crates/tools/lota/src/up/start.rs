@@ -41,7 +41,11 @@ pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     if let Some(record) = home.record()?
         && alive(&record)
     {
-        bail!("a fleet is up in {} already (process {}): see `lota status`, or stop it with `lota down`", home.path().display(), record.supervisor_pid);
+        bail!(
+            "a fleet is up in {} already (process {}): see `lota status`, or stop it with `lota down`",
+            home.path().display(),
+            record.supervisor_pid
+        );
     }
     home.create()?;
     if args.detach { detached(home, args).await } else { foreground(home, args).await }
@@ -157,12 +161,14 @@ async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<
             Ok(url) => heard(&http, &url).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        let missing: Vec<&str> = BOTS.iter().map(|(slug, _)| *slug).filter(|slug| !heard.iter().any(|h| h == slug)).collect();
+        let missing: Vec<&str> =
+            BOTS.iter().map(|(slug, _)| *slug).filter(|slug| !heard.iter().any(|h| h == slug)).collect();
         if missing.is_empty() {
             return home.monitor_url();
         }
         if Instant::now() > limit {
-            let ends: String = missing.iter().map(|s| format!("\n{}:\n{}", home.log(s).display(), log_end(home, s))).collect();
+            let ends: String =
+                missing.iter().map(|s| format!("\n{}:\n{}", home.log(s).display(), log_end(home, s))).collect();
             bail!("not heard within {} s: {}{ends}", READY_LIMIT.as_secs(), missing.join(", "));
         }
         if told.elapsed() > Duration::from_secs(5) {

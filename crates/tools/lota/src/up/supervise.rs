@@ -80,7 +80,11 @@ impl Supervisor {
     fn start(&mut self, index: usize) -> anyhow::Result<()> {
         let slug = self.bots[index].slug;
         let log = self.home.log(slug);
-        let out = fs::OpenOptions::new().create(true).append(true).open(&log).with_context(|| format!("cannot open {}", log.display()))?;
+        let out = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
         // With a parent-death signal, since a supervisor that is killed must not leave bots behind that nobody watches.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "--"])
@@ -92,7 +96,9 @@ impl Supervisor {
             .stderr(out)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("cannot start {} (by setpriv, of the package util-linux)", self.bots[index].program.display()))?;
+            .with_context(|| {
+                format!("cannot start {} (by setpriv, of the package util-linux)", self.bots[index].program.display())
+            })?;
         let bot = &mut self.bots[index];
         bot.child = Some(child);
         bot.since = Instant::now();
@@ -124,7 +130,8 @@ impl Supervisor {
 
     /// Which processes there are, for people and for tests.
     fn write_pids(&self) -> anyhow::Result<()> {
-        let pids: BTreeMap<&str, u32> = self.bots.iter().filter_map(|b| Some((b.slug, b.child.as_ref()?.id()?))).collect();
+        let pids: BTreeMap<&str, u32> =
+            self.bots.iter().filter_map(|b| Some((b.slug, b.child.as_ref()?.id()?))).collect();
         crate::home::write_private(&self.home.join("pids.json"), &serde_json::to_vec_pretty(&pids)?)
     }
 
@@ -186,7 +193,11 @@ impl Bot {
         };
         let log = home.log(self.slug);
         if status.code() == Some(EXIT_CONFIG) {
-            println!("{} ended by {how}: its configuration or this machine is wrong, see the end of {}", self.slug, log.display());
+            println!(
+                "{} ended by {how}: its configuration or this machine is wrong, see the end of {}",
+                self.slug,
+                log.display()
+            );
             return;
         }
         self.pause = if self.since.elapsed() > SETTLED { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };

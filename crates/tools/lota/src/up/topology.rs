@@ -64,7 +64,11 @@ pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
 }
 
 /// Applies the topology; every user's password is in the fleet's folder.
-pub(crate) async fn apply_to(home: &Home, management: &Management, options: ApplyOptions) -> anyhow::Result<Vec<Change>> {
+pub(crate) async fn apply_to(
+    home: &Home,
+    management: &Management,
+    options: ApplyOptions,
+) -> anyhow::Result<Vec<Change>> {
     let topology = of(home)?;
     let mut passwords = std::collections::BTreeMap::new();
     for user in &topology.users {
@@ -114,7 +118,10 @@ fn show(topology: &Topology) {
         }
     }
     for ((publisher, key), hearers) in rows {
-        println!("{publisher:<16} {key:<34} {}", if hearers.is_empty() { "(taps only)".to_owned() } else { hearers.join(", ") });
+        println!(
+            "{publisher:<16} {key:<34} {}",
+            if hearers.is_empty() { "(taps only)".to_owned() } else { hearers.join(", ") }
+        );
     }
     let known = catalogue::all().len();
     println!("{known} message types, {} of them commands every bot hears from the operator", control_types().len());

@@ -25,10 +25,7 @@ To hear everything, an outside publisher that is granted it reads its queue `{pu
 
 /// Adds it.
 pub(super) fn add(source: &Source, files: &mut Files) -> Result<()> {
-    files.insert(
-        format!("{OWN_FOLDER}/asyncapi.yaml"),
-        text::yaml(MARK, document(source)?)?,
-    );
+    files.insert(format!("{OWN_FOLDER}/asyncapi.yaml"), text::yaml(MARK, document(source)?)?);
     Ok(())
 }
 
@@ -100,10 +97,7 @@ const RECORDS: [Record; 2] = [
 impl Record {
     fn channel(&self) -> Value {
         let mut parameters = Map::new();
-        let names = self
-            .address
-            .split('.')
-            .filter_map(|word| word.strip_prefix('{')?.strip_suffix('}'));
+        let names = self.address.split('.').filter_map(|word| word.strip_prefix('{')?.strip_suffix('}'));
         for name in names {
             let what = match name {
                 "bot" => json!({"description": "The bot, such as build-bot."}),
@@ -149,12 +143,7 @@ fn channel(source: &Source, entry: &Entry) -> Value {
     if entry.kind == Kind::Command {
         let is_control = control_types().contains(&entry.event_type);
         let hears = |c: &&Contract| is_control || c.hears.iter().any(|heard| heard == entry.event_type);
-        let bots: Vec<String> = source
-            .contracts
-            .iter()
-            .filter(hears)
-            .map(|c| c.name.slug())
-            .collect();
+        let bots: Vec<String> = source.contracts.iter().filter(hears).map(|c| c.name.slug()).collect();
         channel["address"] = keys::command("{bot}", entry.event_type).into();
         channel["parameters"] = json!({"bot": {"description": "The bot that is asked.", "enum": bots}});
     }
@@ -231,52 +220,31 @@ fn add_operations(contract: &Contract, operations: &mut Map<String, Value>) {
         })
     };
     for said in contract.all_says() {
-        let priority = catalogue::find(said)
-            .map(|entry| entry.priority)
-            .unwrap_or_default();
+        let priority = catalogue::find(said).map(|entry| entry.priority).unwrap_or_default();
         let binding = json!({
             "deliveryMode": 2, "mandatory": true, "priority": priority.amqp(), "timestamp": true, "bindingVersion": BINDING,
         });
         let summary = format!("{bot} says {said} to {}.", keys::egress(&slug));
-        operations.insert(
-            format!("{slug}.says.{said}"),
-            operation("send", said, summary, binding),
-        );
+        operations.insert(format!("{slug}.says.{said}"), operation("send", said, summary, binding));
     }
-    let work = contract
-        .hears
-        .iter()
-        .map(|heard| (heard.as_str(), keys::work(&slug)));
+    let work = contract.hears.iter().map(|heard| (heard.as_str(), keys::work(&slug)));
     let control = control_types().map(|heard| (heard, keys::control(&slug)));
     for (heard, queue) in work.chain(control) {
         let binding = json!({"ack": true, "bindingVersion": BINDING});
-        let retries = if queue.ends_with(".work") {
-            retries()
-        } else {
-            String::new()
-        };
+        let retries = if queue.ends_with(".work") { retries() } else { String::new() };
         let summary = format!("{bot} hears {heard} from its queue {queue}{retries}.");
-        operations.insert(
-            format!("{slug}.hears.{heard}"),
-            operation("receive", heard, summary, binding),
-        );
+        operations.insert(format!("{slug}.hears.{heard}"), operation("receive", heard, summary, binding));
     }
     for record in &RECORDS {
         let name = record.name;
         let binding = json!({"deliveryMode": 1, "mandatory": false, "bindingVersion": BINDING});
         let summary = format!("{bot} says {name} to {}.", keys::egress(&slug));
-        operations.insert(
-            format!("{slug}.says.{name}"),
-            operation("send", name, summary, binding),
-        );
+        operations.insert(format!("{slug}.says.{name}"), operation("send", name, summary, binding));
         if contract.observes.contains(&record.tap) {
             let queue = keys::tap_queue(&slug, record.tap.as_str());
             let binding = json!({"ack": true, "bindingVersion": BINDING});
             let summary = format!("{bot} observes every {name} from its queue {queue}.");
-            operations.insert(
-                format!("{slug}.hears.{name}"),
-                operation("receive", name, summary, binding),
-            );
+            operations.insert(format!("{slug}.hears.{name}"), operation("receive", name, summary, binding));
         }
     }
 }

@@ -12,20 +12,11 @@ pub(super) fn excerpt(path: &str, found: &str, wanted: &str) -> String {
     let same = |a: &&str, b: &&str| a == b;
     let head = old.iter().zip(&new).take_while(|(a, b)| same(a, b)).count();
     let rest = old.len().min(new.len()) - head;
-    let tail = old
-        .iter()
-        .rev()
-        .zip(new.iter().rev())
-        .take(rest)
-        .take_while(|(a, b)| same(a, b))
-        .count();
+    let tail = old.iter().rev().zip(new.iter().rev()).take(rest).take_while(|(a, b)| same(a, b)).count();
     let (gone, come) = (&old[head..old.len() - tail], &new[head..new.len() - tail]);
 
     let first = head.saturating_sub(CONTEXT_LINES);
-    let mut text = format!(
-        "--- {path} (in the tree)\n+++ {path} (from the contracts)\n@@ line {} @@\n",
-        head + 1
-    );
+    let mut text = format!("--- {path} (in the tree)\n+++ {path} (from the contracts)\n@@ line {} @@\n", head + 1);
     lines(&mut text, ' ', &new[first..head]);
     lines(&mut text, '-', gone);
     lines(&mut text, '+', come);
@@ -52,11 +43,7 @@ mod tests {
     use super::*;
 
     fn shown(found: &str, wanted: &str) -> Vec<String> {
-        excerpt("x", found, wanted)
-            .lines()
-            .skip(2)
-            .map(str::to_owned)
-            .collect()
+        excerpt("x", found, wanted).lines().skip(2).map(str::to_owned).collect()
     }
 
     #[test]
@@ -70,10 +57,7 @@ mod tests {
         assert_eq!(shown("", "a\n"), ["@@ line 1 @@", "+a"]);
         assert_eq!(shown("a\n", ""), ["@@ line 1 @@", "-a"]);
         assert_eq!(shown("a\na\n", "a\na\na\n"), ["@@ line 3 @@", " a", " a", "+a"]);
-        assert_eq!(
-            shown("a\r\nb", "a\nb\n"),
-            ["@@ line 3 @@", " a", " b", "only the ends of lines differ"]
-        );
+        assert_eq!(shown("a\r\nb", "a\nb\n"), ["@@ line 3 @@", " a", " b", "only the ends of lines differ"]);
     }
 
     #[test]

@@ -51,10 +51,7 @@ fn at() -> Result<DateTime<Utc>> {
 fn said_by(source: &Source, event_type: &str) -> Result<BotName> {
     let is = |said: &String| said == event_type;
     let declares = source.contracts.iter().find(|c| c.says.iter().any(is));
-    let may = source
-        .contracts
-        .iter()
-        .find(|c| c.all_says().contains(&event_type));
+    let may = source.contracts.iter().find(|c| c.all_says().contains(&event_type));
     let operator = OutsidePublisher::operator().says;
     match declares.or(may) {
         Some(contract) => Ok(contract.name.clone()),
@@ -70,8 +67,7 @@ fn asked(source: &Source, event_type: &str) -> Result<BotName> {
         c.hears.iter().any(|heard| heard == event_type) || control_types().contains(&event_type)
     };
     let bot = source.contracts.iter().find(hears);
-    let bot = bot.with_context(|| {
-        format!("nobody hears the command {event_type}: let a bot hear it, or take it out")
-    })?;
+    let bot =
+        bot.with_context(|| format!("nobody hears the command {event_type}: let a bot hear it, or take it out"))?;
     Ok(bot.name.clone())
 }

@@ -16,28 +16,16 @@ const NAME: &str = "[A-Za-z][A-Za-z0-9_-]{0,63}";
 /// Adds them.
 pub(super) fn add(source: &Source, files: &mut Files) -> Result<()> {
     let mut put = |path: &str, schema: Value| -> Result<()> {
-        files.insert(
-            format!("{OWN_FOLDER}/{path}"),
-            text::json(finished(path, schema))?,
-        );
+        files.insert(format!("{OWN_FOLDER}/{path}"), text::json(finished(path, schema))?);
         Ok(())
     };
     put("envelope.schema.json", envelope())?;
     for entry in catalogue::all() {
         put(&event_path(entry.event_type), event(&entry))?;
     }
-    put(
-        "pipeline.schema.json",
-        serde_json::to_value(schema_of::<Pipeline>())?,
-    )?;
-    put(
-        "heartbeat.schema.json",
-        serde_json::to_value(schema_of::<Heartbeat>())?,
-    )?;
-    put(
-        "log-record.schema.json",
-        serde_json::to_value(schema_of::<LogRecord>())?,
-    )?;
+    put("pipeline.schema.json", serde_json::to_value(schema_of::<Pipeline>())?)?;
+    put("heartbeat.schema.json", serde_json::to_value(schema_of::<Heartbeat>())?)?;
+    put("log-record.schema.json", serde_json::to_value(schema_of::<LogRecord>())?)?;
     for member in &source.fleet {
         let name = &member.contract.name;
         let mut schema = serde_json::to_value(&member.config_schema)?;
@@ -77,7 +65,7 @@ fn for_people(value: &mut Value) {
             for (key, value) in map {
                 match value {
                     Value::String(text) if key == "description" => {
-                        *text = text.replace("[`", "`").replace("`]", "`")
+                        *text = text.replace("[`", "`").replace("`]", "`");
                     }
                     _ => for_people(value),
                 }

@@ -18,18 +18,13 @@ fn root() -> PathBuf {
 
 fn in_folder<'a>(files: &'a Files, folder: &str) -> Vec<(&'a str, Value)> {
     let inside = files.iter().filter(|(path, _)| path.starts_with(folder));
-    let found: Vec<_> = inside
-        .map(|(path, text)| (path.as_str(), serde_json::from_str(text).unwrap()))
-        .collect();
+    let found: Vec<_> = inside.map(|(path, text)| (path.as_str(), serde_json::from_str(text).unwrap())).collect();
     assert!(!found.is_empty(), "{folder}");
     found
 }
 
 fn validator(schema: &Value) -> Validator {
-    jsonschema::options()
-        .should_validate_formats(true)
-        .build(schema)
-        .unwrap()
+    jsonschema::options().should_validate_formats(true).build(schema).unwrap()
 }
 
 #[test]
@@ -43,10 +38,7 @@ fn the_files_in_the_tree_are_current() {
 #[test]
 fn every_file_ends_with_a_newline_and_every_one_that_can_says_where_it_comes_from() {
     for (path, text) in source().files().unwrap() {
-        assert!(
-            text.ends_with('\n') && !text.ends_with("\n\n") && !text.contains('\r'),
-            "{path}"
-        );
+        assert!(text.ends_with('\n') && !text.ends_with("\n\n") && !text.contains('\r'), "{path}");
         let has_no_room = path.contains("/examples/") || path.ends_with("/contracts.json");
         assert!(has_no_room || text.contains(MARK), "{path}");
     }
@@ -60,10 +52,7 @@ fn every_schema_is_one_of_2020_12() {
         let schema: Value = serde_json::from_str(text).unwrap();
         assert_eq!(schema["$schema"], schemas::DIALECT, "{path}");
         jsonschema::meta::validate(&schema).unwrap_or_else(|e| panic!("{path}: {e}"));
-        assert!(
-            schema["title"].is_string() && schema["description"].is_string(),
-            "{path}"
-        );
+        assert!(schema["title"].is_string() && schema["description"].is_string(), "{path}");
         assert!(path.ends_with(schema["$id"].as_str().unwrap()), "{path}");
     }
 }
@@ -75,14 +64,11 @@ fn every_example_fits_the_envelope_and_its_type_and_is_read_by_the_fleet() {
     let examples = in_folder(&files, "proto-schemas/examples/");
     assert_eq!(examples.len(), catalogue::all().len());
     for (path, example) in examples {
-        envelope
-            .validate(&example)
-            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        envelope.validate(&example).unwrap_or_else(|e| panic!("{path}: {e}"));
         let event_type = example["type"].as_str().unwrap();
         let schema = &files[&format!("proto-schemas/{}", schemas::event_path(event_type))];
         let data = validator(&serde_json::from_str(schema).unwrap());
-        data.validate(&example["payload"]["data"])
-            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        data.validate(&example["payload"]["data"]).unwrap_or_else(|e| panic!("{path}: {e}"));
         Envelope::decode(example.to_string().as_bytes()).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 }
@@ -103,18 +89,12 @@ fn an_example_without_a_required_member_fits_no_more() {
         less["payload"] = json!({"other": 1});
         assert!(!envelope_validator.is_valid(&less), "{path} without data");
 
-        let schema = &files[&format!(
-            "proto-schemas/{}",
-            schemas::event_path(example["type"].as_str().unwrap())
-        )];
+        let schema = &files[&format!("proto-schemas/{}", schemas::event_path(example["type"].as_str().unwrap()))];
         let schema: Value = serde_json::from_str(schema).unwrap();
         for member in schema["required"].as_array().into_iter().flatten() {
             let mut data = example["payload"]["data"].clone();
             data.as_object_mut().unwrap().remove(member.as_str().unwrap());
-            assert!(
-                !validator(&schema).is_valid(&data),
-                "{path} without payload.data.{member}"
-            );
+            assert!(!validator(&schema).is_valid(&data), "{path} without payload.data.{member}");
             removed += 1;
         }
     }
@@ -130,11 +110,7 @@ fn the_envelope_refuses_what_the_fleet_refuses() {
         let mut message = good.clone();
         message[field] = value;
         assert_eq!(envelope.is_valid(&message), fits, "schema: {message}");
-        assert_eq!(
-            Envelope::decode(message.to_string().as_bytes()).is_ok(),
-            fits,
-            "fleet: {message}"
-        );
+        assert_eq!(Envelope::decode(message.to_string().as_bytes()).is_ok(), fits, "fleet: {message}");
     };
     agree("future", json!([1]), true);
     agree("id", json!("x".repeat(128)), true);
@@ -170,9 +146,7 @@ fn message_validator(files: &Files, document: &Value, event_type: &str) -> Valid
         registry = registry.add(format!("https://x/{path}"), schema).unwrap();
     }
     let registry = registry.prepare().unwrap();
-    let options = jsonschema::options()
-        .with_registry(&registry)
-        .with_base_uri("https://x/proto-schemas/asyncapi.yaml");
+    let options = jsonschema::options().with_registry(&registry).with_base_uri("https://x/proto-schemas/asyncapi.yaml");
     options.build(payload).unwrap()
 }
 
@@ -182,17 +156,11 @@ fn the_asyncapi_document_fits_its_published_schema() {
     let validator = jsonschema::draft7::new(&schema).unwrap();
     let files = source().files().unwrap();
     let mut document: Value = serde_saphyr::from_str(&files["proto-schemas/asyncapi.yaml"]).unwrap();
-    let told: Vec<String> = validator
-        .iter_errors(&document)
-        .map(|e| format!("{}: {e}", e.instance_path()))
-        .collect();
+    let told: Vec<String> = validator.iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
     assert!(told.is_empty(), "{}", told.join("\n"));
 
     document["operations"]["build-bot.says.build.completed"]["action"] = "shout".into();
-    assert!(
-        !validator.is_valid(&document),
-        "a wrong document has to be noticed"
-    );
+    assert!(!validator.is_valid(&document), "a wrong document has to be noticed");
 }
 
 #[test]
@@ -229,11 +197,7 @@ fn the_messages_of_the_asyncapi_document_take_their_own_example_and_no_other() {
     for event_type in ["build.completed", "control.pause", "alert.triggered"] {
         let validator = message_validator(&files, &document, event_type);
         for (path, example) in &examples {
-            assert_eq!(
-                validator.is_valid(example),
-                example["type"] == event_type,
-                "{event_type}: {path}"
-            );
+            assert_eq!(validator.is_valid(example), example["type"] == event_type, "{event_type}: {path}");
         }
         let (_, mut wrong) = in_folder(&files, &format!("proto-schemas/examples/{event_type}")).remove(0);
         wrong["payload"]["data"] = json!({});
@@ -247,16 +211,9 @@ fn all_that_bots_say_and_hear_is_an_operation() {
     let document = asyncapi::document(&source).unwrap();
     for contract in &source.contracts {
         let slug = contract.name.slug();
-        for (verb, types, action) in [
-            ("says", &contract.says, "send"),
-            ("hears", &contract.hears, "receive"),
-        ] {
+        for (verb, types, action) in [("says", &contract.says, "send"), ("hears", &contract.hears, "receive")] {
             for t in types {
-                assert_eq!(
-                    document["operations"][format!("{slug}.{verb}.{t}")]["action"],
-                    action,
-                    "{slug} {t}"
-                );
+                assert_eq!(document["operations"][format!("{slug}.{verb}.{t}")]["action"], action, "{slug} {t}");
             }
         }
     }
@@ -284,14 +241,11 @@ fn the_page_tells_of_every_bot_queue_exchange_and_user() {
     let queues = source.topology.queues.iter().map(|q| &q.name);
     for name in queues.chain(source.topology.exchanges.iter().map(|e| &e.name)) {
         let general = |c: &Contract| format!("| `{}` |", name.replace(&c.name.slug(), "<bot>"));
-        let is_told = page.contains(&format!("| `{name}` |"))
-            || source.contracts.iter().any(|c| page.contains(&general(c)));
+        let is_told =
+            page.contains(&format!("| `{name}` |")) || source.contracts.iter().any(|c| page.contains(&general(c)));
         assert!(is_told, "{name}");
     }
-    assert!(
-        page.contains("| build-bot | `build.completed` | `test-bot.work` |"),
-        "{page}"
-    );
+    assert!(page.contains("| build-bot | `build.completed` | `test-bot.work` |"), "{page}");
 }
 
 /// The shipped publishers are what the generated topology stands on.
@@ -312,13 +266,9 @@ fn every_shipped_configuration_fits_its_schema() {
         let path = format!("deploy/config/{slug}.yaml");
         let text = fs::read_to_string(root().join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
         let config: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"));
-        let schema =
-            serde_json::from_str(&files[&format!("proto-schemas/config/{slug}.schema.json")]).unwrap();
+        let schema = serde_json::from_str(&files[&format!("proto-schemas/config/{slug}.schema.json")]).unwrap();
         let validator = validator(&schema);
-        let told: Vec<String> = validator
-            .iter_errors(&config)
-            .map(|e| format!("{}: {e}", e.instance_path()))
-            .collect();
+        let told: Vec<String> = validator.iter_errors(&config).map(|e| format!("{}: {e}", e.instance_path())).collect();
         assert!(told.is_empty(), "{path}: {}", told.join("\n"));
     }
 }
@@ -333,10 +283,7 @@ fn gen_writes_what_is_missing_and_removes_what_is_left_over_and_check_does_neith
         (code == ExitCode::SUCCESS, String::from_utf8(out).unwrap())
     };
     let (good, told) = call(true);
-    assert!(
-        !good && told.contains("docs/topology.md: is missing\n") && !at("docs").exists(),
-        "{told}"
-    );
+    assert!(!good && told.contains("docs/topology.md: is missing\n") && !at("docs").exists(), "{told}");
     let (good, told) = call(false);
     assert!(good && told.contains("wrote docs/topology.md\n"), "{told}");
     assert!(call(true).0 && call(false).1.ends_with(" files, 0 of them changed\n"));
@@ -351,14 +298,8 @@ fn gen_writes_what_is_missing_and_removes_what_is_left_over_and_check_does_neith
         !good && told.contains("-# Mine\n+# Topology\n") && told.ends_with("are stale: run `make gen`\n"),
         "{told}"
     );
+    assert!(told.contains("proto-schemas/old/gone.json: nothing generates it any more\n"), "{told}");
     assert!(
-        told.contains("proto-schemas/old/gone.json: nothing generates it any more\n"),
-        "{told}"
-    );
-    assert!(
-        call(false).0
-            && call(true).0
-            && !at("proto-schemas/old/gone.json").exists()
-            && at("docs/mine.md").exists()
+        call(false).0 && call(true).0 && !at("proto-schemas/old/gone.json").exists() && at("docs/mine.md").exists()
     );
 }

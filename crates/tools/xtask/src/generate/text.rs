@@ -21,12 +21,7 @@ fn sorted(value: Value) -> Value {
         Value::Object(map) => {
             let mut members: Vec<(String, Value)> = map.into_iter().collect();
             members.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(
-                members
-                    .into_iter()
-                    .map(|(key, value)| (key, sorted(value)))
-                    .collect::<Map<_, _>>(),
-            )
+            Value::Object(members.into_iter().map(|(key, value)| (key, sorted(value))).collect::<Map<_, _>>())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
         other => other,
@@ -81,13 +76,9 @@ mod tests {
             "<<",
             &long,
         ];
-        let value =
-            json!({"texts": texts, "to.{bot}.x": {"#/a": 1, "no": null, "1": [[], {}, [[1.5, true]]]}});
+        let value = json!({"texts": texts, "to.{bot}.x": {"#/a": 1, "no": null, "1": [[], {}, [[1.5, true]]]}});
         let text = yaml("Said.", value.clone()).unwrap();
-        assert!(
-            text.starts_with("# Said.\n") && text.ends_with('\n') && !text.ends_with("\n\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("# Said.\n") && text.ends_with('\n') && !text.ends_with("\n\n"), "{text}");
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
     }
 }

@@ -19,10 +19,7 @@ const COMPANIONS: &[Companion] = &[
         what: "a line in docs/ARCHITECTURE.md or docs/topology.md",
         is_there: |tree, bot| {
             let pages = [ARCHITECTURE, "docs/topology.md"];
-            pages
-                .iter()
-                .filter_map(|page| tree.text(page))
-                .any(|page| names_bot(page, bot))
+            pages.iter().filter_map(|page| tree.text(page)).any(|page| names_bot(page, bot))
         },
         remedy: "name it there",
     },
@@ -40,10 +37,7 @@ pub(super) fn companions(tree: &Tree, report: &mut Report) {
         let ["crates", "bots", bot, "Cargo.toml"] = path.split('/').collect::<Vec<_>>()[..] else {
             continue;
         };
-        for companion in COMPANIONS
-            .iter()
-            .filter(|companion| !(companion.is_there)(tree, bot))
-        {
+        for companion in COMPANIONS.iter().filter(|companion| !(companion.is_there)(tree, bot)) {
             let wrong = format!("{bot} lacks {}", companion.what);
             report.add("companions", path, 1, wrong, companion.remedy);
         }
@@ -67,13 +61,7 @@ pub(super) fn front_pages(tree: &Tree, report: &mut Report) {
     if lines > ARCHITECTURE_LINES_MAX {
         let wrong = format!("it has {lines} lines, more than {ARCHITECTURE_LINES_MAX}");
         let remedy = "move detail to the page that is about it";
-        report.add(
-            "front-pages",
-            ARCHITECTURE,
-            ARCHITECTURE_LINES_MAX + 1,
-            wrong,
-            remedy,
-        );
+        report.add("front-pages", ARCHITECTURE, ARCHITECTURE_LINES_MAX + 1, wrong, remedy);
     }
 }
 
@@ -81,13 +69,7 @@ pub(super) fn front_pages(tree: &Tree, report: &mut Report) {
 pub(super) fn sizes(tree: &Tree, report: &mut Report) {
     for (path, file) in tree.files().filter(|(_, file)| file.bytes > FILE_BYTES_MAX) {
         let wrong = format!("it has {} bytes, more than {FILE_BYTES_MAX}", file.bytes);
-        report.add(
-            "sizes",
-            path,
-            1,
-            wrong,
-            "generate or download it, or make it smaller",
-        );
+        report.add("sizes", path, 1, wrong, "generate or download it, or make it smaller");
     }
 }
 
@@ -97,13 +79,7 @@ pub(super) fn places(tree: &Tree, report: &mut Report) {
         for (i, line) in text.lines().enumerate() {
             if let Some(place) = machine_place(line) {
                 let wrong = format!("`{place}` is a place on one machine");
-                report.add(
-                    "places",
-                    path,
-                    i + 1,
-                    wrong,
-                    "make it relative, or take it from a setting",
-                );
+                report.add("places", path, i + 1, wrong, "make it relative, or take it from a setting");
             }
         }
     }
@@ -112,11 +88,7 @@ pub(super) fn places(tree: &Tree, report: &mut Report) {
 /// By its folder's name, or as people and messages call it: `build-bot`, `BuildBot`.
 fn names_bot(page: &str, bot: &str) -> bool {
     let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
-    let spoken: String = bot
-        .split('-')
-        .filter(|part| !part.is_empty())
-        .map(capital)
-        .collect();
+    let spoken: String = bot.split('-').filter(|part| !part.is_empty()).map(capital).collect();
     page.contains(bot) || page.contains(&spoken)
 }
 
@@ -130,17 +102,12 @@ fn machine_place(line: &str) -> Option<String> {
             return None;
         }
         let mut parts = line[at + 1..].split('/');
-        let name = parts
-            .next()
-            .filter(|name| ["home", "root", "work"].contains(name))?;
+        let name = parts.next().filter(|name| ["home", "root", "work"].contains(name))?;
         let inside = parts.next()?;
         if name != "home" {
             return Some(format!("/{name}/"));
         }
-        let is_user = !inside.is_empty()
-            && inside
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        let is_user = !inside.is_empty() && inside.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
         (is_user && parts.next().is_some()).then(|| format!("/home/{inside}/"))
     })
 }
@@ -155,10 +122,7 @@ mod tests {
     #[test]
     fn a_bot_has_its_companions() {
         let config = ("deploy/config/build-bot.yaml", "");
-        for line in [
-            (ARCHITECTURE, "BuildBot builds.\n"),
-            ("docs/topology.md", "- build-bot\n"),
-        ] {
+        for line in [(ARCHITECTURE, "BuildBot builds.\n"), ("docs/topology.md", "- build-bot\n")] {
             assert_eq!(found(companions, &[BOT, config, line]), [""; 0]);
         }
         assert_eq!(
@@ -173,28 +137,16 @@ mod tests {
     #[test]
     fn the_front_pages_are_there_and_fit() {
         let readme = ("README.md", "Try `make demo`, check with `make test`.\n");
+        assert_eq!(found(front_pages, &[readme, (ARCHITECTURE, &"line\n".repeat(200))]), [""; 0]);
         assert_eq!(
-            found(front_pages, &[readme, (ARCHITECTURE, &"line\n".repeat(200))]),
-            [""; 0]
-        );
-        assert_eq!(
-            found(
-                front_pages,
-                &[("README.md", "Hello.\n"), (ARCHITECTURE, &"line\n".repeat(201))]
-            ),
+            found(front_pages, &[("README.md", "Hello.\n"), (ARCHITECTURE, &"line\n".repeat(201))]),
             [
                 "README.md:1: it does not name `make demo`",
                 "README.md:1: it does not name `make test`",
                 "docs/ARCHITECTURE.md:201: it has 201 lines, more than 200",
             ]
         );
-        assert_eq!(
-            found(front_pages, &[]),
-            [
-                "README.md:1: it is missing",
-                "docs/ARCHITECTURE.md:1: it is missing"
-            ]
-        );
+        assert_eq!(found(front_pages, &[]), ["README.md:1: it is missing", "docs/ARCHITECTURE.md:1: it is missing"]);
     }
 
     #[test]
@@ -229,13 +181,8 @@ mod tests {
         .join("\n");
         assert_eq!(
             found(places, &[("docs/a.md", &here)]),
-            [
-                (1, own("root", "")),
-                (2, own("work", "")),
-                (3, own("home", "jane/")),
-                (4, own("home", "jane/"))
-            ]
-            .map(|(line, place)| format!("docs/a.md:{line}: `{place}` is a place on one machine"))
+            [(1, own("root", "")), (2, own("work", "")), (3, own("home", "jane/")), (4, own("home", "jane/"))]
+                .map(|(line, place)| format!("docs/a.md:{line}: `{place}` is a place on one machine"))
         );
     }
 }

@@ -15,17 +15,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bot-provision", &["bot-messages"]),
     ("bot-sandbox", &["bot-messages"]),
     ("bot-store", &["bot-messages"]),
-    (
-        "bot-test",
-        &[
-            "bot-clients",
-            "bot-core",
-            "bot-messages",
-            "bot-provision",
-            "bot-sandbox",
-            "bot-store",
-        ],
-    ),
+    ("bot-test", &["bot-clients", "bot-core", "bot-messages", "bot-provision", "bot-sandbox", "bot-store"]),
 ];
 
 /// The one library that is for tests alone.
@@ -79,10 +69,7 @@ pub(super) fn direction(tree: &Tree, report: &mut Report) {
     let shelves: BTreeMap<&str, &str> = manifests.iter().map(|m| (m.name.as_str(), shelf(m))).collect();
     for manifest in &manifests {
         if shelf(manifest) == "libs" && allowed(&manifest.name).is_none() {
-            let wrong = format!(
-                "the library {} has no place in the direction of dependencies",
-                manifest.name
-            );
+            let wrong = format!("the library {} has no place in the direction of dependencies", manifest.name);
             let remedy = "say in tidy/edges.rs what it may use";
             report.add("direction", &manifest.path, manifest.name_line, wrong, remedy);
             continue;
@@ -111,54 +98,30 @@ pub(super) fn fences(tree: &Tree, report: &mut Report) {
                 .iter()
                 .find(|fence| fence.package == package && fence.home != manifest.name)
                 .filter(|fence| !(dependency.is_dev && fence.in_tests == Some(manifest.name.as_str())));
-            if let Some(Fence {
-                package, home, why, ..
-            }) = fence
-            {
+            if let Some(Fence { package, home, why, .. }) = fence {
                 let wrong = format!("{} depends on {package}", manifest.name);
-                report.add(
-                    "fences",
-                    &manifest.path,
-                    dependency.line,
-                    wrong,
-                    format!("use {home}, for {why}"),
-                );
+                report.add("fences", &manifest.path, dependency.line, wrong, format!("use {home}, for {why}"));
                 report.of(&dependency.key);
             }
         }
     }
     let own: BTreeSet<&str> = manifests.iter().map(|manifest| manifest.name.as_str()).collect();
     for (user, package, line) in locked_edges(tree) {
-        let fence = FENCES
-            .iter()
-            .find(|fence| fence.everywhere && fence.package == package);
+        let fence = FENCES.iter().find(|fence| fence.everywhere && fence.package == package);
         if let Some(Fence { why, .. }) = fence.filter(|_| !own.contains(user.as_str())) {
             let wrong = format!("{user} brings {package} along");
-            report.add(
-                "fences",
-                "Cargo.lock",
-                line,
-                wrong,
-                format!("do without {user}, for {why}"),
-            );
+            report.add("fences", "Cargo.lock", line, wrong, format!("do without {user}, for {why}"));
             report.of(&user);
         }
     }
 }
 
 fn shelf(manifest: &Manifest) -> &str {
-    manifest
-        .folder
-        .strip_prefix("crates/")
-        .and_then(|rest| rest.split('/').next())
-        .unwrap_or("tests")
+    manifest.folder.strip_prefix("crates/").and_then(|rest| rest.split('/').next()).unwrap_or("tests")
 }
 
 fn allowed(library: &str) -> Option<&'static [&'static str]> {
-    LIBRARIES
-        .iter()
-        .find(|(name, _)| *name == library)
-        .map(|(_, allowed)| *allowed)
+    LIBRARIES.iter().find(|(name, _)| *name == library).map(|(_, allowed)| *allowed)
 }
 
 /// What to do instead, if this one may not use that one.
@@ -168,9 +131,7 @@ fn may_use(user: &Manifest, used: &str, used_shelf: &str, is_dev: bool) -> Resul
         return Err("it is for tests: make it a dev-dependency".to_owned());
     }
     if used_shelf == "tools" || used_shelf == "tests" {
-        return Err(format!(
-            "nothing stands on {used}: move what both need into a library"
-        ));
+        return Err(format!("nothing stands on {used}: move what both need into a library"));
     }
     match user_shelf {
         "libs" => match allowed(&user.name).unwrap_or_default() {
@@ -230,9 +191,8 @@ mod tests {
         let name = folder.rsplit('/').next().unwrap_or(folder);
         let lines = |dev: bool| {
             let of_kind = dependencies.iter().filter(|name| name.starts_with('-') == dev);
-            let lines: Vec<_> = of_kind
-                .map(|name| format!("{}.workspace = true\n", name.trim_start_matches('-')))
-                .collect();
+            let lines: Vec<_> =
+                of_kind.map(|name| format!("{}.workspace = true\n", name.trim_start_matches('-'))).collect();
             lines.concat()
         };
         let (normal, dev) = (lines(false), lines(true));
@@ -244,24 +204,14 @@ mod tests {
         let mut all: BTreeMap<String, String> = BTreeMap::new();
         let shelf = |name: &&str| (format!("crates/libs/{name}"), Vec::new());
         let empty = LIBRARIES.iter().map(|(name, _)| shelf(name));
-        let extra = [
-            "crates/bots/build-bot",
-            "crates/services/monitor",
-            "crates/tools/lota",
-            "tests",
-        ];
+        let extra = ["crates/bots/build-bot", "crates/services/monitor", "crates/tools/lota", "tests"];
         let empty = empty.chain(extra.iter().map(|folder| ((*folder).to_owned(), Vec::new())));
-        let given = packages
-            .iter()
-            .map(|(folder, dependencies)| ((*folder).to_owned(), dependencies.to_vec()));
+        let given = packages.iter().map(|(folder, dependencies)| ((*folder).to_owned(), dependencies.to_vec()));
         for (folder, dependencies) in empty.chain(given) {
             let (path, text) = package(&folder, &dependencies);
             all.insert(path, text);
         }
-        let all: Vec<(&str, &str)> = all
-            .iter()
-            .map(|(path, text)| (path.as_str(), text.as_str()))
-            .collect();
+        let all: Vec<(&str, &str)> = all.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
         let wrong = |line: String| line.split(": ").nth(1).unwrap_or_default().to_owned();
         found(rule, &all).into_iter().map(wrong).collect()
     }
@@ -269,10 +219,7 @@ mod tests {
     #[test]
     fn dependencies_point_one_way() {
         let good: &[(&str, &[&str])] = &[
-            (
-                "crates/libs/bot-core",
-                &["bot-messages", "bot-store", "-bot-test"],
-            ),
+            ("crates/libs/bot-core", &["bot-messages", "bot-store", "-bot-test"]),
             ("crates/libs/bot-store", &["bot-messages"]),
             ("crates/bots/build-bot", &["bot-core", "bot-sandbox", "-bot-test"]),
             ("crates/tools/xtask", &["build-bot", "monitor"]),
@@ -298,10 +245,8 @@ mod tests {
 
     #[test]
     fn bots_and_services_stand_alone() {
-        let bad: &[(&str, &[&str])] = &[
-            ("crates/bots/test-bot", &["build-bot", "-monitor"]),
-            ("crates/services/ledger", &["build-bot", "lota"]),
-        ];
+        let bad: &[(&str, &[&str])] =
+            &[("crates/bots/test-bot", &["build-bot", "-monitor"]), ("crates/services/ledger", &["build-bot", "lota"])];
         assert_eq!(
             judged(direction, bad),
             [
@@ -315,23 +260,15 @@ mod tests {
 
     #[test]
     fn bot_test_is_for_tests() {
-        let bad: &[(&str, &[&str])] = &[
-            ("crates/tools/lota", &["bot-test"]),
-            ("crates/libs/bot-messages", &["-bot-test"]),
-        ];
-        assert_eq!(
-            judged(direction, bad),
-            ["bot-messages depends on bot-test", "lota depends on bot-test"]
-        );
+        let bad: &[(&str, &[&str])] =
+            &[("crates/tools/lota", &["bot-test"]), ("crates/libs/bot-messages", &["-bot-test"])];
+        assert_eq!(judged(direction, bad), ["bot-messages depends on bot-test", "lota depends on bot-test"]);
     }
 
     #[test]
     fn a_new_library_needs_a_place() {
         let new: &[(&str, &[&str])] = &[("crates/libs/bot-new", &[])];
-        assert_eq!(
-            judged(direction, new),
-            ["the library bot-new has no place in the direction of dependencies"]
-        );
+        assert_eq!(judged(direction, new), ["the library bot-new has no place in the direction of dependencies"]);
     }
 
     #[test]
@@ -372,10 +309,7 @@ mod tests {
         let lock = "[[package]]\nname = \"pool\"\ndependencies = [\n \"lapin\",\n \"sqlx 0.9.0\",\n]\n";
         assert_eq!(
             found(fences, &[("Cargo.lock", lock)]),
-            [
-                "Cargo.lock:4: pool brings lapin along",
-                "Cargo.lock:5: pool brings sqlx along"
-            ]
+            ["Cargo.lock:4: pool brings lapin along", "Cargo.lock:5: pool brings sqlx along"]
         );
     }
 }

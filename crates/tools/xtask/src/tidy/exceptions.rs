@@ -13,4 +13,11 @@ pub(super) struct Exception {
     pub(super) reason: &'static str,
 }
 
-pub(super) const EXCEPTIONS: &[Exception] = &[];
+const CHILD: &str = "a child process of the test beside it, started by name; it proves nothing when run alone";
+
+pub(super) const EXCEPTIONS: &[Exception] = &[
+    Exception { rule: "unfinished", place: "crates/libs/bot-provision/src/node/process.rs", reason: CHILD },
+    Exception { rule: "unfinished", place: "crates/libs/bot-sandbox/tests/escape.rs", reason: CHILD },
+    Exception { rule: "unfinished", place: "crates/libs/bot-sandbox/tests/serve.rs", reason: CHILD },
+    Exception { rule: "unfinished", place: "crates/libs/bot-store/tests/store/crash.rs", reason: CHILD },
+];

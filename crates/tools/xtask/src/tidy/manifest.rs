@@ -9,11 +9,7 @@ use super::tree::Tree;
 
 /// What every package takes from the workspace: table, key, and what to write.
 const INHERITED: &[(&str, &str, &str)] = &[
-    (
-        "lints",
-        "workspace",
-        "add a table [lints] with `workspace = true`",
-    ),
+    ("lints", "workspace", "add a table [lints] with `workspace = true`"),
     ("package", "edition", "write `edition.workspace = true`"),
     ("package", "license", "write `license.workspace = true`"),
 ];
@@ -61,10 +57,7 @@ impl Dependency {
 pub(super) fn all(tree: &Tree) -> Vec<Manifest> {
     let is_member = |path: &str| {
         let parts: Vec<&str> = path.split('/').collect();
-        matches!(
-            parts[..],
-            ["crates", _, _, "Cargo.toml"] | ["tests", "Cargo.toml"]
-        )
+        matches!(parts[..], ["crates", _, _, "Cargo.toml"] | ["tests", "Cargo.toml"])
     };
     let packages = tree.texts().filter(|(path, _)| is_member(path));
     packages.map(|(path, text)| read(path, text)).collect()
@@ -74,37 +67,16 @@ pub(super) fn all(tree: &Tree) -> Vec<Manifest> {
 pub(super) fn names_and_inheritance(tree: &Tree, report: &mut Report) {
     for manifest in all(tree) {
         if let Some(error) = &manifest.broken {
-            report.add(
-                "syntax",
-                &manifest.path,
-                1,
-                format!("it does not parse ({error})"),
-                "correct it",
-            );
+            report.add("syntax", &manifest.path, 1, format!("it does not parse ({error})"), "correct it");
             continue;
         }
         let folder = manifest.folder.rsplit('/').next().unwrap_or_default();
         if folder != manifest.name {
-            let wrong = format!(
-                "the package is named {:?} and its folder {folder:?}",
-                manifest.name
-            );
-            report.add(
-                "package-names",
-                &manifest.path,
-                manifest.name_line,
-                wrong,
-                "give both one name",
-            );
+            let wrong = format!("the package is named {:?} and its folder {folder:?}", manifest.name);
+            report.add("package-names", &manifest.path, manifest.name_line, wrong, "give both one name");
         }
         for (remedy, what) in &manifest.missing {
-            report.add(
-                "inheritance",
-                &manifest.path,
-                1,
-                format!("it does not inherit {what}"),
-                *remedy,
-            );
+            report.add("inheritance", &manifest.path, 1, format!("it does not inherit {what}"), *remedy);
         }
     }
 }
@@ -119,26 +91,14 @@ pub(super) fn dependency_lists(tree: &Tree, report: &mut Report) {
         {
             let wrong = format!("`{}` is not taken from the workspace", dependency.key);
             let remedy = "declare it under [workspace.dependencies] and write `workspace = true` here";
-            report.add(
-                "workspace-dependency",
-                &manifest.path,
-                dependency.line,
-                wrong,
-                remedy,
-            );
+            report.add("workspace-dependency", &manifest.path, dependency.line, wrong, remedy);
             report.of(&dependency.key);
         }
         for pair in manifest.dependencies.windows(2) {
             let [before, after] = pair else { continue };
             if before.table == after.table && before.key > after.key {
                 let wrong = format!("`{}` stands behind `{}`", after.key, before.key);
-                report.add(
-                    "dependency-order",
-                    &manifest.path,
-                    after.line,
-                    wrong,
-                    "sort the list",
-                );
+                report.add("dependency-order", &manifest.path, after.line, wrong, "sort the list");
             }
         }
     }
@@ -164,10 +124,7 @@ fn read(path: &str, text: &str) -> Manifest {
         }
     };
     if let Some(name) = table(&root, "package").and_then(|package| package.get("name")) {
-        name.get_ref()
-            .as_str()
-            .unwrap_or_default()
-            .clone_into(&mut manifest.name);
+        name.get_ref().as_str().unwrap_or_default().clone_into(&mut manifest.name);
         manifest.name_line = line_of(text, &name.span());
     }
     for (of, key, remedy) in INHERITED {
@@ -200,17 +157,14 @@ fn read_dependencies(of: &DeTable<'_>, condition: &str, text: &str, into: &mut V
         entries.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in entries {
             let settings = value.get_ref().as_table();
-            let package = settings
-                .and_then(|settings| settings.get("package"))
-                .and_then(|p| p.get_ref().as_str());
+            let package = settings.and_then(|settings| settings.get("package")).and_then(|p| p.get_ref().as_str());
             into.push(Dependency {
                 key: key.get_ref().to_string(),
                 package: package.unwrap_or(key.get_ref()).to_owned(),
                 line: line_of(text, &key.span()),
                 table: format!("{condition} {kind}"),
                 is_dev: kind == "dev-dependencies",
-                lies_in: settings
-                    .and_then(|settings| settings.get("path")?.get_ref().as_str().map(str::to_owned)),
+                lies_in: settings.and_then(|settings| settings.get("path")?.get_ref().as_str().map(str::to_owned)),
                 from_workspace: settings.is_some_and(|settings| is_true(settings, "workspace")),
             });
         }
@@ -222,20 +176,11 @@ fn target_paths(root: &DeTable<'_>) -> Vec<String> {
     let mut paths = Vec::new();
     for kind in ["bin", "test", "bench", "example"] {
         let targets = root.get(kind).and_then(|targets| targets.get_ref().as_array());
-        paths.extend(
-            targets
-                .into_iter()
-                .flat_map(|list| list.iter())
-                .filter_map(|target| of(target.get_ref())),
-        );
+        paths.extend(targets.into_iter().flat_map(|list| list.iter()).filter_map(|target| of(target.get_ref())));
     }
     paths.extend(root.get("lib").and_then(|lib| of(lib.get_ref())));
     let script = table(root, "package").and_then(|package| package.get("build"));
-    paths.extend(
-        script
-            .and_then(|script| script.get_ref().as_str())
-            .map(str::to_owned),
-    );
+    paths.extend(script.and_then(|script| script.get_ref().as_str()).map(str::to_owned));
     paths
 }
 
@@ -265,18 +210,9 @@ mod tests {
 
     #[test]
     fn a_package_bears_its_folders_name() {
+        assert_eq!(found(names_and_inheritance, &[(PATH, GOOD), ("tests/fixtures/x/Cargo.toml", "")]), [""; 0]);
         assert_eq!(
-            found(
-                names_and_inheritance,
-                &[(PATH, GOOD), ("tests/fixtures/x/Cargo.toml", "")]
-            ),
-            [""; 0]
-        );
-        assert_eq!(
-            found(
-                names_and_inheritance,
-                &[(PATH, &GOOD.replace("\"one\"", "\"two\""))]
-            ),
+            found(names_and_inheritance, &[(PATH, &GOOD.replace("\"one\"", "\"two\""))]),
             ["crates/libs/one/Cargo.toml:2: the package is named \"two\" and its folder \"one\""]
         );
     }
@@ -286,10 +222,7 @@ mod tests {
         let own = GOOD
             .replace("edition.workspace = true", "edition = \"2021\"")
             .replace("license.workspace = true\n", "")
-            .replace(
-                "[lints]\nworkspace = true",
-                "[lints.rust]\nunsafe_code = \"allow\"",
-            );
+            .replace("[lints]\nworkspace = true", "[lints.rust]\nunsafe_code = \"allow\"");
         assert_eq!(
             found(names_and_inheritance, &[(PATH, &own)]),
             ["the lints", "edition", "license"].map(|what| format!("{PATH}:1: it does not inherit {what}"))
@@ -299,10 +232,7 @@ mod tests {
     #[test]
     fn a_manifest_that_does_not_parse_is_named() {
         let found = found(names_and_inheritance, &[(PATH, "[package\n")]);
-        assert!(
-            found[0].starts_with("crates/libs/one/Cargo.toml:1: it does not parse"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("crates/libs/one/Cargo.toml:1: it does not parse"), "{found:?}");
     }
 
     #[test]
@@ -328,10 +258,7 @@ mod tests {
             found(dependency_lists, &[(FLEET_LIST, &list)]),
             ["crates/tools/xtask/Cargo.toml:19: `lota` is not taken from the workspace"]
         );
-        assert_eq!(
-            found(dependency_lists, &[("crates/tools/lota/Cargo.toml", &list)]).len(),
-            2
-        );
+        assert_eq!(found(dependency_lists, &[("crates/tools/lota/Cargo.toml", &list)]).len(), 2);
     }
 
     #[test]

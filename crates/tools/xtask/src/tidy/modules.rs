@@ -17,13 +17,7 @@ pub(super) fn dead_files(tree: &Tree, report: &mut Report) {
         }
         for path in own.iter().filter(|path| !reached.contains(**path)) {
             let wrong = "no `mod` declaration and no target leads to it";
-            report.add(
-                "dead-files",
-                path,
-                1,
-                wrong,
-                "declare it, name it in Cargo.toml, or delete it",
-            );
+            report.add("dead-files", path, 1, wrong, "declare it, name it in Cargo.toml, or delete it");
         }
     }
 }
@@ -31,9 +25,7 @@ pub(super) fn dead_files(tree: &Tree, report: &mut Report) {
 /// The package's Rust files, without those of a package inside its folder.
 fn sources<'tree>(tree: &'tree Tree, manifest: &Manifest) -> impl Iterator<Item = &'tree str> {
     let folder = format!("{}/", manifest.folder);
-    tree.rust()
-        .map(|(path, _)| path)
-        .filter(move |path| path.starts_with(&folder))
+    tree.rust().map(|(path, _)| path).filter(move |path| path.starts_with(&folder))
 }
 
 /// Where cargo looks by itself, and what the manifest names.
@@ -63,17 +55,8 @@ fn reach(tree: &Tree, path: &str, owns_folder: bool, reached: &mut BTreeSet<Stri
     }
     let Ok(file) = syn::parse_file(text) else { return };
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let base = if owns_folder || path.ends_with("/mod.rs") {
-        folder
-    } else {
-        path.trim_end_matches(".rs")
-    };
-    let mut declared = Declared {
-        folder,
-        inside: base.to_owned(),
-        depth: 0,
-        files: Vec::new(),
-    };
+    let base = if owns_folder || path.ends_with("/mod.rs") { folder } else { path.trim_end_matches(".rs") };
+    let mut declared = Declared { folder, inside: base.to_owned(), depth: 0, files: Vec::new() };
     declared.visit_file(&file);
     for (candidate, owns_folder) in declared.files {
         reach(tree, &candidate, owns_folder, reached);
@@ -102,11 +85,7 @@ impl<'ast> Visit<'ast> for Declared<'_> {
             self.depth -= 1;
             self.inside = outer;
         } else if let Some(named) = module.attrs.iter().find_map(path_attribute) {
-            let from = if self.depth == 0 {
-                self.folder
-            } else {
-                &self.inside
-            };
+            let from = if self.depth == 0 { self.folder } else { &self.inside };
             self.files.push((joined(from, &named), true));
         } else {
             self.files.push((format!("{}/{name}.rs", self.inside), false));
@@ -118,10 +97,7 @@ impl<'ast> Visit<'ast> for Declared<'_> {
 fn path_attribute(attribute: &syn::Attribute) -> Option<String> {
     match &attribute.meta {
         syn::Meta::NameValue(pair) if pair.path.is_ident("path") => match &pair.value {
-            syn::Expr::Lit(syn::ExprLit {
-                lit: syn::Lit::Str(path),
-                ..
-            }) => Some(path.value()),
+            syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(path), .. }) => Some(path.value()),
             _ => None,
         },
         _ => None,
@@ -150,27 +126,16 @@ mod tests {
 
     fn dead(files: &[(&str, &str)]) -> Vec<String> {
         let mut all: Vec<(String, &str)> = vec![(MANIFEST.0.to_owned(), MANIFEST.1)];
-        all.extend(
-            files
-                .iter()
-                .map(|(path, text)| (format!("crates/libs/one/{path}"), *text)),
-        );
+        all.extend(files.iter().map(|(path, text)| (format!("crates/libs/one/{path}"), *text)));
         let all: Vec<(&str, &str)> = all.iter().map(|(path, text)| (path.as_str(), *text)).collect();
         let dead = found(dead_files, &all);
-        let name = |line: String| {
-            line["crates/libs/one/".len()..]
-                .split(':')
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let name = |line: String| line["crates/libs/one/".len()..].split(':').next().unwrap_or_default().to_owned();
         dead.into_iter().map(name).collect()
     }
 
     #[test]
     fn a_declared_file_is_alive_and_any_other_is_dead() {
-        let lib =
-            "pub mod a;\nmod deep { mod c; }\n#[path = \"odd/place.rs\"]\nmod e;\n#[cfg(test)]\nmod tests;\n";
+        let lib = "pub mod a;\nmod deep { mod c; }\n#[path = \"odd/place.rs\"]\nmod e;\n#[cfg(test)]\nmod tests;\n";
         let alive = [
             ("src/lib.rs", lib),
             ("src/a.rs", "mod b;"),
@@ -182,45 +147,23 @@ mod tests {
             ("src/tests.rs", ""),
         ];
         assert_eq!(dead(&alive), [""; 0]);
-        let files = [
-            ("src/lib.rs", "mod a;"),
-            ("src/a.rs", ""),
-            ("src/b.rs", "mod c;"),
-            ("src/b/c.rs", ""),
-        ];
+        let files = [("src/lib.rs", "mod a;"), ("src/a.rs", ""), ("src/b.rs", "mod c;"), ("src/b/c.rs", "")];
         assert_eq!(dead(&files), ["src/b.rs", "src/b/c.rs"]);
-        assert_eq!(
-            dead(&[("src/lib.rs", "// mod a;"), ("src/a.rs", "")]),
-            ["src/a.rs"]
-        );
+        assert_eq!(dead(&[("src/lib.rs", "// mod a;"), ("src/a.rs", "")]), ["src/a.rs"]);
     }
 
     #[test]
     fn what_cargo_finds_by_itself_is_alive() {
-        let alive = [
-            "build.rs",
-            "src/main.rs",
-            "src/bin/x.rs",
-            "src/bin/y/main.rs",
-            "tests/one.rs",
-            "benches/b/main.rs",
-        ];
+        let alive =
+            ["build.rs", "src/main.rs", "src/bin/x.rs", "src/bin/y/main.rs", "tests/one.rs", "benches/b/main.rs"];
         assert_eq!(dead(&alive.map(|path| (path, ""))), [""; 0]);
-        assert_eq!(
-            dead(&[("tests/a/b.rs", ""), ("src/bin/y/z.rs", "")]),
-            ["src/bin/y/z.rs", "tests/a/b.rs"]
-        );
+        assert_eq!(dead(&[("tests/a/b.rs", ""), ("src/bin/y/z.rs", "")]), ["src/bin/y/z.rs", "tests/a/b.rs"]);
     }
 
     #[test]
     fn a_journey_is_alive_when_the_manifest_names_it() {
-        let manifest =
-            "[package]\nname = \"tests\"\n[[test]]\nname = \"push\"\npath = \"journeys/push.rs\"\n";
-        let files = [
-            ("tests/Cargo.toml", manifest),
-            ("tests/journeys/push.rs", ""),
-            ("tests/journeys/pull.rs", ""),
-        ];
+        let manifest = "[package]\nname = \"tests\"\n[[test]]\nname = \"push\"\npath = \"journeys/push.rs\"\n";
+        let files = [("tests/Cargo.toml", manifest), ("tests/journeys/push.rs", ""), ("tests/journeys/pull.rs", "")];
         let wanted = ["tests/journeys/pull.rs:1: no `mod` declaration and no target leads to it"];
         assert_eq!(found(dead_files, &files), wanted);
     }

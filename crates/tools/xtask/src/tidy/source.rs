@@ -31,23 +31,11 @@ pub(super) fn lengths(tree: &Tree, report: &mut Report) {
         let lines = text.lines().count();
         if is_program(path) && lines > MAIN_LINES_MAX {
             let wrong = format!("it has {lines} lines, more than the {MAIN_LINES_MAX} of a main.rs");
-            report.add(
-                "main-lines",
-                path,
-                MAIN_LINES_MAX + 1,
-                wrong,
-                "move the rest to lib.rs",
-            );
+            report.add("main-lines", path, MAIN_LINES_MAX + 1, wrong, "move the rest to lib.rs");
         }
         if lines > FILE_LINES_MAX {
             let wrong = format!("it has {lines} lines, more than {FILE_LINES_MAX}");
-            report.add(
-                "file-lines",
-                path,
-                FILE_LINES_MAX + 1,
-                wrong,
-                "split it by what it is about",
-            );
+            report.add("file-lines", path, FILE_LINES_MAX + 1, wrong, "split it by what it is about");
         }
         match syn::parse_file(text) {
             Ok(file) => {
@@ -57,25 +45,13 @@ pub(super) fn lengths(tree: &Tree, report: &mut Report) {
                 }
                 for (name, line, lines) in long.0 {
                     let wrong = format!("`{name}` has {lines} lines, more than {FUNCTION_LINES_MAX}");
-                    report.add(
-                        "function-lines",
-                        path,
-                        line,
-                        wrong,
-                        "split it into steps with names",
-                    );
+                    report.add("function-lines", path, line, wrong, "split it into steps with names");
                     report.of(&name);
                 }
             }
             Err(error) => {
                 let line = error.span().start().line;
-                report.add(
-                    "syntax",
-                    path,
-                    line,
-                    format!("it does not parse ({error})"),
-                    "correct it",
-                );
+                report.add("syntax", path, line, format!("it does not parse ({error})"), "correct it");
             }
         }
     }
@@ -103,11 +79,8 @@ pub(super) fn unfinished(tree: &Tree, report: &mut Report) {
         let mut marks = Vec::new();
         collect_marks(tokens, &mut marks);
         for (line, mark) in marks {
-            let remedy = if mark == "#[ignore]" {
-                "repair the test, or delete it"
-            } else {
-                "finish it, or take it out"
-            };
+            let remedy =
+                if mark == "#[ignore]" { "repair the test, or delete it" } else { "finish it, or take it out" };
             report.add("unfinished", path, line, format!("`{mark}` is in it"), remedy);
         }
     }
@@ -143,10 +116,9 @@ fn ignores(attribute: &TokenStream) -> bool {
     let mut tokens = attribute.clone().into_iter();
     match (tokens.next(), tokens.next()) {
         (Some(TokenTree::Ident(name)), _) if name == "ignore" => true,
-        (Some(TokenTree::Ident(name)), Some(TokenTree::Group(group))) if name == "cfg_attr" => group
-            .stream()
-            .into_iter()
-            .any(|token| matches!(token, TokenTree::Ident(name) if name == "ignore")),
+        (Some(TokenTree::Ident(name)), Some(TokenTree::Group(group))) if name == "cfg_attr" => {
+            group.stream().into_iter().any(|token| matches!(token, TokenTree::Ident(name) if name == "ignore"))
+        }
         _ => false,
     }
 }
@@ -219,11 +191,7 @@ mod tests {
         assert_eq!(
             found(
                 headers,
-                &[
-                    (HOME, "use std::fs;\n"),
-                    ("tests/journeys/push.rs", ""),
-                    ("tests/fixtures/app/main.rs", "")
-                ]
+                &[(HOME, "use std::fs;\n"), ("tests/journeys/push.rs", ""), ("tests/fixtures/app/main.rs", "")]
             ),
             [
                 "crates/libs/one/src/lib.rs:1: it begins with \"use std::fs;\" and not with a //! line",
@@ -235,17 +203,8 @@ mod tests {
     #[test]
     fn a_program_hands_over_in_ten_lines() {
         let long = "//! One.\n".repeat(11);
-        assert_eq!(
-            found(
-                lengths,
-                &[("crates/bots/one/src/main.rs", &"//! One.\n".repeat(10))]
-            ),
-            [""; 0]
-        );
-        assert_eq!(
-            found(lengths, &[("crates/tools/one/src/main.rs", &long)]),
-            [""; 0]
-        );
+        assert_eq!(found(lengths, &[("crates/bots/one/src/main.rs", &"//! One.\n".repeat(10))]), [""; 0]);
+        assert_eq!(found(lengths, &[("crates/tools/one/src/main.rs", &long)]), [""; 0]);
         assert_eq!(
             found(lengths, &[("crates/services/one/src/main.rs", &long)]),
             ["crates/services/one/src/main.rs:11: it has 11 lines, more than the 10 of a main.rs"]
@@ -261,12 +220,8 @@ mod tests {
 
     #[test]
     fn a_function_has_seventy_lines_at_most() {
-        let function = |lines: usize| {
-            format!(
-                "/// Said\n/// before it.\nfn long() {{\n{}}}\n",
-                "f();\n".repeat(lines - 2)
-            )
-        };
+        let function =
+            |lines: usize| format!("/// Said\n/// before it.\nfn long() {{\n{}}}\n", "f();\n".repeat(lines - 2));
         let (fits, long) = (function(70), function(71));
         let wanted = ["crates/libs/one/src/lib.rs:3: `long` has 71 lines, more than 70"];
         assert_eq!(found(lengths, &[(HOME, &fits)]), [""; 0]);
@@ -283,35 +238,20 @@ mod tests {
         let inside = format!("#[cfg(test)]\nmod tests {{ {long} }}\n");
         assert_eq!(found(lengths, &[(HOME, &inside)]), [""; 0]);
         assert_eq!(found(lengths, &[("tests/journeys/push.rs", &long)]), [""; 0]);
-        assert_eq!(
-            found(lengths, &[("crates/bots/one/tests/one.rs", &long)]),
-            [""; 0]
-        );
+        assert_eq!(found(lengths, &[("crates/bots/one/tests/one.rs", &long)]), [""; 0]);
     }
 
     #[test]
     fn a_file_that_does_not_parse_is_named() {
         let found = found(lengths, &[(HOME, "//! One.\n\nfn one( {}\n")]);
-        assert!(
-            found[0].starts_with("crates/libs/one/src/lib.rs:3: it does not parse"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("crates/libs/one/src/lib.rs:3: it does not parse"), "{found:?}");
     }
 
     #[test]
     fn a_file_name_says_something() {
+        assert_eq!(found(file_names, &[("crates/libs/one/src/retry.rs", "")]), [""; 0]);
         assert_eq!(
-            found(file_names, &[("crates/libs/one/src/retry.rs", "")]),
-            [""; 0]
-        );
-        assert_eq!(
-            found(
-                file_names,
-                &[
-                    ("crates/libs/one/src/utils.rs", ""),
-                    ("tests/src/common/mod.rs", "")
-                ]
-            ),
+            found(file_names, &[("crates/libs/one/src/utils.rs", ""), ("tests/src/common/mod.rs", "")]),
             [
                 "crates/libs/one/src/utils.rs:1: `utils` says nothing about what is in it",
                 "tests/src/common/mod.rs:1: `common` says nothing about what is in it",

@@ -39,9 +39,7 @@ impl Tree {
                 None
             } else {
                 let content = std::fs::read(&full).with_context(|| format!("{path} cannot be read"))?;
-                String::from_utf8(content)
-                    .ok()
-                    .filter(|text| !text.contains('\0'))
+                String::from_utf8(content).ok().filter(|text| !text.contains('\0'))
             };
             files.insert(path, File { bytes, text });
         }
@@ -61,8 +59,7 @@ impl Tree {
     }
 
     pub(super) fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.files()
-            .filter_map(|(path, file)| Some((path, file.text.as_deref()?)))
+        self.files().filter_map(|(path, file)| Some((path, file.text.as_deref()?)))
     }
 
     /// The workspace's Rust sources. What lies under a folder `fixtures` is data that happens to be Rust.
@@ -85,26 +82,18 @@ fn paths(root: &Path) -> Result<Vec<String>> {
             .output()
             .context("git does not start: install it")?;
         if !output.status.success() {
-            bail!(
-                "git ls-files failed: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         let list = String::from_utf8(output.stdout).context("a path is not UTF-8")?;
         return Ok(list.split_terminator('\0').map(str::to_owned).collect());
     }
     let mut paths = Vec::new();
-    let ours = |entry: &walkdir::DirEntry| {
-        entry.depth() != 1 || !["target", ".cache"].iter().any(|n| entry.file_name() == *n)
-    };
+    let ours =
+        |entry: &walkdir::DirEntry| entry.depth() != 1 || !["target", ".cache"].iter().any(|n| entry.file_name() == *n);
     for entry in walkdir::WalkDir::new(root).into_iter().filter_entry(ours) {
         let entry = entry?;
         if entry.file_type().is_file() {
-            let path = entry
-                .path()
-                .strip_prefix(root)?
-                .to_str()
-                .context("a path is not UTF-8")?;
+            let path = entry.path().strip_prefix(root)?.to_str().context("a path is not UTF-8")?;
             paths.push(path.replace(std::path::MAIN_SEPARATOR, "/"));
         }
     }
@@ -130,15 +119,8 @@ mod tests {
 
     #[test]
     fn without_a_repository_the_builds_own_files_are_left_out() {
-        let tree = made(&[
-            ("target/debug/x.rs", ""),
-            ("crates/target/y.rs", "y"),
-            ("a.bin", "\0"),
-        ]);
-        assert_eq!(
-            tree.files().map(|(path, _)| path).collect::<Vec<_>>(),
-            ["a.bin", "crates/target/y.rs"]
-        );
+        let tree = made(&[("target/debug/x.rs", ""), ("crates/target/y.rs", "y"), ("a.bin", "\0")]);
+        assert_eq!(tree.files().map(|(path, _)| path).collect::<Vec<_>>(), ["a.bin", "crates/target/y.rs"]);
         assert_eq!(tree.text("a.bin"), None);
         assert_eq!(tree.text("crates/target/y.rs"), Some("y"));
     }
@@ -148,11 +130,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
         let git = |arguments: &[&str]| {
-            let status = Command::new("git")
-                .arg("-C")
-                .arg(folder.path())
-                .args(arguments)
-                .status();
+            let status = Command::new("git").arg("-C").arg(folder.path()).args(arguments).status();
             assert!(status.expect("git starts").success());
         };
         git(&["init", "-q"]);
@@ -163,10 +141,7 @@ mod tests {
         git(&["add", "gone.md"]);
         std::fs::remove_file(folder.path().join("gone.md")).expect("deleted");
         let tree = Tree::read(folder.path()).expect("the tree reads");
-        assert_eq!(
-            tree.files().map(|(path, _)| path).collect::<Vec<_>>(),
-            [".gitignore", "new.md"]
-        );
+        assert_eq!(tree.files().map(|(path, _)| path).collect::<Vec<_>>(), [".gitignore", "new.md"]);
     }
 
     #[test]

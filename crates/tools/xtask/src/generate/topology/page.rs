@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use bot_messages::{
-    Contract, OutsidePublisher, keys,
+    BotName, Contract, OutsidePublisher, keys,
     topology::{DestinationType, Policy, Queue, QueueType},
 };
 use serde_json::json;
@@ -42,12 +42,7 @@ fn table(page: &mut String, title: &str, introduction: &str, columns: &[&str], r
     if !introduction.is_empty() {
         let _ = writeln!(page, "{introduction}\n");
     }
-    let _ = writeln!(
-        page,
-        "| {} |\n|{}",
-        columns.join(" | "),
-        "---|".repeat(columns.len())
-    );
+    let _ = writeln!(page, "| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()));
     for row in rows {
         let _ = writeln!(page, "| {} |", row.join(" | "));
     }
@@ -57,15 +52,9 @@ fn table(page: &mut String, title: &str, introduction: &str, columns: &[&str], r
 fn alike(contracts: &[Contract], rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     let slugs: Vec<String> = contracts.iter().map(|c| c.name.slug()).collect();
     let general = |row: &Vec<String>| {
-        let about = slugs
-            .iter()
-            .filter(|slug| row[0].contains(slug.as_str()))
-            .max_by_key(|slug| slug.len())?;
-        Some(
-            row.iter()
-                .map(|cell| cell.replace(about.as_str(), "<bot>"))
-                .collect::<Vec<String>>(),
-        )
+        let about = slugs.iter().filter(|slug| generalised(&row[0], slug) != row[0]);
+        let about = about.max_by_key(|slug| slug.len())?;
+        Some(row.iter().map(|cell| generalised(cell, about)).collect::<Vec<String>>())
     };
     let mut times: BTreeMap<Vec<String>, usize> = BTreeMap::new();
     for row in rows.iter().filter_map(general) {
@@ -83,6 +72,20 @@ fn alike(contracts: &[Contract], rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
     merged
 }
 
+/// With `<bot>` for the name, where it is no part of a longer word.
+fn generalised(cell: &str, slug: &str) -> String {
+    let mut text = String::new();
+    let mut done = 0;
+    for (at, _) in cell.match_indices(slug) {
+        let behind = at + slug.len();
+        let is_part = cell[..at].ends_with(char::is_alphanumeric) || cell[behind..].starts_with(char::is_alphanumeric);
+        text.push_str(&cell[done..at]);
+        text.push_str(if is_part { slug } else { "<bot>" });
+        done = behind;
+    }
+    text + &cell[done..]
+}
+
 /// As code, also with a bar in it, which would end the cell.
 fn code(text: &str) -> String {
     format!("`{}`", text.replace('|', "\\|"))
@@ -90,49 +93,23 @@ fn code(text: &str) -> String {
 
 fn codes<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| code(item.as_ref())).collect();
-    if items.is_empty() {
-        "–".to_owned()
-    } else {
-        items.join(", ")
-    }
+    if items.is_empty() { "–".to_owned() } else { items.join(", ") }
 }
 
 fn bots(page: &mut String, contracts: &[Contract]) {
     let row = |c: &Contract| {
-        let observes = c
-            .observes
-            .iter()
-            .map(|tap| format!("every one of `lota.{}`", tap.as_str()));
-        let heard = c
-            .hears
-            .iter()
-            .map(|heard| code(heard))
-            .chain(observes)
-            .collect::<Vec<_>>();
+        let observes = c.observes.iter().map(|tap| format!("every one of `lota.{}`", tap.as_str()));
+        let heard = c.hears.iter().map(|heard| code(heard)).chain(observes).collect::<Vec<_>>();
         vec![
             format!("**{}** {}", c.name, c.responsibility),
-            if heard.is_empty() {
-                "–".to_owned()
-            } else {
-                heard.join(", ")
-            },
+            if heard.is_empty() { "–".to_owned() } else { heard.join(", ") },
             codes(&c.says),
             codes(&c.jobs),
-            if c.never.is_empty() {
-                "–".to_owned()
-            } else {
-                c.never.join(", ")
-            },
+            if c.never.is_empty() { "–".to_owned() } else { c.never.join(", ") },
         ]
     };
     let rows: Vec<_> = contracts.iter().map(row).collect();
-    table(
-        page,
-        "Bots",
-        "",
-        &["bot", "hears", "says", "jobs", "never"],
-        &rows,
-    );
+    table(page, "Bots", "", &["bot", "hears", "says", "jobs", "never"], &rows);
 }
 
 /// Only what leads from someone to someone: types that nobody hears would hide it.
@@ -141,22 +118,22 @@ fn graph(page: &mut String, source: &Source) {
     let people = [&source.outside, &operator].map(|o| (&o.name, &o.says));
     let bots = source.contracts.iter().map(|c| (&c.name, &c.says));
     let says: Vec<_> = bots.chain(people).collect();
-    let node = |name: &str| name.replace(['.', '-'], "_");
+    // Ids of two kinds, so that neither a bot and a type nor a bot and a word of mermaid's are ever the same.
+    let who = |name: &BotName| format!("by_{}", name.slug().replace('-', "_"));
+    let what = |event_type: &str| format!("on_{}", event_type.replace(['.', '-'], "_"));
     let (mut nodes, mut edges) = (BTreeSet::new(), BTreeSet::new());
     for hearer in &source.contracts {
+        nodes.insert(format!("{}[{}]", who(&hearer.name), hearer.name));
         for heard in &hearer.hears {
             for (speaker, _) in says.iter().filter(|(_, said)| said.contains(heard)) {
-                nodes.insert(format!("{}([{heard}])", node(heard)));
-                edges.insert(format!("{} --> {}", node(&speaker.slug()), node(heard)));
-                edges.insert(format!("{} --> {}", node(heard), node(&hearer.name.slug())));
-                if let Some(outside) = people.iter().find(|(name, _)| name == speaker) {
-                    nodes.insert(format!("{}{{{{{}}}}}", node(&outside.0.slug()), outside.0));
+                nodes.insert(format!("{}([{heard}])", what(heard)));
+                edges.insert(format!("{} --> {}", who(speaker), what(heard)));
+                edges.insert(format!("{} --> {}", what(heard), who(&hearer.name)));
+                if people.iter().any(|(name, _)| name == speaker) {
+                    nodes.insert(format!("{}{{{{{speaker}}}}}", who(speaker)));
                 }
             }
         }
-    }
-    for bot in &source.contracts {
-        nodes.insert(format!("{}[{}]", node(&bot.name.slug()), bot.name));
     }
     let _ = writeln!(page, "\n## Who leads to whom\n\n```mermaid\nflowchart LR");
     for line in nodes.iter().chain(&edges) {
@@ -172,18 +149,14 @@ fn matrix(page: &mut String, source: &Source) {
             continue;
         };
         let own = ["health.", "log.", "audit.", "retry.", "dead."];
-        if own
-            .iter()
-            .any(|beginning| binding.routing_key.starts_with(beginning))
-        {
+        if own.iter().any(|beginning| binding.routing_key.starts_with(beginning)) {
             continue;
         }
         let is_bot = source.contracts.iter().any(|c| c.name.slug() == publisher);
         let queues = heard_in.entry((publisher, &binding.routing_key)).or_default();
         if binding.destination_type == DestinationType::Queue {
             queues.insert(&binding.destination);
-        } else if is_bot && queues.is_empty() && Contract::core_says().contains(&binding.routing_key.as_str())
-        {
+        } else if is_bot && queues.is_empty() && Contract::core_says().contains(&binding.routing_key.as_str()) {
             heard_in.remove(&(publisher, binding.routing_key.as_str()));
         }
     }
@@ -192,13 +165,7 @@ fn matrix(page: &mut String, source: &Source) {
         .map(|((publisher, key), queues)| vec![(*publisher).to_owned(), code(key), codes(queues)])
         .collect();
     let introduction = format!("{PUBLISHERS}{}.", codes(Contract::core_says()));
-    table(
-        page,
-        "Publisher, key, queues",
-        &introduction,
-        &["publisher", "key", "queues that act on it"],
-        &rows,
-    );
+    table(page, "Publisher, key, queues", &introduction, &["publisher", "key", "queues that act on it"], &rows);
 }
 
 fn exchanges(page: &mut String, source: &Source) {
@@ -213,26 +180,11 @@ fn exchanges(page: &mut String, source: &Source) {
             keys::UNROUTED => "what no binding takes",
             _ => "the one exchange its publisher writes to",
         };
-        vec![
-            code(name),
-            if internal { "no" } else { "yes" }.to_owned(),
-            what.to_owned(),
-        ]
+        vec![code(name), if internal { "no" } else { "yes" }.to_owned(), what.to_owned()]
     };
-    let rows: Vec<_> = source
-        .topology
-        .exchanges
-        .iter()
-        .map(|e| row(&e.name, e.internal))
-        .collect();
+    let rows: Vec<_> = source.topology.exchanges.iter().map(|e| row(&e.name, e.internal)).collect();
     let rows = alike(&source.contracts, rows);
-    table(
-        page,
-        "Exchanges",
-        "All are durable topic exchanges.",
-        &["exchange", "publishers", "what"],
-        &rows,
-    );
+    table(page, "Exchanges", "All are durable topic exchanges.", &["exchange", "publishers", "what"], &rows);
 }
 
 fn queues(page: &mut String, source: &Source) {
@@ -242,11 +194,7 @@ fn queues(page: &mut String, source: &Source) {
             QueueType::Classic => "classic",
         };
         let policies = policies_of(&queue.name, &source.topology.policies);
-        vec![
-            code(&queue.name),
-            kind.to_owned(),
-            codes(policies.iter().map(|p| &p.name)),
-        ]
+        vec![code(&queue.name), kind.to_owned(), codes(policies.iter().map(|p| &p.name))]
     };
     let rows: Vec<_> = source.topology.queues.iter().map(row).collect();
     let rows = alike(&source.contracts, rows);
@@ -260,78 +208,62 @@ fn queues(page: &mut String, source: &Source) {
         // Sorted here: whether the map keeps another order depends on the build.
         let settings: BTreeMap<_, _> = policy.definition.iter().collect();
         let settings: Vec<String> = settings.into_iter().map(setting).collect();
-        vec![
-            code(&policy.name),
-            code(&policy.pattern),
-            policy.apply_to.clone(),
-            settings.join(", "),
-        ]
+        vec![code(&policy.name), code(&policy.pattern), policy.apply_to.clone(), settings.join(", ")]
     };
     let rows: Vec<_> = source.topology.policies.iter().map(row).collect();
-    let introduction =
-        "All that is set on a queue but its type, so that it can change without deleting the queue.";
+    let introduction = "All that is set on a queue but its type, so that it can change without deleting the queue.";
     let rows = alike(&source.contracts, rows);
-    table(
-        page,
-        "Policies",
-        introduction,
-        &["policy", "names", "of", "settings"],
-        &rows,
-    );
+    table(page, "Policies", introduction, &["policy", "names", "of", "settings"], &rows);
 }
 
 /// Those of the highest priority whose pattern fits; more than one would leave it to chance which holds.
 fn policies_of<'a>(queue: &str, policies: &'a [Policy]) -> Vec<&'a Policy> {
     let fits = |policy: &&Policy| {
         // The schema validator brings the regular expressions that the broker's patterns are written in.
-        policy.apply_to == "queues"
-            && jsonschema::is_valid(&json!({"pattern": policy.pattern}), &json!(queue))
+        policy.apply_to == "queues" && jsonschema::is_valid(&json!({"pattern": policy.pattern}), &json!(queue))
     };
     let fitting: Vec<&Policy> = policies.iter().filter(fits).collect();
     let highest = fitting.iter().map(|policy| policy.priority).max();
-    fitting
-        .into_iter()
-        .filter(|policy| Some(policy.priority) == highest)
-        .collect()
+    fitting.into_iter().filter(|policy| Some(policy.priority) == highest).collect()
 }
 
 fn users(page: &mut String, source: &Source) {
     let mut users: Vec<_> = source.topology.users.iter().collect();
     users.sort_by(|a, b| a.name.cmp(&b.name));
     let may = |pattern: &str| {
-        if pattern == "^$" {
-            "nothing".to_owned()
-        } else {
-            code(pattern)
-        }
+        if pattern == "^$" { "nothing".to_owned() } else { code(pattern) }
     };
     let mut rows = Vec::new();
     for user in users {
         let topics = user.topic_permissions.iter();
-        let written = topics
-            .filter(|topic| topic.write != "^$")
-            .map(|topic| code(&topic.write))
-            .collect::<Vec<_>>();
+        let written = topics.filter(|topic| topic.write != "^$").map(|topic| code(&topic.write)).collect::<Vec<_>>();
         rows.push(vec![
             code(&user.name),
             may(&user.configure),
             may(&user.write),
             may(&user.read),
-            if written.is_empty() {
-                "–".to_owned()
-            } else {
-                written.join(", ")
-            },
+            if written.is_empty() { "–".to_owned() } else { written.join(", ") },
         ]);
     }
-    let introduction =
-        "Regular expressions over names. Keys are those with which it may write to its exchange.";
-    let columns = [
-        "user",
-        "may declare",
-        "may write to",
-        "may read from",
-        "with keys",
-    ];
+    let introduction = "Regular expressions over names. Keys are those with which it may write to its exchange.";
+    let columns = ["user", "may declare", "may write to", "may read from", "with keys"];
     table(page, "Users", introduction, &columns, &rows);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_generalised_where_it_stands_alone() {
+        for (cell, general) in [
+            ("`a.work`", "`<bot>.work`"),
+            ("`lota.audit`", "`lota.audit`"),
+            (r"`^a\.retry\.1h$`, dead.a", r"`^<bot>\.retry\.1h$`, dead.<bot>"),
+            ("lota-work-a", "lota-work-<bot>"),
+            ("", ""),
+        ] {
+            assert_eq!(generalised(cell, "a"), general);
+        }
+    }
 }

@@ -1,8 +1,5 @@
 //! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
-#![allow(
-    clippy::unwrap_used,
-    reason = "test support: a broken assumption ends the test"
-)]
+#![allow(clippy::unwrap_used, reason = "test support: a broken assumption ends the test")]
 use std::{
     fs,
     future::Future,
@@ -75,10 +72,7 @@ impl Ended {
 
     /// Types that end a job; exactly one may be said.
     pub(crate) fn terminal(&self) -> Vec<&'static str> {
-        self.said()
-            .into_iter()
-            .filter(|said| matches!(*said, "deploy.completed" | "deploy.failed"))
-            .collect()
+        self.said().into_iter().filter(|said| matches!(*said, "deploy.completed" | "deploy.failed")).collect()
     }
 }
 
@@ -95,11 +89,7 @@ impl Field {
         fs::create_dir_all(dir.path().join("config")).unwrap();
         fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
-        let field = Self {
-            bot: Self::bot_in(dir.path()),
-            dir,
-            objects,
-        };
+        let field = Self { bot: Self::bot_in(dir.path()), dir, objects };
         fs::create_dir_all(field.root().join("data")).unwrap();
         fs::copy(site(), field.root().join("data/site")).unwrap();
         field
@@ -112,13 +102,9 @@ impl Field {
         tools.dir = dir.join("bot");
         tools.objects = dir.join("objects");
         tools.config_dir = dir.join("config");
-        tools.path = "/tmp/lota-bwrap/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
+        tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
         let brief = Span(Duration::from_millis(50));
-        let settings = Settings {
-            check_every: brief,
-            stop_grace: Span(Duration::from_secs(2)),
-            ..Settings::default()
-        };
+        let settings = Settings { check_every: brief, stop_grace: Span(Duration::from_secs(2)), ..Settings::default() };
         Arc::new(DeployBot::new(settings, tools).unwrap())
     }
 
@@ -128,11 +114,7 @@ impl Field {
     }
 
     pub(crate) fn root(&self) -> PathBuf {
-        self.dir
-            .path()
-            .canonicalize()
-            .unwrap()
-            .join("bot/environments/local")
+        self.dir.path().canonicalize().unwrap().join("bot/environments/local")
     }
 
     /// Stores a release of the site without its program, which is large: that is in the application's own folder.
@@ -152,10 +134,7 @@ impl Field {
     async fn store(&self, tree: &Path, page: &str, mode: &str) -> ObjectRef {
         fs::write(tree.join("page"), page).unwrap();
         fs::write(tree.join("mode"), mode).unwrap();
-        let limits = ArchiveLimits {
-            entries_max: 100,
-            bytes_max: 1 << 30,
-        };
+        let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 30 };
         let packed = self.dir.path().join("packed");
         pack(tree, &list_tree(tree, 100).unwrap(), &packed, &limits).unwrap();
         self.objects.put_file(&packed, "application/zstd").await.unwrap()
@@ -173,26 +152,12 @@ impl Field {
             deploy: [("local".to_owned(), stage)].into(),
             ..TestCompleted::example()
         };
-        started(
-            &self
-                .bot
-                .handle(tested, &mut <DeployBot as Bot>::State::default(), &meta())
-                .unwrap(),
-        )
+        started(&self.bot.handle(tested, &mut <DeployBot as Bot>::State::default(), &meta()).unwrap())
     }
 
     pub(crate) fn rollback_job(&self, to: Option<Digest>) -> DeployJob {
-        let wanted = DeployRollbackRequested {
-            environment: "local".into(),
-            to,
-            ..DeployRollbackRequested::example()
-        };
-        started(
-            &self
-                .bot
-                .handle(wanted, &mut <DeployBot as Bot>::State::default(), &meta())
-                .unwrap(),
-        )
+        let wanted = DeployRollbackRequested { environment: "local".into(), to, ..DeployRollbackRequested::example() };
+        started(&self.bot.handle(wanted, &mut <DeployBot as Bot>::State::default(), &meta()).unwrap())
     }
 
     pub(crate) async fn run(&self, id: &str, job: &DeployJob) -> Ended {
@@ -201,10 +166,7 @@ impl Field {
 
     pub(crate) async fn attempt(&self, id: &str, job: &DeployJob, record: &Arc<JobRecord>) -> Ended {
         let outcome = job.run(&self.bot, &cx(id, record)).await;
-        Ended {
-            outcome,
-            record: record.clone(),
-        }
+        Ended { outcome, record: record.clone() }
     }
 
     /// Runs the bot's service until the returned guard is dropped.
@@ -226,28 +188,15 @@ impl Field {
             }
         }
         let cancelled = CancellationToken::new();
-        tokio::spawn(
-            self.bot
-                .clone()
-                .service(ServiceCx::new(cancelled.clone(), Arc::new(NoPort))),
-        );
+        tokio::spawn(self.bot.clone().service(ServiceCx::new(cancelled.clone(), Arc::new(NoPort))));
         cancelled.drop_guard()
     }
 
     /// What the site answers now.
     pub(crate) async fn page(&self) -> Option<String> {
         let port = fs::read_to_string(self.root().join("port")).ok()?;
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .timeout(Duration::from_secs(2))
-            .build();
-        let answer = client
-            .unwrap()
-            .get(format!("http://127.0.0.1:{}/", port.trim()))
-            .send()
-            .await
-            .ok()?;
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(2)).build();
+        let answer = client.unwrap().get(format!("http://127.0.0.1:{}/", port.trim())).send().await.ok()?;
         answer.text().await.ok()
     }
 
@@ -264,9 +213,7 @@ impl Field {
     /// The lines of the journal.
     pub(crate) fn journal(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.root().join("journal.jsonl")).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// How often a job switched.
@@ -296,11 +243,8 @@ impl Drop for Field {
 }
 
 fn processes_below(root: &Path) -> Vec<i32> {
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let is_below =
-        |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_below = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(root));
     pids.filter(is_below).collect()
 }
 
@@ -318,19 +262,9 @@ fn site() -> PathBuf {
 
 /// A web server by this command.
 pub(crate) fn stage(run: &str) -> DeployStage {
-    let health = Health {
-        path: "/health".into(),
-        deadline: Span(Duration::from_secs(20)),
-    };
-    let serve = Serve {
-        run: run.into(),
-        env: [].into(),
-    };
-    DeployStage {
-        when: None,
-        serve: Some(serve),
-        health: Some(health),
-    }
+    let health = Health { path: "/health".into(), deadline: Span(Duration::from_secs(20)) };
+    let serve = Serve { run: run.into(), env: [].into() };
+    DeployStage { when: None, serve: Some(serve), health: Some(health) }
 }
 
 /// A context for the next attempt of a job.
