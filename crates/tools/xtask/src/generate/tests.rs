@@ -240,7 +240,7 @@ fn the_page_tells_of_every_bot_queue_exchange_and_user() {
     }
     let queues = source.topology.queues.iter().map(|q| &q.name);
     for name in queues.chain(source.topology.exchanges.iter().map(|e| &e.name)) {
-        let general = |c: &Contract| format!("| `{}` |", name.replace(&c.name.slug(), "<bot>"));
+        let general = |c: &Contract| format!("| `{}` |", topology::page::generalised(name, &c.name.slug()));
         let is_told =
             page.contains(&format!("| `{name}` |")) || source.contracts.iter().any(|c| page.contains(&general(c)));
         assert!(is_told, "{name}");

@@ -1,5 +1,5 @@
 //! The contracts and the broker's topology: as JSON for programs, and as a page for people.
-mod page;
+pub(super) mod page;
 
 use anyhow::{Context, Result};
 

@@ -73,7 +73,7 @@ fn alike(contracts: &[Contract], rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
 }
 
 /// With `<bot>` for the name, where it is no part of a longer word.
-fn generalised(cell: &str, slug: &str) -> String {
+pub(in crate::generate) fn generalised(cell: &str, slug: &str) -> String {
     let mut text = String::new();
     let mut done = 0;
     for (at, _) in cell.match_indices(slug) {
