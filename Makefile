@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check gen fmt clean build-demo doctor
+.PHONY: help demo up down test check gen new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -35,6 +35,10 @@ check: doctor ## formatting, lints, the rules of the tree, generated files, depe
 	else echo 'check: NOT RUN: cargo deny check bans licenses sources (cargo install --locked cargo-deny); tidy held the fences around lapin and sqlx'; fi
 
 gen: ## write the files that follow from the contracts
+	cargo run --package xtask -- gen
+
+new-bot: ## NAME=EchoBot: a new bot that runs, with a test
+	cargo run --package xtask -- new-bot "$(NAME)"
 	cargo run --package xtask -- gen
 
 fmt: ## format all code

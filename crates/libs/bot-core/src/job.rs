@@ -61,7 +61,7 @@ pub enum Stop {
     LeaseLost,
 }
 
-pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a job's context does outside the job. The runtime's is durable; tests have their own.
 pub trait JobPort: Send + Sync {
@@ -154,14 +154,14 @@ impl<B: Bot> JobCx<B> {
 }
 
 /// A job's `run` without its type.
-pub(crate) type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
+pub type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
 
 /// How the runtime runs a job without knowing its type.
 pub struct ErasedJob<B: Bot> {
     /// Runs it.
-    pub(crate) run: RunJob<B>,
+    pub run: RunJob<B>,
     /// What is said when it is given up.
-    pub(crate) gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
+    pub gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
 }
 
 /// Jobs by kind.

@@ -43,7 +43,12 @@ fn entry<E: Event>() -> Entry {
         example: || serde_json::to_value(E::example()).unwrap_or_default(),
         check: |v| match serde_path_to_error::deserialize::<_, E>(v) {
             Ok(_) => Ok(()),
-            Err(e) => Err(format!("`payload.data.{}`: {}", e.path(), e.inner())),
+            Err(e) => {
+                let path = e.path().to_string();
+                // A missing field, and whatever is flattened, is told at the top.
+                let field = if path == "." { String::new() } else { format!(".{path}") };
+                Err(format!("`payload.data{field}`: {}", e.inner()))
+            }
         },
     }
 }

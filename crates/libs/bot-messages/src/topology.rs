@@ -10,7 +10,6 @@ use crate::{Contract, Kind, OutsidePublisher, Tap, Tier, catalogue, keys};
 
 /// The user that may only read figures; the monitor asks the management API with it.
 pub const METRICS_USER: &str = "lota-metrics";
-const OUTSIDE_QUEUE_MESSAGES_MAX: u64 = 100_000;
 const TAP_MESSAGES_MAX: u64 = 100_000;
 /// Only a net: the runtime ends crash loops long before.
 const WORK_DELIVERY_LIMIT: u64 = 1000;
@@ -333,12 +332,6 @@ impl Builder {
             let queue = keys::tap_queue(&slug, Tap::Events.as_str());
             self.queue(&queue, QueueType::Quorum);
             self.bind(keys::EVENTS, &queue, "#");
-            self.policy(
-                &format!("lota-outside-{slug}"),
-                &format!("^{}$", escape(&queue)),
-                "queues",
-                json!({"max-length": OUTSIDE_QUEUE_MESSAGES_MAX, "overflow": "drop-head", "delivery-limit": NO_DELIVERY_LIMIT}),
-            );
         }
         let (mut configure, mut write, mut read) =
             ("^$".to_owned(), exactly(std::slice::from_ref(&egress)), format!(r"^{slug}\.tap\.[a-z]+$"));

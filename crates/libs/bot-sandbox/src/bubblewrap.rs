@@ -254,7 +254,7 @@ pub(crate) fn prepare_mount_point(writable: &Path, below: &Path, host: &Path) ->
                     .map_err(SandboxError::io(format!("make the mount point {}", path.display())))?;
             }
             Err(_) => {
-                fs::create_dir(&path).map_err(SandboxError::io(format!("make the mount point {}", path.display())))?
+                fs::create_dir(&path).map_err(SandboxError::io(format!("make the mount point {}", path.display())))?;
             }
         }
     }

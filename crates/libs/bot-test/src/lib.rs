@@ -7,6 +7,8 @@
     reason = "test support: a broken assumption ends the test"
 )]
 
+mod conversation;
 mod job;
 
+pub use conversation::{Conversation, Line};
 pub use job::JobRecord;

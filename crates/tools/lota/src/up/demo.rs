@@ -125,7 +125,7 @@ async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
         if let Some(url) = list.as_array().and_then(|l| l.first()).and_then(|a| a.get("url")).and_then(|u| u.as_str()) {
             match http.get(url).send().await {
                 Ok(response) => {
-                    last = response.text().await?.trim().to_owned();
+                    response.text().await?.trim().clone_into(&mut last);
                     if last.contains(wanted) {
                         println!("   GET {url} -> {last}");
                         return Ok(());

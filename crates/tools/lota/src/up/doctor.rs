@@ -38,14 +38,14 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
     broker(&mut missing)?;
     match memory_mib() {
         Some(mib) if mib < MEMORY_MIN_MIB => {
-            missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"))
+            missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"));
         }
         Some(mib) => println!("ok       memory: {mib} MiB free"),
         None => println!("unknown  memory: /proc/meminfo cannot be read"),
     }
     match disk_mib() {
         Some(mib) if mib < DISK_MIN_MIB => {
-            missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}"))
+            missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}"));
         }
         Some(mib) => println!("ok       disk: {mib} MiB free here"),
         None => println!("unknown  disk"),

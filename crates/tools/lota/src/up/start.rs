@@ -167,8 +167,9 @@ async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<
             return home.monitor_url();
         }
         if Instant::now() > limit {
-            let ends: String =
-                missing.iter().map(|s| format!("\n{}:\n{}", home.log(s).display(), log_end(home, s))).collect();
+            let ends = missing
+                .iter()
+                .fold(String::new(), |all, s| all + &format!("\n{}:\n{}", home.log(s).display(), log_end(home, s)));
             bail!("not heard within {} s: {}{ends}", READY_LIMIT.as_secs(), missing.join(", "));
         }
         if told.elapsed() > Duration::from_secs(5) {
