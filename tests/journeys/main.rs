@@ -11,3 +11,4 @@ mod demo;
 mod killed_bots;
 mod outage;
 mod plain_client;
+mod steering;
