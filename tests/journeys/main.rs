@@ -11,4 +11,5 @@ mod demo;
 mod killed_bots;
 mod outage;
 mod plain_client;
+mod retry;
 mod steering;
