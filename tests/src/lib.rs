@@ -195,6 +195,8 @@ impl Drop for Fleet {
         } else {
             let down = down.unwrap();
             assert!(down.status.success(), "{}", text(&down));
+            let home = self.home.to_string_lossy().into_owned();
+            assert_eq!(processes_naming(&home), Vec::<i32>::new(), "still running after the fleet of {home}");
         }
     }
 }

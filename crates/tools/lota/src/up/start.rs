@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bot_provision::{ApplyOptions, Bundle, PackageCache};
+use bot_provision::{ApplyOptions, Bundle, Node, PackageCache};
 
 use super::{
     BOTS, broker, defaults, environment,
@@ -70,7 +70,7 @@ pub(crate) fn started_at(pid: u32) -> Option<u64> {
 
 async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
-    let (mut supervisor, mut broker) = assemble(home, args).await?;
+    let (mut supervisor, broker) = assemble(home, args).await?;
     let mut stop = Box::pin(told_to_stop());
     supervisor.start_all()?;
     println!("  bots: started, waiting until each is heard");
@@ -96,7 +96,10 @@ async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     println!("stopping");
     let _ = fs::remove_file(home.join("ready"));
     supervisor.stop_all().await;
-    if let Some(node) = &mut broker.node {
+    // Found anew by its record: someone may have restarted the node meanwhile.
+    if broker.node.is_some()
+        && let Some(mut node) = Node::attach(&home.join("broker"))?
+    {
         node.stop().await?;
     }
     println!("stopped");
