@@ -1,4 +1,4 @@
-//! What tests share: private brokers, a vhost per test, conversations on an in-process bus, fixtures. A dev-dependency only.
+//! What tests share: a job's context in memory, and bots in conversation without a broker. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
