@@ -88,7 +88,7 @@ impl Host {
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
         let mut env = serve.env.clone();
         env.insert("PORT".to_owned(), port.to_string());
-        let served = self.sandbox.serve(Application {
+        let application = Application {
             id: id(environment, seq),
             argv: ["sh", "-c", &serve.run].map(str::to_owned).to_vec(),
             release,
@@ -98,8 +98,16 @@ impl Host {
             limits: environment.limits.clone(),
             log_file: log_file(environment, seq),
             record: record(environment),
-        });
-        Ok(Running { served: served.await?, port })
+        };
+        let served = match self.sandbox.serve(application.clone()).await {
+            // A bot died between the start and the record: whatever it started ends before this start.
+            Err(SandboxError::AlreadyServed { id, .. }) => {
+                self.sandbox.stop_by_id(&id, self.stop_grace).await?;
+                self.sandbox.serve(application).await
+            }
+            served => served,
+        };
+        Ok(Running { served: served?, port })
     }
 
     /// Ends whatever runs in the environment; `hurried` leaves it less time to end by itself.

@@ -8,7 +8,7 @@ use crate::field::{Ended, Field, cx, killed_after};
 /// Whatever happened: one terminal event, one switch (and one back), one process, the right page.
 pub(crate) async fn one_of_each(field: &Field, id: &str, ended: &Ended, good: bool, page: &str) {
     let (terminal, switches) = if good { ("deploy.completed", 1) } else { ("deploy.failed", 2) };
-    assert_eq!(ended.terminal(), [terminal], "{id}");
+    assert_eq!(ended.terminal(), [terminal], "{id}: {:?}", ended.outcome);
     assert_eq!(ended.said().iter().filter(|said| **said == "deploy.started").count(), 1, "{id}");
     assert_eq!(field.switches(id), switches, "{id}: {:#?}", field.journal());
     assert_eq!(field.processes().len(), 1, "{id}");
