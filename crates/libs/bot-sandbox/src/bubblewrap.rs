@@ -103,9 +103,20 @@ pub(crate) struct Status {
 impl Status {
     /// Whether the command was started, once bwrap has ended by itself.
     pub(crate) fn has_started(&self) -> bool {
+        self.text().contains("\"exit-code\"")
+    }
+
+    /// Pid 1 of the namespace, as it is called outside. When it is gone, so is everything inside.
+    pub(crate) fn namespace_init(&self) -> Option<i32> {
+        let text = self.text();
+        let rest = text.split_once("\"child-pid\"")?.1.trim_start_matches([':', ' ']);
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    fn text(&self) -> String {
         let mut text = vec![0; 4096];
         let length = self.file.read_at(&mut text, self.options_end).unwrap_or(0);
-        String::from_utf8_lossy(text.get(..length).unwrap_or_default()).contains("\"exit-code\"")
+        String::from_utf8_lossy(text.get(..length).unwrap_or_default()).into_owned()
     }
 }
 

@@ -268,6 +268,14 @@ impl Family {
     }
 }
 
+/// Collects a zombie that came to us because we are pid 1 of a container.
+pub(crate) fn reap_adopted(pid: i32) {
+    let me = std::process::id() as i32;
+    if proc::read(pid).is_some_and(|process| process.parent == me && !is_own_child(process.identity)) {
+        let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    }
+}
+
 /// Signals that very process, not one that came by its number.
 pub(crate) fn send(identity: Identity, signal: Signal) {
     if proc::identity(identity.pid) == Some(identity) {

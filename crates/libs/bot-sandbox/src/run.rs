@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tokio::{
     process::Child,
     task::{self, JoinHandle},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ use crate::{
     bubblewrap::{self, Bubblewrap, Interior, Status},
     command::invalid,
     detect::SYSTEM_PATH,
-    family::{Family, KILL_WAIT, Marker, RUN_MARKER},
+    family::{Family, KILL_WAIT, Marker, RUN_MARKER, reap_adopted},
     output::{Heard, Output, lock},
     proc,
     process_group::{limit_words, link},
@@ -35,6 +35,8 @@ use crate::{
 const TERM_GRACE: Duration = Duration::from_secs(4);
 /// How often memory and processes are counted.
 const POLL: Duration = Duration::from_millis(100);
+/// How long pid 1 of a namespace may take to end after bwrap did.
+const NAMESPACE_WAIT: Duration = Duration::from_millis(500);
 /// How long output is read on after the last process died; a full channel could hold it for ever.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -226,7 +228,11 @@ impl Run {
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
             self.ask_to_end().await;
         }
-        let survivors = self.family.on(|family| family.kill_all(KILL_WAIT)).await?;
+        let survivors = if self.namespace_is_empty(&cause, status.as_ref()).await {
+            Vec::new()
+        } else {
+            self.family.on(|family| family.kill_all(KILL_WAIT)).await?
+        };
         // Collects what the kernel keeps for us; a survivor of SIGKILL is left to the runtime.
         let _ = timeout(KILL_WAIT, self.child.wait()).await;
         if timeout(DRAIN, &mut pump.0).await.is_err() {
@@ -263,10 +269,32 @@ impl Run {
         })
     }
 
+    /// Whether the kernel has ended all there was: it does so before pid 1 of a namespace counts as dead. That pid 1 dies
+    /// with bwrap's outer process. False if that cannot be told; then every process has to be looked at, which is slow.
+    async fn namespace_is_empty(&self, cause: &Cause, status: Option<&Status>) -> bool {
+        let Cause::Itself(_) = cause else {
+            return false;
+        };
+        let Some(init) = status.and_then(Status::namespace_init) else {
+            return false;
+        };
+        let deadline = Instant::now() + NAMESPACE_WAIT;
+        let mut pause = Duration::from_micros(200);
+        while proc::read(init).is_some_and(|process| process.is_alive()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        reap_adopted(init);
+        true
+    }
+
     /// Until it ends, or we have to end it.
     async fn watch(&mut self, command: &Command, began: Instant) -> Result<Cause, SandboxError> {
         let deadline = (began + command.limits.time).into();
-        let mut poll = interval(POLL);
+        let mut poll = interval_at((Instant::now() + POLL).into(), POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
