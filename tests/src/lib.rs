@@ -8,6 +8,7 @@
 )]
 
 mod repository;
+pub mod toy;
 
 use std::{
     collections::BTreeMap,

@@ -35,8 +35,11 @@ pub struct InboxMark {
     pub content_hash: String,
     /// The attempt that this delivery was.
     pub attempt: u32,
-    /// Settled, or to be tried again (the stored attempt becomes `attempt + 1`).
+    /// Settled, or to be tried again.
     pub settled: bool,
+    /// If it is to be tried again: whether that is the next attempt (the stored one becomes `attempt + 1`) or, as this one
+    /// was only put off, the same.
+    pub counts: bool,
 }
 
 /// What a commit writes into an entity's state.

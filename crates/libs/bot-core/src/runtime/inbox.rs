@@ -229,9 +229,13 @@ impl<B: Bot> Shared<B> {
             let now = clock::now();
             let (mut commit, done) = self.decide(delivery, m, now).await?;
             let settled = done.settled != Settled::Retried;
-            let attempt = if done.uncounted { m.attempt - 1 } else { m.attempt };
-            commit.inbox =
-                Some(InboxMark { key: inbox_key.clone(), content_hash: m.content_hash.clone(), attempt, settled });
+            commit.inbox = Some(InboxMark {
+                key: inbox_key.clone(),
+                content_hash: m.content_hash.clone(),
+                attempt: m.attempt,
+                settled,
+                counts: !done.uncounted,
+            });
             match self.commit(commit).await? {
                 Committed::Done => return Ok(done),
                 Committed::Stale => {}

@@ -124,7 +124,8 @@ async fn check_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<Option<Committ
 }
 
 async fn write_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
-    let attempt = if mark.settled { mark.attempt } else { mark.attempt.saturating_add(1) };
+    let again = !mark.settled && mark.counts;
+    let attempt = mark.attempt.saturating_add(u32::from(again));
     sqlx::query(
         "INSERT INTO inbox (publisher, id, replay, content_hash, settled, attempt, seen_at_ms)
          VALUES (?, ?, ?, ?, ?, ?, ?)

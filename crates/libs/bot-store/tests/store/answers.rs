@@ -49,6 +49,7 @@ async fn conflict_where_the_key_has_other_content() {
         content_hash: content.to_owned(),
         attempt: 1,
         settled,
+        counts: true,
     };
     for (id, is_settled) in [("m1", true), ("m2", false)] {
         let first = Commit { inbox: Some(mark(id, is_settled, "one")), ..Commit::default() };
@@ -77,6 +78,23 @@ async fn old_attempt_where_a_later_one_is_expected() {
     let entry = store.inbox(&key("m1")).await.unwrap().unwrap();
     assert_eq!((entry.settled, entry.attempt), (true, 2));
     assert_eq!(bodies(&store).await, ["retry", "done"]);
+}
+
+#[tokio::test]
+async fn what_is_put_off_stays_the_same_attempt_however_often() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let off =
+        |body| Commit { inbox: Some(InboxMark { settled: false, counts: false, ..settled("m1") }), ..sending(body) };
+    for body in ["once", "twice", "thrice"] {
+        assert_eq!(store.commit(off(body)).await.unwrap(), Committed::Done);
+        let entry = store.inbox(&key("m1")).await.unwrap().unwrap();
+        assert_eq!((entry.settled, entry.attempt), (false, 1));
+    }
+    let done = Commit { inbox: Some(settled("m1")), ..sending("done") };
+    assert_eq!(store.commit(done.clone()).await.unwrap(), Committed::Done);
+    assert_eq!(store.commit(done).await.unwrap(), Committed::Duplicate);
+    assert_eq!(bodies(&store).await, ["once", "twice", "thrice", "done"]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(crate) fn key(id: &str) -> InboxKey {
 
 /// A settled first attempt of a message, with the content "one".
 pub(crate) fn settled(id: &str) -> InboxMark {
-    InboxMark { key: key(id), content_hash: "one".to_owned(), attempt: 1, settled: true }
+    InboxMark { key: key(id), content_hash: "one".to_owned(), attempt: 1, settled: true, counts: true }
 }
 
 pub(crate) fn write(key: &str, expected_version: u64, value: Value) -> StateWrite {

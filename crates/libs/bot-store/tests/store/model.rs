@@ -82,6 +82,7 @@ fn commit(delivery: &Delivery, bodies: &[String]) -> Commit {
         content_hash: delivery.content.to_string(),
         attempt: delivery.attempt,
         settled: delivery.settled,
+        counts: true,
     });
     Commit { inbox, outbox: bodies.iter().map(|body| message(body)).collect(), ..Commit::default() }
 }

@@ -1,0 +1,13 @@
+//! What the core promises to every bot, shown with a toy bot as a process of its own on a real RabbitMQ.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a broken assumption ends the test"
+)]
+
+mod crashes;
+mod jobs;
+mod outcomes;
+mod stage;
+mod traffic;
