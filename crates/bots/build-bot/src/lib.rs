@@ -23,6 +23,7 @@ mod repositories;
 mod steps;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -81,8 +82,8 @@ impl Bot for BuildBot {
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, ())));
     type Jobs = (BuildJob, ());
     type Config = Config;
-    /// Every push stands for itself.
-    type State = ();
+    /// Nothing where the store is of a version that gave pushes no order.
+    type State = Option<Pushes>;
 
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
@@ -124,8 +125,8 @@ impl Handle<RepositoryPushed> for BuildBot {
         push.revision.repository.clone()
     }
 
-    fn handle(&self, push: RepositoryPushed, (): &mut (), meta: &Meta) -> Outcome<Self> {
-        let RepositoryPushed { revision, bundle, .. } = push;
+    fn handle(&self, push: RepositoryPushed, state: &mut Option<Pushes>, meta: &Meta) -> Outcome<Self> {
+        let RepositoryPushed { mut revision, bundle, .. } = push;
         if means_deleted(&revision.commit) {
             return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
@@ -136,6 +137,7 @@ impl Handle<RepositoryPushed> for BuildBot {
         };
         let Err((code, why)) = judged else {
             let key = revision.repository.clone();
+            revision.sequence = Some(state.get_or_insert_default().number(&revision, meta.now.timestamp_millis()));
             return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
         };
         Ok(Effects::none().note(why.clone()).say(BuildFailed {
@@ -148,6 +150,33 @@ impl Handle<RepositoryPushed> for BuildBot {
             log: None,
             duration_ms: 0,
         }))
+    }
+}
+
+/// The refs of a repository whose latest push is remembered.
+const REFS_MAX: usize = 1000;
+
+/// The latest push of each ref of one repository, by its number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pushes(BTreeMap<String, u64>);
+
+impl Pushes {
+    /// The number of a push. It is the time, or one more than the latest push has: so numbers go on rising where the
+    /// clock went back, and where this memory was lost. A number of before that the push repeats (it is built again)
+    /// stays what it was.
+    fn number(&mut self, revision: &Revision, now_ms: i64) -> u64 {
+        let latest = self.0.get(&revision.git_ref).copied().unwrap_or(0);
+        if let Some(given) = revision.sequence.filter(|given| *given <= latest) {
+            return given;
+        }
+        let number = u64::try_from(now_ms).unwrap_or(0).max(latest + 1);
+        self.0.insert(revision.git_ref.clone(), number);
+        if self.0.len() > REFS_MAX
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, number)| **number).map(|(name, _)| name.clone())
+        {
+            self.0.remove(&oldest);
+        }
+        number
     }
 }
 
@@ -275,9 +304,9 @@ mod tests {
             correlation_id: "c-1".into(),
             priority: Priority::Medium,
             attempt: 1,
-            now: chrono::DateTime::UNIX_EPOCH,
+            now: chrono::DateTime::from_timestamp_millis(7000).unwrap(),
         };
-        let effects = bot().1.handle(push.clone(), &mut (), &meta).unwrap();
+        let effects = bot().1.handle(push.clone(), &mut None, &meta).unwrap();
         (push, effects, meta)
     }
 
@@ -301,9 +330,26 @@ mod tests {
 
     #[test]
     fn a_push_to_a_listed_repository_starts_a_job() {
-        let (push, effects, _) = handled(|_| {});
+        let (mut push, effects, _) = handled(|_| {});
+        push.revision.sequence = Some(7000);
         let job = BuildJob { revision: push.revision, bundle: None };
         assert_eq!(effects, Effects::none().start("shop/api", &job));
+    }
+
+    #[test]
+    fn each_push_of_a_ref_has_a_higher_number() {
+        let mut pushes = Pushes::default();
+        let main = Revision { sequence: None, ..Revision::example() };
+        assert_eq!((pushes.number(&main, 5), pushes.number(&main, 5), pushes.number(&main, 2)), (5, 6, 7));
+        assert_eq!(pushes.number(&main, 9), 9);
+        let again = Revision { sequence: Some(6), ..main.clone() };
+        assert_eq!(pushes.number(&again, 20), 6, "what is built again is no newer than it was");
+        let foreign = Revision { sequence: Some(1 << 60), ..main.clone() };
+        assert_eq!(pushes.number(&foreign, 20), 20, "nobody pushes into the future");
+        for number in 0..2000 {
+            pushes.number(&Revision { git_ref: format!("refs/heads/{number}"), ..main.clone() }, number + 30);
+        }
+        assert_eq!(pushes.0.len(), REFS_MAX);
     }
 
     #[test]

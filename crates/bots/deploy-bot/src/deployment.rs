@@ -66,6 +66,16 @@ impl Deployment<'_> {
     /// Everything before the switch: until then, stopping changes nothing.
     async fn begin(&self, history: &History) -> Outcome<DeployBot> {
         let (release, kind) = self.wanted(history)?;
+        if let Some(newer) = history.newer_than(&release.revision).filter(|_| !self.job.by_hand) {
+            let why = anyhow::anyhow!(
+                "{} is superseded: {}, a later push of {}, was in {} already; `deploy.requested` puts it there all the same",
+                release.revision.commit.short(),
+                newer.commit.short(),
+                release.revision.git_ref,
+                self.environment.name
+            );
+            return Err(Fail::reject(Code::Cancelled, why));
+        }
         if kind == Kind::Deploy {
             let started = DeployStarted {
                 environment: self.environment.name.clone(),

@@ -1,7 +1,7 @@
 //! What happened to one environment, as data: its switches, and what follows from them. How they are kept is in `journal`.
 use std::collections::BTreeSet;
 
-use bot_messages::Digest;
+use bot_messages::{Digest, Revision};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,14 @@ impl History {
     /// The switches of one job: its own, and the one that took it back.
     pub(crate) fn of_job(&self, job: &str) -> Vec<&Switch> {
         self.switches.iter().filter(|switch| switch.job == job).collect()
+    }
+
+    /// A later push of the same ref that was here, also if it was taken back.
+    pub(crate) fn newer_than(&self, revision: &Revision) -> Option<&Revision> {
+        let same = |other: &&Revision| other.repository == revision.repository && other.git_ref == revision.git_ref;
+        let all = self.switches.iter().rev().filter_map(|switch| Some(&switch.to.as_ref()?.revision));
+        let number = revision.sequence?;
+        all.filter(same).find(|other| other.sequence.is_some_and(|sequence| sequence > number))
     }
 
     /// The newest switches' numbers, newest first.

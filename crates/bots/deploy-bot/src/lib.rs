@@ -149,6 +149,7 @@ impl Handle<DeployRequested> for DeployBot {
                 let stage = vouched.deploy.get(&event.environment).cloned().unwrap_or_default();
                 let Vouched { artifact, revision, .. } = vouched;
                 let job = DeployJob::of(&event.environment, artifact, revision, &stage, event.requested_by);
+                let job = DeployJob { by_hand: true, ..job };
                 Ok(Effects::none().start(&event.environment, &job))
             }
             Err(why) => Ok(Effects::none().say(DeployFailed {
@@ -175,7 +176,7 @@ impl Handle<DeployRollbackRequested> for DeployBot {
         let environment = self.environment(&event.environment);
         environment.map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
         let DeployRollbackRequested { environment, to, reason, requested_by } = event;
-        let job = DeployJob { environment, want: Want::Back { to, reason }, requested_by };
+        let job = DeployJob { environment, want: Want::Back { to, reason }, requested_by, by_hand: true };
         Ok(Effects::none().start(&job.environment, &job))
     }
 }
@@ -240,6 +241,9 @@ pub struct DeployJob {
     want: Want,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requested_by: Option<String>,
+    /// Someone asked for just this: it goes over what is newer.
+    #[serde(default)]
+    by_hand: bool,
 }
 
 /// What is to be there.
@@ -256,7 +260,7 @@ impl DeployJob {
     fn of(name: &str, artifact: &ObjectRef, revision: &Revision, stage: &DeployStage, by: Option<String>) -> Self {
         let release = Release::new(artifact.clone(), revision.clone(), stage.clone());
         let want = Want::Release(Box::new(release));
-        Self { environment: name.to_owned(), want, requested_by: by }
+        Self { environment: name.to_owned(), want, requested_by: by, by_hand: false }
     }
 
     /// What the journal tells of it: why, and who asked.

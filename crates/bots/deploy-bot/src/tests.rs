@@ -53,6 +53,10 @@ fn job(name: &str, event: &TestCompleted, by: Option<&str>) -> DeployJob {
     DeployJob::of(name, &event.artifact, &event.revision, &stage, by.map(str::to_owned))
 }
 
+fn by_hand(job: DeployJob) -> DeployJob {
+    DeployJob { by_hand: true, ..job }
+}
+
 #[test]
 fn what_passed_goes_where_the_pipeline_and_the_operator_agree() {
     let (_dir, bot) = bot();
@@ -131,7 +135,7 @@ fn what_was_tested_can_be_asked_for() {
     assert_eq!(Handle::<TestCompleted>::key(&bot, &event), Handle::<DeployRequested>::key(&bot, &asked));
     bot.handle(event.clone(), &mut state, &meta()).unwrap();
     let effects = bot.handle(asked, &mut state, &meta()).unwrap();
-    assert_eq!(effects, Effects::none().start("staging", &job("staging", &event, Some("ada"))));
+    assert_eq!(effects, Effects::none().start("staging", &by_hand(job("staging", &event, Some("ada")))));
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn an_artifact_of_two_revisions_goes_where_either_may() {
     }
     assert_eq!(state.vouched.len(), VOUCHED_MAX, "what is remembered is bounded");
     let effects = bot.handle(requested("staging"), &mut state, &meta()).unwrap();
-    assert_eq!(effects, Effects::none().start("staging", &job("staging", &main, Some("ada"))));
+    assert_eq!(effects, Effects::none().start("staging", &by_hand(job("staging", &main, Some("ada")))));
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn a_rollback_needs_an_environment() {
     let (_dir, bot) = bot();
     let wanted: DeployRollbackRequested = bot_messages::Event::example();
     let back = Want::Back { to: None, reason: "wrong prices".into() };
-    let job = DeployJob { environment: "staging".into(), want: back, requested_by: Some("ada".into()) };
+    let job = DeployJob { environment: "staging".into(), want: back, requested_by: Some("ada".into()), by_hand: true };
     let effects = bot.handle(wanted.clone(), &mut Artifact::default(), &meta()).unwrap();
     assert_eq!(effects, Effects::none().start("staging", &job));
 
@@ -210,7 +214,7 @@ fn a_job_that_was_given_up_ends_with_one_event() {
     };
     assert_eq!(job("local", &event, None).gave_up(&bot, &end), Effects::none().say(expected));
     let back = Want::Back { to: None, reason: "wrong prices".into() };
-    let back = DeployJob { environment: "local".into(), want: back, requested_by: None };
+    let back = DeployJob { environment: "local".into(), want: back, requested_by: None, by_hand: true };
     assert_eq!(back.gave_up(&bot, &end), Effects::ignored("local: cancelled: wrong branch"), "nothing was ever there");
 }
 

@@ -148,6 +148,9 @@ pub struct Revision {
     pub git_ref: String,
     /// The exact commit.
     pub commit: CommitId,
+    /// Which push of this ref it was: a later push has a higher number. BuildBot gives it; whoever pushes leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
 }
 
 impl Revision {
@@ -166,6 +169,7 @@ impl Revision {
             url: "https://git.example.org/shop/api.git".into(),
             git_ref: "refs/heads/main".into(),
             commit: CommitId("4f2d9c1e8b7a605f3d2c1b0a9e8d7c6b5a493827".into()),
+            sequence: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Effects, Handle, Job, JobCx, Meta, Outcome, ServiceCx, ServicePort, Tools};
 use bot_messages::{
     Digest, Event, ObjectRef, Priority, Revision,
-    deploy::DeployRollbackRequested,
+    deploy::{DeployRequested, DeployRollbackRequested},
     pipeline::{DeployStage, Health, Serve, Span},
     test::TestCompleted,
 };
@@ -153,6 +153,24 @@ impl Field {
             ..TestCompleted::example()
         };
         started(&self.bot.handle(tested, &mut <DeployBot as Bot>::State::default(), &meta()).unwrap())
+    }
+
+    /// The job that follows from a passed test of the push with this number; `by_hand`: someone asks for it afterwards.
+    pub(crate) fn push_job(&self, artifact: &ObjectRef, sequence: u64, by_hand: bool) -> DeployJob {
+        let mut state = <DeployBot as Bot>::State::default();
+        let tested = TestCompleted {
+            artifact: artifact.clone(),
+            revision: Revision { sequence: Some(sequence), ..Revision::example() },
+            deploy: [("local".to_owned(), DeployStage::default())].into(),
+            ..TestCompleted::example()
+        };
+        let job = started(&self.bot.handle(tested, &mut state, &meta()).unwrap());
+        if !by_hand {
+            return job;
+        }
+        let digest = artifact.digest.clone();
+        let asked = DeployRequested { environment: "local".into(), digest, requested_by: None };
+        started(&self.bot.handle(asked, &mut state, &meta()).unwrap())
     }
 
     pub(crate) fn rollback_job(&self, to: Option<Digest>) -> DeployJob {

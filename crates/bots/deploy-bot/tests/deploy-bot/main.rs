@@ -140,6 +140,25 @@ async fn what_cannot_be_fetched_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_older_push_does_not_undo_a_newer_one_unless_someone_asks() {
+    let field = Field::new();
+    let (old, new) = (field.artifact("old", "good").await, field.artifact("new", "good").await);
+    field.run("job-1", &field.push_job(&new, 8, false)).await.event::<DeployCompleted>();
+    let late = field.run("job-2", &field.push_job(&old, 7, false)).await;
+    let Err(Fail::Reject { code: Code::Cancelled, error }) = late.outcome else { panic!("{:?}", late.outcome) };
+    assert!(error.to_string().contains("is superseded"), "{error:#}");
+    assert_eq!((late.record.said().len(), field.current().as_deref()), (0, Some(new.digest.hex())));
+
+    field.run("job-3", &field.push_job(&old, 7, true)).await.event::<DeployCompleted>();
+    assert_eq!(field.current().as_deref(), Some(old.digest.hex()));
+    field.run("job-4", &field.push_job(&new, 9, false)).await.event::<DeployCompleted>();
+    field.run("job-5", &field.rollback_job(None)).await.event::<DeployRolledBack>();
+    let late = field.run("job-6", &field.push_job(&new, 8, false)).await;
+    assert!(matches!(late.outcome, Err(Fail::Reject { code: Code::Cancelled, .. })), "{:?}", late.outcome);
+    assert_eq!(field.current().as_deref(), Some(old.digest.hex()), "what was taken back stays so");
+}
+
+#[tokio::test]
 async fn someone_asks_for_a_rollback() {
     let field = Field::new();
     let (one, two) = (field.artifact("one", "good").await, field.artifact("two", "good").await);
