@@ -45,7 +45,7 @@ async fn a_commit_is_built_and_everything_is_in_the_store() {
         done.steps.iter().map(|s| (s.name.as_str(), s.exit_code)).collect::<Vec<_>>(),
         [("compile", Some(0)), ("polish", Some(0))]
     );
-    assert_eq!(done.deploy["staging"].when.as_ref().unwrap().branch.as_deref(), Some("main"));
+    assert_eq!(done.deploy["staging"].when.as_ref().unwrap().branch.0, ["main"]);
     let artifact = fleet.unpack(&done.artifact).await;
     assert_eq!(artifact["dist/app"], "source $Format:%H$ $Id$\npolished\n");
     assert_eq!(artifact["dist/commit"].trim(), commit);

@@ -45,7 +45,7 @@ fn tested(deploy: &[(&str, DeployStage)]) -> TestCompleted {
 }
 
 fn only_branch(branch: &str) -> DeployStage {
-    DeployStage { when: Some(When { branch: Some(branch.into()) }), ..DeployStage::default() }
+    DeployStage { when: Some(When { branch: branch.into(), ..When::default() }), ..DeployStage::default() }
 }
 
 fn job(name: &str, event: &TestCompleted, by: Option<&str>) -> DeployJob {
