@@ -277,3 +277,25 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(work).await.map_err(Fail::retry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_run_yet_is_refused_and_never_left_out_in_silence() {
+        let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
+        for (text, words) in [
+            ("build: {steps: [{name: a, run: x, secrets: [TOKEN]}]}", "step `a`: secrets"),
+            ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
+            ("build: {steps: [{name: a, run: x, when: {path: 'src/**'}}]}", "step `a`: when.path"),
+            ("build: {matrix: {a: [x]}}", "build.matrix"),
+            ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),
+            ("deploy: {x: {when: {event: [manual]}}}", "deploy.x"),
+        ] {
+            assert!(judged(text).unwrap_err().contains(words), "{text}");
+        }
+        let good = "build: {steps: [{name: a, run: x, needs: [], when: {branch: main}}], cache: [target]}";
+        assert_eq!(judged(good), Ok(()));
+    }
+}

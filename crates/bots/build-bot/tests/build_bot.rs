@@ -329,3 +329,17 @@ fn a_job_reads_back_as_it_was_stored() {
     let Effect::Start { payload, .. } = &effects.list[0] else { panic!() };
     assert_eq!(serde_json::from_value::<build_bot::BuildJob>(payload.clone()).unwrap(), job);
 }
+
+#[tokio::test]
+async fn a_step_for_another_branch_is_skipped_and_says_why() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  steps:\n    - {name: publish, run: exit 1, when: {branch: release/*}}\n    - {name: compile, run: echo fine, needs: [publish]}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let done: BuildCompleted = run.only_event("build.completed");
+    assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["compile"]);
+    let log = fleet.text(&done.log).await;
+    assert!(log.contains("[publish] skipped: only for branch release/*, and this is refs/heads/main"), "{log}");
+}

@@ -76,7 +76,7 @@ fn a_wish_that_is_not_granted_is_told_in_one_sentence() {
     ]);
     event.revision.git_ref = "refs/heads/topic".into();
     let effects = bot.handle(event, &mut Artifact::default(), &meta()).unwrap();
-    let told = "local: the pipeline file sends only the branch release there, not refs/heads/topic. \
+    let told = "local: the pipeline file sends it there only for branch release, and this is refs/heads/topic. \
                 prod: there is no such environment in environments.yaml, which has: local, staging. \
                 staging: environments.yaml takes nothing from refs/heads/topic: only from refs/heads/main.";
     assert_eq!(effects, Effects::ignored(told));

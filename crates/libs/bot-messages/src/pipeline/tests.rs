@@ -95,7 +95,7 @@ fn depth_and_numbers_are_limited() {
     assert!(Pipeline::parse(&"[".repeat(10_000)).is_err());
     let values = (0..21).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
     assert!(told(&format!("version: 1\nbuild: {{matrix: {{a: [{values}]}}}}\n")).contains("at most 20"));
-    let steps: String = (0..201).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect();
+    let steps = (0..201).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect::<Vec<_>>().concat();
     assert!(told(&format!("version: 1\nbuild:\n  steps:\n{steps}")).contains("at most 200"));
 }
 
