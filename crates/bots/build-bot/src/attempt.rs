@@ -7,7 +7,7 @@ use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, When},
 };
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
@@ -25,8 +25,7 @@ use crate::{
 
 /// A tar.zst.
 const ARCHIVE: &str = "application/zstd";
-/// So that `build.started` and `build.completed` fit into a message whatever the pipeline file says.
-const STEPS_MAX: usize = 200;
+/// So that `build.completed` fits into a message whatever the pipeline file says.
 const DEPLOY_BYTES_MAX: usize = 64 << 10;
 
 /// Why there is no build.
@@ -166,6 +165,12 @@ impl Attempt<'_> {
         let count = pipeline.build.steps.len();
         for (i, step) in pipeline.build.steps.iter().enumerate() {
             self.go_on()?;
+            let occasion = step.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&self.job.revision.git_ref));
+            if let Err(why) = occasion {
+                log.begin(&step.name);
+                log.line(&format!("skipped: {why}"));
+                continue;
+            }
             self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
             let limits = self.bot.config.step_limits(step.timeout.map(|span| span.0));
             let broken = |fail| Broken { step: Some(step.name.clone()), fail };
@@ -230,10 +235,7 @@ fn no_pipeline(e: bot_clients::PipelineProblem) -> Fail {
 /// What can be known to be wrong before a step runs.
 fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     let wrong = |why: String| fail(Code::InvalidPipeline, why);
-    let count = pipeline.build.steps.len();
-    if count > STEPS_MAX {
-        return Err(wrong(format!("build.steps has {count} items: at most {STEPS_MAX} are run")));
-    }
+    refuse_unsupported(pipeline).map_err(wrong)?;
     let deploy_bytes = serde_json::to_vec(&pipeline.deploy).map_err(Fail::retry)?.len();
     if deploy_bytes > DEPLOY_BYTES_MAX {
         return Err(wrong(format!("deploy takes {deploy_bytes} bytes as JSON: at most {DEPLOY_BYTES_MAX} fit")));
@@ -244,6 +246,56 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     Ok((products("artifacts", &pipeline.build.artifacts)?, keep))
 }
 
+/// What the file may say and this bot does not do must never pass in silence: a secret that is missing, or a condition
+/// that is not held, would show up much later.
+fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
+    let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
+    let only_ref = |when: &Option<When>| when.as_ref().is_none_or(|w| w.path.is_empty() && w.event.is_empty());
+    for step in &pipeline.build.steps {
+        let used = [
+            ("secrets", !step.secrets.is_empty()),
+            ("services", !step.services.is_empty()),
+            ("image", step.image.is_some()),
+            ("when.path and when.event", !only_ref(&step.when)),
+        ];
+        if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used) {
+            return refused(format!("step `{}`: {key}", step.name));
+        }
+    }
+    if !pipeline.build.matrix.is_empty() {
+        return refused("build.matrix".to_owned());
+    }
+    for (name, suite) in &pipeline.test.suites {
+        if !suite.secrets.is_empty() || !suite.services.is_empty() {
+            return refused(format!("suite `{name}`: secrets and services"));
+        }
+    }
+    let held = pipeline.deploy.iter().find(|(_, stage)| !only_ref(&stage.when));
+    held.map_or(Ok(()), |(name, _)| refused(format!("deploy.{name}: when.path and when.event")))
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(work).await.map_err(Fail::retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_run_yet_is_refused_and_never_left_out_in_silence() {
+        let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
+        for (text, words) in [
+            ("build: {steps: [{name: a, run: x, secrets: [TOKEN]}]}", "step `a`: secrets"),
+            ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
+            ("build: {steps: [{name: a, run: x, when: {path: 'src/**'}}]}", "step `a`: when.path"),
+            ("build: {matrix: {a: [x]}}", "build.matrix"),
+            ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),
+            ("deploy: {x: {when: {event: [manual]}}}", "deploy.x"),
+        ] {
+            assert!(judged(text).unwrap_err().contains(words), "{text}");
+        }
+        let good = "build: {steps: [{name: a, run: x, needs: [], when: {branch: main}}], cache: [target]}";
+        assert_eq!(judged(good), Ok(()));
+    }
 }

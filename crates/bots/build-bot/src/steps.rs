@@ -154,8 +154,7 @@ mod tests {
 
     #[test]
     fn every_end_is_told_with_the_steps_name() {
-        let step =
-            Step { name: "compile".into(), run: "x".into(), network: false, timeout: None, env: BTreeMap::new() };
+        let step = Step { name: "compile".into(), run: "x".into(), ..Step::default() };
         let limits = Config::default().step_limits(Some(Duration::from_millis(1500)));
         let end = |ending| {
             let outcome = Outcome {

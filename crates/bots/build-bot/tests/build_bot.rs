@@ -45,7 +45,7 @@ async fn a_commit_is_built_and_everything_is_in_the_store() {
         done.steps.iter().map(|s| (s.name.as_str(), s.exit_code)).collect::<Vec<_>>(),
         [("compile", Some(0)), ("polish", Some(0))]
     );
-    assert_eq!(done.deploy["staging"].when.as_ref().unwrap().branch.as_deref(), Some("main"));
+    assert_eq!(done.deploy["staging"].when.as_ref().unwrap().branch.0, ["main"]);
     let artifact = fleet.unpack(&done.artifact).await;
     assert_eq!(artifact["dist/app"], "source $Format:%H$ $Id$\npolished\n");
     assert_eq!(artifact["dist/commit"].trim(), commit);
@@ -328,4 +328,18 @@ fn a_job_reads_back_as_it_was_stored() {
     let effects = bot_core::Effects::<build_bot::BuildBot>::none().start("shop/api", &job);
     let Effect::Start { payload, .. } = &effects.list[0] else { panic!() };
     assert_eq!(serde_json::from_value::<build_bot::BuildJob>(payload.clone()).unwrap(), job);
+}
+
+#[tokio::test]
+async fn a_step_for_another_branch_is_skipped_and_says_why() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  steps:\n    - {name: publish, run: exit 1, when: {branch: release/*}}\n    - {name: compile, run: echo fine, needs: [publish]}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let done: BuildCompleted = run.only_event("build.completed");
+    assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["compile"]);
+    let log = fleet.text(&done.log).await;
+    assert!(log.contains("[publish] skipped: only for branch release/*, and this is refs/heads/main"), "{log}");
 }

@@ -193,13 +193,8 @@ impl DeployBot {
     /// Whether a pipeline's wish is granted; otherwise why not, as a sentence.
     fn wish(&self, name: &str, revision: &Revision, stage: &DeployStage) -> Result<(), String> {
         let environment = self.environment(name)?;
-        let branch = stage.when.as_ref().and_then(|when| when.branch.as_deref());
-        if let Some(branch) = branch.filter(|branch| revision.branch() != Some(branch)) {
-            return Err(format!(
-                "{name}: the pipeline file sends only the branch {branch} there, not {}.",
-                revision.git_ref
-            ));
-        }
+        let fits = stage.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&revision.git_ref));
+        fits.map_err(|why| format!("{name}: the pipeline file sends it there {why}."))?;
         environment.admits(revision).map_err(|why| format!("{name}: environments.yaml {why}."))
     }
 

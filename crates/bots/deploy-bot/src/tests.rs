@@ -45,7 +45,7 @@ fn tested(deploy: &[(&str, DeployStage)]) -> TestCompleted {
 }
 
 fn only_branch(branch: &str) -> DeployStage {
-    DeployStage { when: Some(When { branch: Some(branch.into()) }), ..DeployStage::default() }
+    DeployStage { when: Some(When { branch: branch.into(), ..When::default() }), ..DeployStage::default() }
 }
 
 fn job(name: &str, event: &TestCompleted, by: Option<&str>) -> DeployJob {
@@ -80,7 +80,7 @@ fn a_wish_that_is_not_granted_is_told_in_one_sentence() {
     ]);
     event.revision.git_ref = "refs/heads/topic".into();
     let effects = bot.handle(event, &mut Artifact::default(), &meta()).unwrap();
-    let told = "local: the pipeline file sends only the branch release there, not refs/heads/topic. \
+    let told = "local: the pipeline file sends it there only for branch release, and this is refs/heads/topic. \
                 prod: there is no such environment in environments.yaml, which has: local, staging. \
                 staging: environments.yaml takes nothing from refs/heads/topic: only from refs/heads/main.";
     assert_eq!(effects, Effects::ignored(told));

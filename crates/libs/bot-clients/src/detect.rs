@@ -111,18 +111,18 @@ fn pipeline(steps: Vec<Step>, artifacts: &[&str], test: Option<(&str, Suite)>) -
     let suites = test.into_iter().map(|(name, suite)| (name.to_owned(), suite)).collect();
     Pipeline {
         version: 1,
-        build: BuildStage { steps, artifacts, keep: Vec::new() },
+        build: BuildStage { steps, artifacts, ..BuildStage::default() },
         test: TestStage { suites },
         deploy: BTreeMap::new(),
     }
 }
 
 fn step(name: &str, run: &str, network: bool) -> Step {
-    Step { name: name.to_owned(), run: run.to_owned(), network, timeout: None, env: BTreeMap::new() }
+    Step { name: name.to_owned(), run: run.to_owned(), network, ..Step::default() }
 }
 
 fn suite(run: &str, network: bool) -> Suite {
-    Suite { run: run.to_owned(), reports: Vec::new(), network, timeout: None, env: BTreeMap::new() }
+    Suite { run: run.to_owned(), network, ..Suite::default() }
 }
 
 fn is_file(root: &Path, name: &str) -> bool {
