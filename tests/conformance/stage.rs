@@ -163,6 +163,28 @@ impl Stage {
         self.starts += 1;
     }
 
+    /// How many sessions with the broker the bot has begun, over all its processes.
+    pub(crate) fn sessions(&self) -> usize {
+        let log = fs::read_to_string(self.dir.path().join("bot/log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("session begun")).count()
+    }
+
+    /// Has the broker close the connections of the bot that runs now. Its list may be some seconds old, so this goes on
+    /// until the bot has begun another session.
+    pub(crate) async fn cut_off(&mut self) {
+        let before = self.sessions();
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.sessions() == before {
+            assert!(Instant::now() < end, "closed connections led to no new session:\n{}", self.log());
+            for connection in self.management.connections().await.unwrap() {
+                if connection.user.as_deref() == Some("toy-bot") {
+                    self.management.close_connection(&connection.name, "a test").await.unwrap();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// How often the bot's process was started.
     pub(crate) fn starts(&self) -> u32 {
         self.starts
@@ -184,7 +206,10 @@ fn start(dir: &std::path::Path, amqp_port: u16) -> Child {
         path
     };
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    Command::new(program("toy-bot"))
+    // So that a test that is killed leaves no bot behind.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program("toy-bot"))
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("LOTA_HOME", dir)

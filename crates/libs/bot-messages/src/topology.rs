@@ -177,7 +177,7 @@ impl Builder {
             "lota-control",
             r"^[a-z0-9-]+\.control$",
             "queues",
-            json!({"max-length": 10_000, "overflow": "reject-publish"}),
+            json!({"max-length": 10_000, "overflow": "reject-publish", "delivery-limit": WORK_DELIVERY_LIMIT}),
         );
         self.users.push(User {
             name: METRICS_USER.to_owned(),

@@ -157,9 +157,10 @@ fn data<T: DeserializeOwned>(envelope: &Envelope) -> Result<T, Refusal> {
 }
 
 async fn set_pause<B: Bot>(shared: &Arc<Shared<B>>, row: Option<PauseRow>) -> Result<(), StoreError> {
+    let _alone = shared.pausing.lock().await;
     let text = row.map(|r| serde_json::to_string(&r).unwrap_or_default()).unwrap_or_default();
     shared.store.set_meta(PAUSE_ROW, &text).await?;
-    look(shared).await
+    look_alone(shared).await
 }
 
 /// Opens and closes the intake, twice a second, by what the store and the backlog say.
@@ -178,7 +179,13 @@ pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
     shared.intake.send_replace(Intake::Closed);
 }
 
-async fn look<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+/// Reads what the store says now. Never beside a command that changes it.
+pub(crate) async fn look<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+    let _alone = shared.pausing.lock().await;
+    look_alone(shared).await
+}
+
+async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     let row = shared.store.meta(PAUSE_ROW).await?.and_then(|t| serde_json::from_str::<PauseRow>(&t).ok());
     let now = clock::now();
     let over = row.as_ref().is_some_and(|r| r.until.is_some_and(|u| u <= now));

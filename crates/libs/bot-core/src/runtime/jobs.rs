@@ -36,7 +36,8 @@ const STOP_GRACE: Duration = Duration::from_secs(15);
 pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
     let mut running: JoinSet<()> = JoinSet::new();
     while !cancelled.is_cancelled() {
-        let free = shared.constraints.max_concurrent_jobs.saturating_sub(running.len());
+        let places = if shared.takes_work() { shared.constraints.max_concurrent_jobs } else { 0 };
+        let free = places.saturating_sub(running.len());
         if free > 0 {
             match shared.store.claim(&shared.tools.instance, LEASE, free as u32).await {
                 Ok(claimed) => {
@@ -84,12 +85,15 @@ impl<B: Bot> Port<B> {
         Guard::Job { id: self.job.clone(), token: self.token }
     }
 
-    async fn end(&self, effects: Vec<Effect>, outcome: JobOutcome) -> Result<Committed, StoreError> {
-        let mut commit = Commit { guard: self.guard(), job_end: Some(JobEnd { outcome }), ..Commit::default() };
-        if let Err(why) = self.shared.speaker.write(effects, &self.cause, clock::now(), &mut commit) {
-            tracing::error!(job_id = self.job, "what the job says at its end cannot be sent: {why}");
-        }
-        self.shared.commit(commit).await
+    /// The commit that ends an attempt. `Err`: what it says is too large to be sent, so nothing of it is.
+    fn ending(&self, effects: Vec<Effect>, outcome: JobOutcome) -> Result<Commit, String> {
+        let mut commit = self.silent_ending(outcome);
+        self.shared.speaker.write(effects, &self.cause, clock::now(), &mut commit)?;
+        Ok(commit)
+    }
+
+    fn silent_ending(&self, outcome: JobOutcome) -> Commit {
+        Commit { guard: self.guard(), job_end: Some(JobEnd { outcome }), ..Commit::default() }
     }
 
     fn about_the_job(&self, kind: RecordKind, message: String) -> bot_messages::telemetry::LogRecord {
@@ -145,6 +149,7 @@ impl<B: Bot> JobPort for Port<B> {
 
 async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: CancellationToken) {
     let cause: Cause = serde_json::from_value(job.meta.clone()).unwrap_or_default();
+    let claimed_at = tokio::time::Instant::now();
     let port = Arc::new(Port {
         shared: shared.clone(),
         job: job.id.clone(),
@@ -176,7 +181,8 @@ async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: Can
             attended(&port, (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx)), &bot_stopping).await
         }
     };
-    let result = finish(&shared, &port, &job, outcome).await;
+    let age = Duration::from_millis(u64::try_from(job.age_ms).unwrap_or(0)) + claimed_at.elapsed();
+    let result = finish(&shared, &port, &job, age, outcome).await;
     *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
     match result {
         Ok(how) => tracing::info!(job_id = job.id, kind = job.kind, correlation_id, causation_id, "job {how}"),
@@ -277,25 +283,35 @@ async fn finish<B: Bot>(
     shared: &Arc<Shared<B>>,
     port: &Arc<Port<B>>,
     job: &Claimed,
+    age: Duration,
     outcome: Outcome<B>,
 ) -> Result<&'static str, StoreError> {
-    let (committed, how) = match outcome {
-        Ok(effects) => (port.end(effects.list, JobOutcome::Ended(JobStatus::Done)).await?, "ended"),
+    let done = outcome.and_then(|effects| {
+        let ending = port.ending(effects.list, JobOutcome::Ended(JobStatus::Done));
+        ending.map_err(|why| Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)))
+    });
+    let (commit, how) = match done {
+        Ok(commit) => (commit, "ended"),
         Err(fail) => match next(shared, port, job, fail) {
             Next::Nothing(how) => return Ok(how),
-            Next::Again { outcome, how } => (port.end(Vec::new(), outcome).await?, how),
+            Next::Again { outcome, how } => (port.silent_ending(outcome), how),
             Next::GiveUp { status, reason, code, why } => {
                 let error = SafeError::new(code, why, clock::now());
-                let duration_ms = u64::try_from(job.age_ms).unwrap_or(0);
+                let duration_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
                 let end = GaveUp { job_id: job.id.clone(), reason, error, attempts: job.attempt, duration_ms };
                 let effects = match shared.jobs.get(job.kind.as_str()) {
                     Some(kind) => (kind.gave_up)(&shared.bot, job.payload.clone(), &end),
                     None => Effects::none(),
                 };
-                (port.end(effects.list, JobOutcome::Ended(status)).await?, "given up")
+                let commit = port.ending(effects.list, JobOutcome::Ended(status)).unwrap_or_else(|why| {
+                    tracing::error!(job_id = port.job, "what the job says when it is given up cannot be sent: {why}");
+                    port.silent_ending(JobOutcome::Ended(status))
+                });
+                (commit, "given up")
             }
         },
     };
+    let committed = shared.commit(commit).await?;
     Ok(if committed == Committed::Done { how } else { "was taken over" })
 }
 

@@ -118,6 +118,8 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
         Parts { bot: Arc::new(bot), config: loaded.config, config_hash: loaded.hash, store, bus, tools, intake };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    // Before any job begins: it may have been paused when it ended.
+    control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
     tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));

@@ -111,7 +111,7 @@ impl Speaker {
         }
         let mut properties = self.properties(&id, event_type, now);
         properties.correlation_id = Some(correlation_id);
-        properties = properties.header(SCHEMA, schema_version).header(HOP, cause.hop + 1);
+        properties = properties.header(SCHEMA, schema_version).header(HOP, cause.hop.saturating_add(1));
         if !cause.causation_id.is_empty() {
             properties = properties.header(CAUSATION_ID, cause.causation_id.as_str());
         }

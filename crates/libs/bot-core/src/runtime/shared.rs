@@ -55,6 +55,8 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) condition: Mutex<Condition>,
+    /// Held while the row that pauses the bot is read and acted on, or written.
+    pub(crate) pausing: tokio::sync::Mutex<()>,
     pub(crate) last_execution: Mutex<Option<DateTime<Utc>>>,
 }
 
@@ -95,8 +97,14 @@ impl<B: Bot> Shared<B> {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             condition: Mutex::default(),
+            pausing: tokio::sync::Mutex::default(),
             last_execution: Mutex::default(),
         }
+    }
+
+    /// Whether jobs may begin and timers fire: not while it is paused or switched off.
+    pub(crate) fn takes_work(&self) -> bool {
+        self.enabled && self.condition(|c| c.paused.is_none())
     }
 
     pub(crate) fn condition<T>(&self, f: impl FnOnce(&mut Condition) -> T) -> T {

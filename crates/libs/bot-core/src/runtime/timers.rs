@@ -1,24 +1,27 @@
 //! Durable timers: when one is due, the bot handles it with the state of its entity.
 use std::{sync::Arc, time::Duration};
 
-use bot_messages::Priority;
-use bot_store::{Commit, Committed, Guard, StateWrite, StoreError, Timer};
+use bot_messages::{Code, Priority};
+use bot_store::{Commit, Committed, Guard, NewTimer, StateWrite, StoreError, Timer};
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 use crate::{
     clock,
     contract::{Bot, TimerDue},
+    effects::Fail,
     meta::{Cause, Meta},
 };
 
 const AT_A_TIME: u32 = 32;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Runs until cancelled.
 pub(crate) async fn timers<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
     while !cancelled.is_cancelled() {
         let wait = match fire_due(&shared).await {
+            Ok(()) if !shared.takes_work() => Duration::from_secs(1),
             Ok(()) => shared.store.next_timer_in().await.ok().flatten().unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN),
             Err(e) => {
                 tracing::error!("timers cannot be handled: {e}");
@@ -34,6 +37,9 @@ pub(crate) async fn timers<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
 }
 
 async fn fire_due<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+    if !shared.takes_work() {
+        return Ok(());
+    }
     for timer in shared.store.due_timers(AT_A_TIME).await? {
         while fire(shared, &timer).await? == Committed::Stale {}
     }
@@ -45,7 +51,7 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
     let now = clock::now();
     let stored = shared.store.state(&timer.key).await?;
     let version = stored.as_ref().map_or(0, |(_, v)| *v);
-    let mut state: B::State = stored.and_then(|(v, _)| serde_json::from_value(v).ok()).unwrap_or_default();
+    let state = stored.map(|(value, _)| serde_json::from_value::<B::State>(value)).transpose();
     let meta = Meta {
         id: format!("timer:{}:{}", timer.name, timer.generation),
         publisher: shared.speaker.slug.clone(),
@@ -57,18 +63,41 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
     let due = TimerDue { name: timer.name.clone(), data: timer.data.clone() };
     let guard = Guard::Timer { name: timer.name.clone(), generation: timer.generation };
     let mut commit = Commit { guard, ..Commit::default() };
-    match shared.bot.on_timer(&due, &mut state, &meta) {
-        Ok(effects) => {
-            if let Err(why) = shared.speaker.write(effects.list, &cause, now, &mut commit) {
-                tracing::error!(timer = timer.name, "its effects cannot be sent: {why}");
+    let outcome = match state {
+        Ok(state) => {
+            let mut state = state.unwrap_or_default();
+            let outcome = shared.bot.on_timer(&due, &mut state, &meta);
+            outcome.map(|effects| (effects, state))
+        }
+        // Never overwritten: a version of the bot that can read it may come.
+        Err(e) => Err(Fail::retry(anyhow::anyhow!("the stored state of {} cannot be read: {e}", timer.key))),
+    };
+    let again = match outcome {
+        Ok((effects, state)) => match shared.speaker.write(effects.list, &cause, now, &mut commit) {
+            Ok(()) => {
+                let value = serde_json::to_value(&state).unwrap_or_default();
+                commit.state = Some(StateWrite { key: timer.key.clone(), expected_version: version, value });
+                return shared.commit(commit).await;
             }
-            let value = serde_json::to_value(&state).unwrap_or_default();
-            commit.state = Some(StateWrite { key: timer.key.clone(), expected_version: version, value });
-        }
-        // A timer has no dead letters: the guard clears it, and the log says why.
-        Err(fail) => {
-            tracing::error!(timer = timer.name, correlation_id = cause.correlation_id, "failed: {}", fail.message());
-        }
-    }
-    shared.commit(commit).await
+            Err(why) => Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)),
+        },
+        Err(fail) => fail,
+    };
+    // A timer has no dead letters: it is set again where that may help, and the log says why.
+    tracing::error!(timer = timer.name, correlation_id = cause.correlation_id, "failed: {}", again.message());
+    let after = match again {
+        Fail::Retry(_) => Some(RETRY_AFTER),
+        Fail::Later(after, _) => Some(after),
+        Fail::Reject { .. } | Fail::LeaseLost => None,
+    };
+    let set_again = after.map(|after| NewTimer {
+        name: timer.name.clone(),
+        key: timer.key.clone(),
+        after,
+        data: timer.data.clone(),
+        meta: timer.meta.clone(),
+    });
+    shared
+        .commit(Commit { guard: commit.guard, set_timers: set_again.into_iter().collect(), ..Commit::default() })
+        .await
 }
