@@ -59,6 +59,12 @@ rust_tool() {
     fi
 }
 
+# Bots confine and follow processes by means that only Linux has; the client is what else compiles.
+if [ "$(uname -s)" != Linux ]; then
+    say "Linux (this is $(uname -s), where only the client builds and runs: cargo build --locked --release --package lota)" \
+        'run make in a Linux virtual machine or container'
+    exit 69
+fi
 rust_tool cargo
 rust_tool rustc
 command -v git >/dev/null 2>&1 || say git "$(package git git git git)"

@@ -11,5 +11,6 @@ mod demo;
 mod killed_bots;
 mod outage;
 mod plain_client;
+mod push_by_path;
 mod retry;
 mod steering;

@@ -2,7 +2,7 @@
 //! so whoever holds a digest needs to trust neither the store nor who wrote into it. Nothing is ever changed here.
 use std::{
     fs::{DirBuilder, Permissions},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,8 @@ use tokio::{
 
 /// What is held in memory of one upload; larger objects go in parts of this size.
 const PART_BYTES: usize = 8 << 20;
+/// Of `objects/sha256/ab/cdef…`.
+const KEY_PARTS: usize = 4;
 
 /// What can go wrong with an object.
 #[derive(Debug, thiserror::Error)]
@@ -207,8 +209,24 @@ impl Objects {
     async fn seal(&self, digest: &Digest) -> Result<(), ObjectError> {
         let Some(local) = &self.local else { return Ok(()) };
         let path = local.path_to_filesystem(&key(digest)).map_err(store("name a file"))?;
+        hand_over(&path).map_err(io("hand over", &path))?;
         tokio::fs::set_permissions(&path, Permissions::from_mode(0o440)).await.map_err(io("seal", &path))
     }
+}
+
+/// What root stores in another user's store is that user's to read.
+fn hand_over(path: &Path) -> std::io::Result<()> {
+    let made: Vec<&Path> = path.ancestors().take(KEY_PARTS + 1).collect();
+    let Some((top, made)) = made.split_last().filter(|_| nix::unistd::geteuid().is_root()) else {
+        return Ok(());
+    };
+    let owner = std::fs::metadata(top)?;
+    for part in made {
+        if std::fs::symlink_metadata(part)?.uid() != owner.uid() {
+            lchown(part, Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where an object is read to.
@@ -371,5 +389,22 @@ mod tests {
         assert!(objects.get_bytes(&stored.digest, MAX).await.is_err());
         objects.put_bytes(b"right".to_vec(), "x/y").await.unwrap();
         assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), b"right");
+    }
+
+    #[tokio::test]
+    async fn what_root_stores_is_its_owners() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::directory(&dir.path().join("store")).unwrap();
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("NOT RUN: only root can store in another user's store");
+            return;
+        }
+        lchown(dir.path().join("store"), Some(65534), Some(65534)).unwrap();
+        let stored = objects.put_bytes(b"for another".to_vec(), "x/y").await.unwrap();
+        let path = objects.local.as_ref().unwrap().path_to_filesystem(&key(&stored.digest)).unwrap();
+        for part in path.ancestors().take(KEY_PARTS) {
+            assert_eq!(part.metadata().unwrap().uid(), 65534, "{}", part.display());
+        }
+        assert_eq!(dir.path().metadata().unwrap().uid(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and who answers.
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
 use crate::{client, up};
@@ -18,7 +19,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a fleet on this machine: a broker of its own and the four bots
+    /// Start a fleet on this machine: a broker of its own and the bots
     Up(up::UpArgs),
     /// Stop the fleet; applications it deployed go on unless --apps
     Down(up::DownArgs),
@@ -57,4 +58,42 @@ pub(crate) enum Command {
     Cancel(client::control::CancelArgs),
     /// Ask a bot how it is
     Probe(client::control::ProbeArgs),
+}
+
+impl Command {
+    /// A fleet needs Linux; whoever looks into one does not.
+    pub(crate) fn runs_on(&self, system: &str) -> anyhow::Result<()> {
+        let needs_linux = matches!(self, Self::Up(_) | Self::Down(_) | Self::Demo(_) | Self::Doctor | Self::Fetch);
+        if needs_linux && system != "linux" {
+            bail!(
+                "a fleet runs on Linux alone, and this is {system}: run this in a Linux virtual machine or container; \
+                 of LotaBots only `lota`, to look into a fleet, runs here"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_client_runs_elsewhere() {
+        for (words, elsewhere) in [
+            (["lota", "up"].as_slice(), false),
+            (&["lota", "down"], false),
+            (&["lota", "demo"], false),
+            (&["lota", "status"], true),
+            (&["lota", "push", "."], true),
+        ] {
+            let command = Cli::parse_from(words).command;
+            assert!(command.runs_on("linux").is_ok());
+            let answer = command.runs_on("macos").map_err(|e| e.to_string());
+            assert_eq!(answer.is_ok(), elsewhere, "{words:?}");
+            assert!(
+                answer.err().is_none_or(|e| e.contains("macos") && e.contains("virtual machine") && !e.contains('\n'))
+            );
+        }
+    }
 }

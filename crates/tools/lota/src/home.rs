@@ -10,6 +10,8 @@ use bot_core::BusOptions;
 use bot_provision::{Management, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::place::Place;
+
 /// A fleet's folder: `fleet.json`, `secrets/`, `config/`, `broker/`, `bots/`, `objects/`, `logs/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Home(PathBuf);
@@ -29,6 +31,9 @@ pub(crate) struct FleetRecord {
     pub(crate) supervisor_pid: u32,
     /// When that process was started, in the kernel's ticks: a pid alone may be somebody else's by now.
     pub(crate) supervisor_started: u64,
+    /// Where the bots run.
+    #[serde(default)]
+    pub(crate) place: Option<Place>,
 }
 
 impl Home {

@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod home;
+mod place;
 mod up;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    cli.command.runs_on(std::env::consts::OS)?;
     let home = Home::new(&cli.home)?;
     match cli.command {
         Command::Up(args) => up::up(&home, &args).await,

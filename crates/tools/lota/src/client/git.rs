@@ -15,6 +15,8 @@ use anyhow::{Context, bail};
 use bot_messages::CommitId;
 use tokio::process::Command;
 
+use super::sight;
+
 const LOCAL_LIMIT: Duration = Duration::from_secs(15);
 const REMOTE_LIMIT: Duration = Duration::from_secs(60);
 const BUNDLE_LIMIT: Duration = Duration::from_secs(600);
@@ -153,6 +155,25 @@ fn pick(answer: &str, wanted: Option<&str>) -> Option<(String, String)> {
     })
 }
 
+/// The folders that a git which fetches from this repository reads.
+pub(super) async fn reads(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let folders = vec![
+        folder.to_owned(),
+        inner(folder, &["--absolute-git-dir"]).await?,
+        // Of a further work tree: the repository's own.
+        inner(folder, &["--git-common-dir"]).await?,
+        inner(folder, &["--git-path", "refs"]).await?,
+    ];
+    let objects = inner(folder, &["--git-path", "objects"]).await?;
+    sight::with_borrowed(folders, &objects).context("the folders of the repository cannot be read")
+}
+
+/// A folder of the repository, asked for with `rev-parse`.
+async fn inner(folder: &Path, asked: &[&str]) -> anyhow::Result<PathBuf> {
+    let path = git(Some(folder), &[&["rev-parse"], asked].concat(), LOCAL_LIMIT).await?;
+    std::fs::canonicalize(folder.join(&path)).with_context(|| format!("{path} of the repository cannot be found"))
+}
+
 /// Packs a commit with its history into `dir`. From a repository of its own that borrows the objects: the operator's is
 /// not written to, and the ref in the bundle is the commit's whatever happens to the branch meanwhile.
 pub(super) async fn bundle(found: &Found, dir: &Path) -> anyhow::Result<PathBuf> {
@@ -160,9 +181,7 @@ pub(super) async fn bundle(found: &Found, dir: &Path) -> anyhow::Result<PathBuf>
         bail!("--bundle is for a repository on this machine; {} is fetched by the fleet itself", found.url)
     };
     let format = if found.commit.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
-    let objects = PathBuf::from(git(Some(folder), &["rev-parse", "--git-path", "objects"], LOCAL_LIMIT).await?);
-    let objects =
-        std::fs::canonicalize(folder.join(objects)).context("the objects of the repository cannot be found")?;
+    let objects = inner(folder, &["--git-path", "objects"]).await?;
     let borrower = dir.join("borrower.git");
     let place = borrower.to_string_lossy().into_owned();
     git(None, &["init", "--quiet", "--bare", "--template=", format, "--", &place], LOCAL_LIMIT).await?;

@@ -14,6 +14,7 @@ mod operator;
 pub(crate) mod publish;
 pub(crate) mod push;
 pub(crate) mod show;
+mod sight;
 pub(crate) mod status;
 mod story;
 mod table;

@@ -10,9 +10,13 @@ use super::{
     follow::{Following, Taps},
     git::{self, Found},
     operator::{Operator, Saying},
+    sight,
     terminal::{Out, bytes, note, seen_enough, short},
 };
-use crate::home::Home;
+use crate::{
+    home::{FleetRecord, Home},
+    place::Place,
+};
 
 /// As [`Revision::repository`] allows.
 const NAME_CHARS_MAX: usize = 200;
@@ -35,7 +39,7 @@ pub(crate) struct PushArgs {
     /// Show what the jobs print, too
     #[arg(long, short, requires = "follow")]
     verbose: bool,
-    /// Hand the commit over in the object store, for a repository that the bots cannot read
+    /// Hand the commit over in the object store, even if the bots could read the repository
     #[arg(long)]
     bundle: bool,
     /// Seconds that --follow waits
@@ -64,7 +68,7 @@ pub(crate) async fn run(home: &Home, args: PushArgs) -> anyhow::Result<ExitCode>
 
 /// Pushes, and follows where that is asked for. Also says the correlation of all that comes of it.
 pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitCode, String)> {
-    home.fleet()?;
+    let fleet = home.fleet()?;
     let found = find(&args).await?;
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -82,7 +86,8 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
             found.uncommitted
         ));
     }
-    let bundle = if args.bundle { Some(store_bundle(home, &found).await?) } else { None };
+    let bundle =
+        if needs_bundle(&args, &fleet, &found).await? { Some(store_bundle(home, &found).await?) } else { None };
     let Found { url, git_ref, commit, title, .. } = found;
     let revision = Revision { repository: name, url, git_ref, commit, sequence: None };
     let headline = format!("{}@{} ({})", revision.repository, revision.commit.short(), revision.git_ref);
@@ -168,6 +173,19 @@ fn name_of(found: &Found) -> String {
     let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
     let all: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     all[all.len().saturating_sub(parts)..].join("/")
+}
+
+/// Whether the commit has to be handed over, because the fleet cannot fetch it from where it is.
+async fn needs_bundle(args: &PushArgs, fleet: &FleetRecord, found: &Found) -> anyhow::Result<bool> {
+    let Some(folder) = &found.folder else { return Ok(false) };
+    if args.bundle {
+        return Ok(true);
+    }
+    let why = sight::hidden(fleet.place.as_ref(), Place::here().as_ref(), &git::reads(folder).await?);
+    if let Some(why) = &why {
+        note(&format!("{why}, so the commit goes as a bundle"));
+    }
+    Ok(why.is_some())
 }
 
 async fn store_bundle(home: &Home, found: &Found) -> anyhow::Result<ObjectRef> {

@@ -3,16 +3,11 @@ use std::fs;
 
 use anyhow::Context;
 
+use super::bots;
 use crate::home::Home;
 
-const FILES: [(&str, &str); 6] = [
-    ("build-bot.yaml", include_str!("../../../../../deploy/config/build-bot.yaml")),
-    ("test-bot.yaml", include_str!("../../../../../deploy/config/test-bot.yaml")),
-    ("deploy-bot.yaml", include_str!("../../../../../deploy/config/deploy-bot.yaml")),
-    ("monitor-bot.yaml", include_str!("../../../../../deploy/config/monitor-bot.yaml")),
-    ("environments.yaml", include_str!("../../../../../deploy/config/environments.yaml")),
-    ("publishers.yaml", include_str!("../../../../../deploy/config/publishers.yaml")),
-];
+/// Besides one file a bot.
+const OF_THE_FLEET: [&str; 2] = ["environments.yaml", "publishers.yaml"];
 
 /// Whoever can write `lota up` can run what is in a local folder anyway, so local repositories are trusted.
 const REPOSITORIES: &str = "\
@@ -24,11 +19,18 @@ const REPOSITORIES: &str = "\
 
 /// Writes what is missing; never over a file that is there.
 pub(crate) fn write_missing(home: &Home) -> anyhow::Result<()> {
-    for (name, text) in FILES.into_iter().chain([("repositories.yaml", REPOSITORIES)]) {
-        let path = home.join("config").join(name);
-        if !path.exists() {
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    let of_bots = bots::slugs()?.into_iter().map(|slug| format!("{slug}.yaml"));
+    for name in of_bots.chain(OF_THE_FLEET.map(str::to_owned)) {
+        let text = bots::config(&name).with_context(|| format!("deploy/config/{name} was not there at the build"))?;
+        write(home, &name, text)?;
     }
-    Ok(())
+    write(home, "repositories.yaml", REPOSITORIES.as_bytes())
+}
+
+fn write(home: &Home, name: &str, text: &[u8]) -> anyhow::Result<()> {
+    let path = home.join("config").join(name);
+    if path.exists() {
+        return Ok(());
+    }
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -113,5 +113,7 @@ fn memory_mib() -> Option<u64> {
 
 fn disk_mib() -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(".").ok()?;
-    Some(stat.blocks_available() * stat.fragment_size() / 1024 / 1024)
+    #[allow(clippy::useless_conversion, reason = "macOS counts blocks in 32 bits")]
+    let (blocks, bytes_each) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+    Some(blocks * bytes_each / 1024 / 1024)
 }

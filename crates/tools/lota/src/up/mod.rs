@@ -1,5 +1,7 @@
 //! Starting and stopping a fleet on this machine.
 
+mod applications;
+mod bots;
 mod broker;
 mod defaults;
 mod demo;
@@ -16,7 +18,3 @@ pub(crate) use doctor::{doctor, fetch};
 pub(crate) use down::{DownArgs, down};
 pub(crate) use start::{UpArgs, up};
 pub(crate) use topology::{TopologyArgs, topology};
-
-/// The programs of a fleet, by slug: what `lota up` starts beside the broker.
-pub(crate) const BOTS: [(&str, &str); 4] =
-    [("build-bot", "build-bot"), ("test-bot", "test-bot"), ("deploy-bot", "deploy-bot"), ("monitor-bot", "monitor")];

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "starts itself again for --detach")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::PathBuf,
     process::{ExitCode, Stdio},
@@ -12,11 +13,14 @@ use anyhow::{Context, bail};
 use bot_provision::{ApplyOptions, Bundle, Node, PackageCache};
 
 use super::{
-    BOTS, broker, defaults, environment,
+    bots, broker, defaults, environment,
     supervise::{Common, Supervisor},
     topology,
 };
-use crate::home::{FleetRecord, Home};
+use crate::{
+    home::{FleetRecord, Home},
+    place::Place,
+};
 
 /// From the start of the bots to all of them being heard.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -122,6 +126,7 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(Supervisor, bro
         own_broker: broker.node.is_some(),
         supervisor_pid: pid,
         supervisor_started: started_at(pid).unwrap_or_default(),
+        place: Place::here(),
     })?;
     // Of an earlier run; what is written from now on is of this one.
     let _ = fs::remove_file(home.bot("monitor-bot").join("http-address"));
@@ -155,6 +160,7 @@ async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<
     let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
     let limit = Instant::now() + READY_LIMIT;
     let mut told = Instant::now();
+    let wanted = bots::slugs()?;
     loop {
         supervisor.attend()?;
         if let Some(slug) = supervisor.refused().first() {
@@ -162,10 +168,9 @@ async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<
         }
         let heard = match home.monitor_url() {
             Ok(url) => heard(&http, &url).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
+            Err(_) => BTreeSet::new(),
         };
-        let missing: Vec<&str> =
-            BOTS.iter().map(|(slug, _)| *slug).filter(|slug| !heard.iter().any(|h| h == slug)).collect();
+        let missing: Vec<&str> = wanted.iter().map(String::as_str).filter(|slug| !heard.contains(*slug)).collect();
         if missing.is_empty() {
             return home.monitor_url();
         }
@@ -184,7 +189,7 @@ async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<
 }
 
 /// Slugs of the bots whose latest heartbeat says that they work.
-async fn heard(http: &reqwest::Client, url: &str) -> anyhow::Result<Vec<String>> {
+async fn heard(http: &reqwest::Client, url: &str) -> anyhow::Result<BTreeSet<String>> {
     let body: serde_json::Value = http.get(format!("{url}/api/v1/bots")).send().await?.json().await?;
     let list = body.get("bots").unwrap_or(&body).as_array().cloned().unwrap_or_default();
     let working = list.into_iter().filter_map(|b| {

@@ -17,7 +17,7 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-use super::{BOTS, environment};
+use super::bots::{Member, members};
 use crate::home::Home;
 
 /// Its configuration is wrong; starting it again does not help.
@@ -38,7 +38,7 @@ pub(crate) struct Common {
 }
 
 struct Bot {
-    slug: &'static str,
+    slug: String,
     program: PathBuf,
     child: Option<Child>,
     since: Instant,
@@ -54,19 +54,15 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(home: &Home, common: Common) -> anyhow::Result<Self> {
-        let bots = BOTS
-            .iter()
-            .map(|(slug, program)| {
-                Ok(Bot {
-                    slug,
-                    program: environment::sibling(program)?,
-                    child: None,
-                    since: Instant::now(),
-                    again_at: None,
-                    pause: PAUSE_MIN,
-                })
-            })
-            .collect::<anyhow::Result<_>>()?;
+        let new = |Member { slug, program }| Bot {
+            slug,
+            program,
+            child: None,
+            since: Instant::now(),
+            again_at: None,
+            pause: PAUSE_MIN,
+        };
+        let bots = members()?.into_iter().map(new).collect();
         Ok(Self { home: home.clone(), common, bots })
     }
 
@@ -78,7 +74,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, index: usize) -> anyhow::Result<()> {
-        let slug = self.bots[index].slug;
+        let slug = self.bots[index].slug.as_str();
         let log = self.home.log(slug);
         let out = fs::OpenOptions::new()
             .create(true)
@@ -131,7 +127,7 @@ impl Supervisor {
     /// Which processes there are, for people and for tests.
     fn write_pids(&self) -> anyhow::Result<()> {
         let pids: BTreeMap<&str, u32> =
-            self.bots.iter().filter_map(|b| Some((b.slug, b.child.as_ref()?.id()?))).collect();
+            self.bots.iter().filter_map(|b| Some((b.slug.as_str(), b.child.as_ref()?.id()?))).collect();
         crate::home::write_private(&self.home.join("pids.json"), &serde_json::to_vec_pretty(&pids)?)
     }
 
@@ -156,8 +152,8 @@ impl Supervisor {
     }
 
     /// Bots that gave up because of their configuration.
-    pub(crate) fn refused(&self) -> Vec<&'static str> {
-        self.bots.iter().filter(|b| b.child.is_none() && b.again_at.is_none()).map(|b| b.slug).collect()
+    pub(crate) fn refused(&self) -> Vec<&str> {
+        self.bots.iter().filter(|b| b.child.is_none() && b.again_at.is_none()).map(|b| b.slug.as_str()).collect()
     }
 
     /// Tells all to stop and waits; whoever does not is killed.
@@ -191,7 +187,7 @@ impl Bot {
             (None, Some(signal)) => format!("signal {signal}"),
             _ => "an unknown reason".to_owned(),
         };
-        let log = home.log(self.slug);
+        let log = home.log(&self.slug);
         if status.code() == Some(EXIT_CONFIG) {
             println!(
                 "{} ended by {how}: its configuration or this machine is wrong, see the end of {}",
