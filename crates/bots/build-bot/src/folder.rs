@@ -1,8 +1,8 @@
 //! A job's folder on disk: what is in it, how much, and how it goes away. Whatever a job writes is below it.
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -77,23 +77,7 @@ pub(crate) fn name_of(job_id: &str) -> String {
 /// Removes a folder with all that is in it; fine if it is not there.
 pub(crate) async fn remove_tree(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    spawn_blocking(move || remove_tree_now(&path)).await.map_err(io::Error::other)?
-}
-
-/// The same, for callers that may block.
-pub(crate) fn remove_tree_now(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            // Caches such as Go's are full of folders that nobody may write.
-            let folders = WalkDir::new(path).into_iter().flatten().filter(|entry| entry.file_type().is_dir());
-            for folder in folders {
-                fs::set_permissions(folder.path(), Permissions::from_mode(0o700))?;
-            }
-            fs::remove_dir_all(path)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    spawn_blocking(move || bot_clients::remove_tree(&path)).await.map_err(io::Error::other)?
 }
 
 /// Bytes on disk; what cannot be looked at counts nothing.
@@ -108,6 +92,8 @@ pub(crate) async fn size_of(path: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[tokio::test]

@@ -42,7 +42,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     attempt::{Attempt, Broken},
-    folder::{Folder, remove_tree_now},
+    folder::Folder,
     git::Git,
     last_words::{LastWords, Remembered},
     log::Log,
@@ -90,7 +90,7 @@ impl Bot for BuildBot {
         let repositories = Repositories::read(&tools.config_dir)?;
         let objects = Objects::directory(&tools.objects)?;
         // Nothing of an earlier process is of use: its jobs begin anew.
-        let leftovers = remove_tree_now(&work_dir(&tools));
+        let leftovers = bot_clients::remove_tree(&work_dir(&tools));
         leftovers.with_context(|| format!("cannot clear {}", work_dir(&tools).display()))?;
         let mirrors = tools.subdir("mirrors");
         for folder in [&work_dir(&tools), &mirrors] {

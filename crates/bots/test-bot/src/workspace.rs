@@ -73,14 +73,7 @@ impl Workspace {
     /// Deletes it. Tests may have made folders that even their owner may not write to.
     pub(crate) async fn remove(&self) -> io::Result<()> {
         let root = self.root.clone();
-        let removed = blocking(move || match fs::remove_dir_all(&root) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                open_folders(&root);
-                fs::remove_dir_all(&root)
-            }
-            removed => removed,
-        });
+        let removed = blocking(move || bot_clients::remove_tree(&root));
         removed.await.unwrap_or_else(|_| Err(io::Error::other("the removal did not end in order")))
     }
 
@@ -115,14 +108,6 @@ fn unpack_failed(what: &str, digest: &Digest, error: ArchiveError) -> Fail {
     match code {
         Some(code) => Fail::reject(code, error),
         None => Fail::retry(error),
-    }
-}
-
-fn open_folders(folder: &Path) {
-    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
-        open_folders(&entry.path());
     }
 }
 

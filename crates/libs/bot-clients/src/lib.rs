@@ -4,7 +4,9 @@
 pub mod archive;
 pub mod detect;
 pub mod objects;
+mod trees;
 
 pub use archive::{ArchiveError, ArchiveLimits, Packed, Unpacked, list_tree, pack, unpack};
 pub use detect::{PipelineProblem, detect, read_pipeline};
 pub use objects::{ObjectError, Objects};
+pub use trees::remove_tree;

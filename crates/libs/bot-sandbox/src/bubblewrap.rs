@@ -196,6 +196,10 @@ impl Bubblewrap {
         system(&mut options, inside.network);
         // /dev is made of a tmpfs as well; what may grow is given a size and the rest is closed.
         options.say(&["--proc", "/proc", "--dev", "/dev"]);
+        // The kernel lets root's own number write sysctls without any capability, and a core_pattern is a way out.
+        for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"] {
+            options.say(&["--ro-bind-try", path, path]);
+        }
         self.tmpfs(&mut options, "/dev/shm", inside.memory_bytes);
         options.say(&["--remount-ro", "/dev"]);
         self.tmpfs(&mut options, "/tmp", inside.memory_bytes);

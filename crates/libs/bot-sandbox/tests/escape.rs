@@ -182,6 +182,9 @@ async fn bubblewrap_hides_the_machine() {
     for place in ["/x", "/etc/x", "/usr/x", "/dev/x", "/home/x", "/run/x"] {
         assert_ne!(test.run(&format!("echo >{place}")).await.ending, Ending::Exited(0), "{place} is writable");
     }
+    let sysctl = test
+        .run("for at in core_pattern modprobe; do at=/proc/sys/kernel/$at; cat $at >$at && echo written; done; true");
+    assert_eq!(sysctl.await.tail.iter().filter(|line| *line == "written").count(), 0, "a sysctl is writable");
     // Only its own processes: bwrap's first one, bash, ls.
     let outcome = test.run("ls -d /proc/[0-9]* | wc -l; id -u").await;
     assert!(outcome.tail.first().unwrap().parse::<u32>().unwrap() <= 4, "{:?}", outcome.tail);

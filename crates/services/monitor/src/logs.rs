@@ -77,7 +77,7 @@ impl Logs {
         let log = self.by_job.entry(job.to_owned()).or_default();
         log.touched = self.clock;
         let raw = number.unwrap_or(log.latest - log.base + 1);
-        if log.base + raw <= log.latest {
+        if log.base.saturating_add(raw) <= log.latest {
             log.base = log.latest;
         }
         log.latest = log.base.saturating_add(raw);

@@ -58,13 +58,18 @@ impl Home {
         self.0.join("secrets").join(format!("{user}.password"))
     }
 
-    /// Makes the folders; only their owner may look inside.
+    /// Makes the folders; only their owner may look inside. One that was there before keeps its rights.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
+        let is_new = !self.0.exists();
         for dir in ["", "secrets", "config", "broker", "bots", "objects", "logs"] {
             let dir = self.0.join(dir);
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+            if is_new || dir != self.0.join("") {
+                fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+            }
         }
+        // Passwords lie here, perhaps inside of somebody's repository.
+        fs::write(self.0.join(".gitignore"), "*\n")?;
         Ok(())
     }
 
