@@ -8,6 +8,7 @@ async fn a_job_is_handed_over_or_given_up_with_one_end() {
     let mut stage = Stage::set().await;
     stage.wish("1", "handed-over", "play:1").await;
     stage.wish("2", "given-up", "play:0").await;
+    stage.wish("3", "too-much", "play:2").await;
     let begun = |s: &Stage| ["handed-over", "given-up"].iter().all(|r| !s.said("build.started", r).is_empty());
     stage.until("both jobs to begin", begun).await;
 
@@ -22,6 +23,10 @@ async fn a_job_is_handed_over_or_given_up_with_one_end() {
     assert_eq!(ends.len(), 1);
     assert_eq!(ends[0]["payload"]["data"]["steps"][0]["name"], "attempt 1", "a hand-over is no attempt");
     assert_eq!(stage.said("build.failed", "handed-over").len(), 0);
+
+    let ends = stage.said("build.failed", "too-much");
+    assert_eq!(ends.len(), 1);
+    assert_eq!(ends[0]["payload"]["data"]["error"]["code"], "MESSAGE_TOO_LARGE");
 
     let ends = stage.said("build.failed", "given-up");
     assert_eq!(ends.len(), 1);

@@ -86,7 +86,7 @@ fn started(revision: &Revision, what: &str) -> BuildStarted {
     BuildStarted { revision: revision.clone(), job_id: what.to_owned(), ..BuildStarted::example() }
 }
 
-/// `play:0` always wants another attempt; `play:1` waits under its first token until it is stopped, and ends under
+/// `play:0` always wants another attempt; `play:2` ends with more than a message holds; `play:1` waits under its first token until it is stopped, and ends under
 /// the next.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Play {
@@ -101,6 +101,11 @@ impl Job for Play {
         cx.emit("begun", Effects::none().say(started(&self.revision, &cx.id))).await?;
         if self.revision.url == "play:0" {
             return Err(Fail::retry(anyhow::anyhow!("again")));
+        }
+        if self.revision.url == "play:2" {
+            let step = StepResult { name: "x".repeat(300_000), duration_ms: 0, exit_code: None };
+            let completed = BuildCompleted { steps: vec![step], ..BuildCompleted::example() };
+            return Ok(Effects::none().say(completed));
         }
         let first: Option<i64> = cx.recall("token").await?;
         cx.remember("token", &cx.token).await?;

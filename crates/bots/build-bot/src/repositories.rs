@@ -84,7 +84,9 @@ impl Repositories {
                 "{file} lists `{url}` by the name `{name}`, and this push calls it `{}`; use that name",
                 revision.repository
             ),
-            None => format!("`{url}` is not listed in {file}, so it is not built; to allow it add the line: {line}"),
+            None => format!(
+                "`{url}` is not listed in {file}, which is read when BuildBot starts, so it is not built; to allow it add the line: {line}"
+            ),
         })
     }
 }

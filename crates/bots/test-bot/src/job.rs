@@ -20,6 +20,7 @@ use crate::{
 
 /// Lines of output in `test.failed`.
 const TAIL_LINES: usize = 40;
+const TAIL_LINE_CHARS: usize = 400;
 
 /// Tests one build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,11 +136,16 @@ impl TestJob {
             error: SafeError::new(whole.code, whole.message, cx.now()),
             suites: ran.into_iter().map(|r| r.result).collect(),
             failures,
-            log_tail: tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).cloned().collect(),
+            log_tail: tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(|line| cut(line)).collect(),
             log,
             duration_ms: cx.duration_ms(),
         })
     }
+}
+
+/// The whole log is stored; what travels in a message is small.
+fn cut(line: &str) -> String {
+    line.chars().take(TAIL_LINE_CHARS).collect()
 }
 
 /// The pipeline of the source, and whether it is all right that it has no suites.
