@@ -3,13 +3,13 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check gen new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-containers check gen new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build-demo ## one push through a whole fleet on this machine; REPO=path [REF=branch] takes your own repository
 	@target/demo/lota demo $(if $(REPO),--repo "$(REPO)") $(if $(REF),--ref "$(REF)")
@@ -25,6 +25,11 @@ test: doctor ## run all tests, with cargo-nextest where it is installed
 	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
 	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads 2; fi
+
+test-containers: doctor ## the tests that need docker or podman and the image rabbitmq:4-management
+	cargo build --locked --workspace --bins
+	cargo test --locked --package bot-provision --test container -- --ignored
+	cargo test --locked --package tests --test journeys container -- --ignored
 
 check: doctor ## formatting, lints, the rules of the tree, generated files, dependencies
 	cargo fmt --all --check

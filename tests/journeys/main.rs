@@ -6,6 +6,7 @@
     reason = "tests look at the machine from outside, and a broken assumption ends them"
 )]
 
+mod container;
 mod dead_letters;
 mod demo;
 mod killed_bots;

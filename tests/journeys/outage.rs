@@ -39,3 +39,19 @@ fn every_bot_is_back_soon_after_the_broker() {
     restart.join().unwrap();
     succeeds(&mut fleet.lota(&["topology", "verify"]));
 }
+
+#[test]
+fn a_broker_that_is_killed_is_started_again() {
+    let fleet = Fleet::start();
+    let dir = fleet.home().join("broker");
+    let before = Node::attach(&dir).unwrap().unwrap().record().process.unwrap();
+    let group = nix::unistd::Pid::from_raw(before.pid.cast_signed());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_for("another node", Duration::from_secs(60), || {
+        Node::attach(&dir).unwrap().filter(|node| node.record().process != Some(before))
+    });
+    wait_for("BuildBot to answer", Duration::from_secs(60), || {
+        fleet.lota(&["probe", "BuildBot"]).output().ok().filter(|output| output.status.success())
+    });
+    succeeds(&mut fleet.lota(&["topology", "verify"]));
+}

@@ -89,10 +89,15 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option
 impl Fleet {
     /// Starts one. What it prints is shown when the test fails.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
         let home = dir.path().join("fleet");
         let fleet = Self { dir: Some(dir), home };
-        eprint!("{}", succeeds(&mut fleet.lota(&["up", "--detach"])));
+        eprint!("{}", succeeds(fleet.lota(&["up", "--detach"]).envs(variables.iter().copied())));
         fleet
     }
 

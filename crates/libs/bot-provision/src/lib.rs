@@ -1,4 +1,5 @@
-//! What a fleet stands on: packages unpacked without root, private RabbitMQ nodes, and the topology applied
+//! What a fleet stands on: packages unpacked without root, RabbitMQ in private nodes or in a
+//! container, and the topology applied
 //! through the management API. Nothing here reads environment variables or prints: callers hand in paths and
 //! a place for progress lines.
 
@@ -6,6 +7,7 @@
 
 mod apply;
 mod command;
+mod container;
 mod debs;
 mod lock;
 mod management;
@@ -13,10 +15,13 @@ mod management_types;
 mod node;
 mod plan;
 mod ports;
+mod ready;
 mod secret;
+mod settings;
 mod snapshot;
 
 pub use apply::{ApplyError, ApplyOptions, apply, verify};
+pub use container::{Container, ContainerError, ContainerOptions, Engine};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
 pub use management_types::{

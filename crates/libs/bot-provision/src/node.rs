@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crate::command::last_lines;
 use crate::lock::lock;
 use crate::management::{Management, ManagementError};
-use crate::ports::{PortError, free_ports, is_free};
+use crate::ports::{PortError, free_ports};
+use crate::ready::{listens, readiness, taken};
 use crate::{DebsError, Progress, Secret};
 use config::Files;
 pub use installation::Installation;
@@ -25,7 +26,6 @@ pub use record::{NodePorts, NodeRecord};
 const START_LIMIT: Duration = Duration::from_mins(2);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-const PORTS_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TELL_EVERY: Duration = Duration::from_secs(3);
 const LOG_LINES_SHOWN: usize = 25;
@@ -141,7 +141,9 @@ impl Node {
                 NodePorts { amqp, management, distribution, epmd }
             }
         };
-        wait_until_free(ports, &dir).await?;
+        if let Some(port) = taken(&ports.all()).await {
+            return Err(NodeError::PortTaken { port, dir });
+        }
         let record = NodeRecord::new(&options, ports);
         // Before anything runs: should this process die now, the next start finds the same ports.
         record.write(&dir)?;
@@ -165,6 +167,22 @@ impl Node {
         }
         let password = Files::password(dir)?;
         Ok(Some(Self { dir: dir.to_owned(), record, password, started_here: None }))
+    }
+
+    /// Starts the node of `dir` again if it died: it was started, nobody stopped it, and it is gone.
+    pub async fn revive(dir: &Path, progress: Progress<'_>) -> Result<bool, NodeError> {
+        let Some(record) = NodeRecord::read(dir)?.filter(|record| record.process.is_some()) else {
+            return Ok(false);
+        };
+        if record.process.is_some_and(process::is_alive) {
+            return Ok(false);
+        }
+        let started = Self::start(record.options(dir), progress).await;
+        if started.is_err() {
+            // A node that could not be started has still died, and is tried again.
+            record.write(dir)?;
+        }
+        started.map(|_| true)
     }
 
     pub fn dir(&self) -> &Path {
@@ -239,7 +257,7 @@ impl Node {
         self.record.epmd = Some(epmd.id);
         self.record.write(&self.dir)?;
         // A node that finds no epmd starts one of its own, as a daemon that nobody ends.
-        while let Err(last) = answers("epmd", self.record.ports.epmd).await {
+        while let Err(last) = listens("epmd", self.record.ports.epmd).await {
             self.check(epmd.ended(), begun, &last)?;
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -255,7 +273,7 @@ impl Node {
         let begun = Instant::now();
         let management = self.management()?;
         let mut told = begun;
-        while let Err(last) = self.readiness(&management).await {
+        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port()).await {
             let ended = match server {
                 Some(server) => server.ended(),
                 None => (!self.is_running()).then(|| "another process started it".to_owned()),
@@ -270,16 +288,6 @@ impl Node {
         let (port, seconds) = (self.amqp_port(), begun.elapsed().as_secs_f32());
         progress(&format!("RabbitMQ is ready on 127.0.0.1:{port} after {seconds:.1} s"));
         Ok(())
-    }
-
-    /// Whether AMQP and HTTP answer, and the definitions (vhost and admin) are loaded. The error is for people.
-    async fn readiness(&self, management: &Management) -> Result<(), String> {
-        answers("its management API", self.management_port()).await?;
-        match management.vhost_is_running(self.vhost()).await {
-            Ok(true) => answers("AMQP", self.amqp_port()).await,
-            Ok(false) => Err(format!("its vhost {} is not there yet", self.vhost())),
-            Err(error) => Err(error.to_string()),
-        }
     }
 
     fn check(&self, ended: Option<String>, begun: Instant, last: &str) -> Result<(), NodeError> {
@@ -309,27 +317,6 @@ impl Drop for Node {
                 process::kill_now(id);
             }
         }
-    }
-}
-
-/// A killed node counts as gone when its first thread is; the kernel closes its sockets a moment later.
-async fn wait_until_free(ports: NodePorts, dir: &Path) -> Result<(), NodeError> {
-    let begun = Instant::now();
-    while let Some(port) = ports.all().into_iter().find(|&port| !is_free(port)) {
-        if begun.elapsed() > PORTS_LIMIT {
-            let dir = dir.to_owned();
-            return Err(NodeError::PortTaken { port, dir });
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-/// By connecting: to try whether the port can be bound would now and then take it from the node that is about to.
-async fn answers(who: &str, port: u16) -> Result<(), String> {
-    match tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("{who} does not listen yet")),
     }
 }
 

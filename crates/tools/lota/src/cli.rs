@@ -20,6 +20,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a fleet on this machine: a broker of its own and the bots
+    #[command(after_help = up::BROKER_HELP)]
     Up(up::UpArgs),
     /// Stop the fleet; applications it deployed go on unless --apps
     Down(up::DownArgs),

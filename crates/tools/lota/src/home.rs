@@ -16,6 +16,19 @@ use crate::place::Place;
 #[derive(Clone, Debug)]
 pub(crate) struct Home(PathBuf);
 
+/// What runs the broker of a fleet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BrokerKind {
+    /// Named by `LOTA_BROKER_URL`; not ours to start or stop.
+    Named,
+    /// A private node, in `broker/`.
+    #[default]
+    Node,
+    /// A container, in `broker/container/`.
+    Container,
+}
+
 /// How the fleet is reached; written by `lota up`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FleetRecord {
@@ -25,8 +38,9 @@ pub(crate) struct FleetRecord {
     pub(crate) management_url: String,
     /// Its administrator; only the provisioner uses it.
     pub(crate) admin: String,
-    /// Whether the node is ours to stop.
-    pub(crate) own_broker: bool,
+    /// Whose the broker is, and what it is.
+    #[serde(default)]
+    pub(crate) broker: BrokerKind,
     /// The process that watches over the bots.
     pub(crate) supervisor_pid: u32,
     /// When that process was started, in the kernel's ticks: a pid alone may be somebody else's by now.

@@ -1,22 +1,16 @@
 //! The files a node lives on and the commands that start it. Secrets go into files of mode 0600, never into argv.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use serde_json::json;
 
 use super::process::detached;
 use super::record::NodeRecord;
 use super::{NodeError, at};
 use crate::Secret;
-use crate::secret::HASHING;
-
-const PASSWORD_FILE: &str = "admin.password";
-const PASSWORD_LETTERS: usize = 32;
-const COOKIE_LETTERS: usize = 40;
+use crate::settings::{self, Limits, write_private};
 
 /// The folder of one node.
 pub(super) struct Files {
@@ -45,9 +39,7 @@ impl Files {
 
     /// The admin's password of an existing node.
     pub(super) fn password(dir: &Path) -> Result<Secret, NodeError> {
-        let path = dir.join(PASSWORD_FILE);
-        let text = std::fs::read_to_string(&path).map_err(|source| at(&path, source))?;
-        Ok(Secret::new(text.trim()))
+        settings::password(dir).map_err(|source| at(dir, source))
     }
 
     /// Console output of this start, and the node's own log.
@@ -57,52 +49,31 @@ impl Files {
 
     /// Writes all configuration anew; password and cookie are made once and kept.
     pub(super) fn write(&self, record: &NodeRecord) -> Result<Secret, NodeError> {
-        let password_file = self.dir.join(PASSWORD_FILE);
-        if !password_file.exists() {
-            write_private(&password_file, Secret::random(PASSWORD_LETTERS).expose().as_bytes())?;
-        }
-        let password = Self::password(&self.dir)?;
-        let cookie = self.dir.join(".erlang.cookie");
-        if !cookie.exists() {
-            // Erlang accepts it only if nobody else may read it.
-            write_private(&cookie, Secret::random(COOKIE_LETTERS).expose().as_bytes())?;
-        }
+        let password = settings::password_once(&self.dir).map_err(|source| at(&self.dir, source))?;
+        settings::cookie_once(&self.dir).map_err(|source| at(&self.dir, source))?;
         let plugins: Vec<&str> = record.plugins.iter().map(String::as_str).collect();
         let plugins = [&["rabbitmq_management"], plugins.as_slice()].concat().join(",");
         for (name, text) in [
             ("rabbitmq.conf", self.configuration(record)),
-            ("advanced.config", advanced(record)),
+            ("advanced.config", settings::advanced(limits(record))),
             // Empty, and named in the environment: else the system's would be read.
             ("rabbitmq-env.conf", String::new()),
             ("enabled_plugins", format!("[{plugins}].\n")),
-            ("definitions.json", definitions(record, &password)),
+            ("definitions.json", settings::definitions(&record.vhost, &record.admin, &password)),
         ] {
-            write_private(&self.dir.join(name), text.as_bytes())?;
+            let path = self.dir.join(name);
+            write_private(&path, text.as_bytes()).map_err(|source| at(&path, source))?;
         }
         Ok(password)
     }
 
     fn configuration(&self, record: &NodeRecord) -> String {
-        let NodeRecord { ports, memory_mib, disk_free_mb, .. } = record;
-        let dir = self.dir.display();
         let mut lines = vec![
-            format!("listeners.tcp.1 = 127.0.0.1:{}", ports.amqp),
+            format!("listeners.tcp.1 = 127.0.0.1:{}", record.ports.amqp),
             "management.tcp.ip = 127.0.0.1".to_owned(),
-            format!("management.tcp.port = {}", ports.management),
-            // Loaded at every start. That there are definitions also keeps RabbitMQ from creating guest.
-            format!("load_definitions = {dir}/definitions.json"),
-            "auth_mechanisms.1 = PLAIN".to_owned(),
-            "auth_mechanisms.2 = AMQPLAIN".to_owned(),
-            "max_message_size = 1048576".to_owned(),
-            format!("vm_memory_high_watermark.absolute = {memory_mib}MiB"),
-            format!("disk_free_limit.absolute = {disk_free_mb}MB"),
-            format!("collect_statistics_interval = {}", record.figures_every.as_millis()),
-            "log.console = false".to_owned(),
-            "log.file = rabbit.log".to_owned(),
-            "log.file.level = info".to_owned(),
-            "log.file.rotation.size = 10485760".to_owned(),
-            "log.file.rotation.count = 3".to_owned(),
+            format!("management.tcp.port = {}", record.ports.management),
         ];
+        lines.extend(settings::configuration(limits(record), &self.dir.join("definitions.json").to_string_lossy()));
         lines.extend(record.config.iter().cloned());
         lines.join("\n") + "\n"
     }
@@ -136,10 +107,7 @@ impl Files {
             .env("RABBITMQ_PID_FILE", at("rabbitmq.pid"))
             // Bound schedulers would put every node of the machine on the same first cores.
             .env("RABBITMQ_SCHEDULER_BIND_TYPE", "u")
-            .env(
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
-            );
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", settings::ERLANG_ARGUMENTS);
         Ok(command)
     }
 
@@ -167,36 +135,7 @@ impl Files {
     }
 }
 
-/// What rabbitmq.conf has no name for.
-fn advanced(record: &NodeRecord) -> String {
-    format!("[{{rabbit, [{{quorum_tick_interval, {}}}]}}].\n", record.figures_every.as_millis())
-}
-
-fn definitions(record: &NodeRecord, password: &Secret) -> String {
-    let NodeRecord { admin, vhost, .. } = record;
-    json!({
-        "vhosts": [{ "name": vhost }],
-        "users": [{
-            "name": admin,
-            "password_hash": password.rabbit_hash(),
-            "hashing_algorithm": HASHING,
-            "tags": "administrator",
-        }],
-        "permissions": [{ "user": admin, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*" }],
-    })
-    .to_string()
-}
-
-/// Replaces `path` in one step by a file that only its owner may read.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
-    let write = || {
-        let next = path.with_extension("next");
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&next)?;
-        // The mode above counts only for a new file.
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        std::fs::rename(&next, path)
-    };
-    write().map_err(|source| at(path, source))
+fn limits(record: &NodeRecord) -> Limits {
+    let NodeRecord { memory_mib, disk_free_mb, figures_every, .. } = *record;
+    Limits { memory_mib, disk_free_mb, figures_every }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::write_private;
 use super::process::ProcessId;
 use super::{Installation, NodeError, NodeOptions, at};
+use crate::settings::write_private;
 
 const FILE: &str = "node.json";
 
@@ -103,6 +103,6 @@ impl NodeRecord {
     pub(super) fn write(&self, dir: &Path) -> Result<(), NodeError> {
         let path = dir.join(FILE);
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| at(&path, error.into()))?;
-        write_private(&path, &bytes)
+        write_private(&path, &bytes).map_err(|source| at(&path, source))
     }
 }

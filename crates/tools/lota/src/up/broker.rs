@@ -1,10 +1,10 @@
-//! The broker of a fleet: one that was named, or a private node.
+//! The broker of a fleet: one that was named, or one of its own.
 use anyhow::{Context, bail};
 use bot_messages::keys;
-use bot_provision::{Installation, Management, Node, NodeOptions, Permission, Secret};
+use bot_provision::{Management, Permission, Secret};
 
-use super::environment;
-use crate::home::Home;
+use super::{environment, own_broker};
+use crate::home::{BrokerKind, Home};
 
 /// A broker that is up, with the administrator's way in.
 pub(crate) struct Broker {
@@ -12,35 +12,27 @@ pub(crate) struct Broker {
     pub(crate) management_url: String,
     pub(crate) admin: String,
     pub(crate) management: Management,
-    /// The private node, where it is ours.
-    pub(crate) node: Option<Node>,
+    pub(crate) kind: BrokerKind,
 }
 
-/// The one named by `LOTA_BROKER_URL`; otherwise a private node. Never one that merely happens to listen.
+/// The one named by `LOTA_BROKER_URL`; otherwise one of its own. Never one that merely happens to listen.
 pub(crate) async fn start(home: &Home) -> anyhow::Result<Broker> {
     match environment::broker_url() {
         Some(url) => named(home, &url).await,
-        None => private(home).await,
+        None => own(home).await,
     }
 }
 
-async fn private(home: &Home) -> anyhow::Result<Broker> {
-    let dir = home.join("broker");
-    let progress = |line: &str| println!("  broker: {line}");
-    let node = if let Some(node) = Node::attach(&dir)?.filter(Node::is_running) {
-        node
-    } else {
-        let installation = Installation::find(&environment::cache_dir()?, &progress).await?;
-        Node::start(NodeOptions::new(&dir, installation), &progress).await?
-    };
-    let admin = node.admin().to_owned();
-    crate::home::write_private(&home.password_file(&admin), node.admin_password().expose().as_bytes())?;
+async fn own(home: &Home) -> anyhow::Result<Broker> {
+    let own = own_broker::start(home).await?;
+    let (admin, password) = own.admin();
+    crate::home::write_private(&home.password_file(admin), password.expose().as_bytes())?;
     Ok(Broker {
-        amqp_url: format!("amqp://127.0.0.1:{}/{}", node.amqp_port(), node.vhost()),
-        management_url: format!("http://127.0.0.1:{}", node.management_port()),
-        admin,
-        management: node.management()?,
-        node: Some(node),
+        amqp_url: own.amqp_url(),
+        management_url: own.management_url(),
+        admin: admin.to_owned(),
+        management: own.management()?,
+        kind: own.kind(),
     })
 }
 
@@ -69,6 +61,6 @@ async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
         management_url,
         admin,
         management,
-        node: None,
+        kind: BrokerKind::Named,
     })
 }

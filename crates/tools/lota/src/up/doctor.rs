@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use bot_provision::{Bundle, Installation, PackageCache, free_port};
 use tokio::process::Command;
 
-use super::environment;
+use super::{environment, own_broker};
 
 /// Something is unavailable (sysexits.h).
 const EXIT_UNAVAILABLE: u8 = 69;
@@ -35,7 +35,7 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
         )),
         None => missing.push("rustc: https://rustup.rs, or rustup default stable".to_owned()),
     }
-    broker(&mut missing)?;
+    broker(&mut missing).await?;
     match memory_mib() {
         Some(mib) if mib < MEMORY_MIN_MIB => {
             missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"));
@@ -75,22 +75,16 @@ pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
-    let cache = PackageCache::new(environment::cache_dir()?);
+async fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
     if environment::broker_url().is_some() {
         println!("ok       broker: LOTA_BROKER_URL names one");
-    } else if Installation::installed().is_some() {
-        println!("ok       broker: the installed RabbitMQ, as a private node");
-    } else if cache.present(Bundle::RabbitMq).is_some() {
-        println!("ok       broker: RabbitMQ from the cache");
-    } else if environment::find_program("apt-get").is_some() {
-        println!("ok       broker: RabbitMQ's packages will be unpacked into the cache (34 MB, without root)");
     } else {
-        missing.push(
-            "broker: install rabbitmq-server with this system's package manager, or name one in LOTA_BROKER_URL"
-                .to_owned(),
-        );
+        match own_broker::outlook().await {
+            Ok(what) => println!("ok       broker: {what}"),
+            Err(e) => missing.push(format!("broker: {e:#}; or name one in LOTA_BROKER_URL")),
+        }
     }
+    let cache = PackageCache::new(environment::cache_dir()?);
     match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
         Some(_) => println!("ok       sandbox: bubblewrap"),
         None => println!("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),

@@ -5,14 +5,13 @@ use std::{
 };
 
 use anyhow::bail;
-use bot_provision::Node;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{
-    applications,
+    applications, own_broker,
     start::{alive, started_at},
 };
 use crate::home::Home;
@@ -52,10 +51,7 @@ pub(crate) async fn down(home: &Home, args: &DownArgs) -> anyhow::Result<ExitCod
         println!("no supervisor runs in {}", home.path().display());
     }
     // After a supervisor that was killed, its broker may still be there.
-    if record.own_broker
-        && let Some(mut node) = Node::attach(&home.join("broker"))?
-        && node.stop().await?
-    {
+    if own_broker::stop(home, record.broker).await? {
         println!("the broker is stopped");
     }
     if args.apps {

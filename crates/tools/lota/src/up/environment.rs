@@ -10,6 +10,31 @@ pub(crate) fn broker_url() -> Option<String> {
     env::var("LOTA_BROKER_URL").ok().filter(|u| !u.is_empty())
 }
 
+/// Which broker of its own a fleet gets, where it is not to choose by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BrokerSource {
+    Installed,
+    Packages,
+    Container,
+}
+
+/// `LOTA_BROKER`.
+pub(crate) fn broker_source() -> anyhow::Result<Option<BrokerSource>> {
+    match env::var("LOTA_BROKER").unwrap_or_default().as_str() {
+        "" => Ok(None),
+        "installed" => Ok(Some(BrokerSource::Installed)),
+        "packages" => Ok(Some(BrokerSource::Packages)),
+        "container" => Ok(Some(BrokerSource::Container)),
+        other => bail!("LOTA_BROKER is `{other}`: expected installed, packages or container, or leave it out"),
+    }
+}
+
+/// What a broker's container is made of.
+pub(crate) fn broker_image() -> String {
+    let named = env::var("LOTA_BROKER_IMAGE").ok().filter(|image| !image.is_empty());
+    named.unwrap_or_else(|| "rabbitmq:4-management".to_owned())
+}
+
 /// The management API of that broker.
 pub(crate) fn broker_management_url() -> Option<String> {
     env::var("LOTA_BROKER_MANAGEMENT_URL").ok().filter(|u| !u.is_empty())

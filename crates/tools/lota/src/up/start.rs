@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     fs,
     path::PathBuf,
     process::{ExitCode, Stdio},
@@ -10,15 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bot_provision::{ApplyOptions, Bundle, Node, PackageCache};
+use bot_provision::{ApplyOptions, Bundle, PackageCache};
 
 use super::{
-    bots, broker, defaults, environment,
+    bots, broker, defaults, environment, own_broker,
     supervise::{Common, Supervisor},
     topology,
 };
 use crate::{
-    home::{FleetRecord, Home},
+    home::{BrokerKind, FleetRecord, Home},
     place::Place,
 };
 
@@ -26,7 +27,20 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// From `lota up --detach` to ready, the broker's packages being fetched included.
 const DETACH_LIMIT: Duration = Duration::from_secs(600);
+/// How often it is looked whether the broker runs; a container's engine is asked each time.
+const BROKER_EVERY: Duration = Duration::from_secs(3);
+/// After a broker that could not be started.
+const BROKER_PAUSE: Duration = Duration::from_secs(30);
 const ATTEND_EVERY: Duration = Duration::from_millis(200);
+
+/// Where the broker comes from.
+pub(crate) const BROKER_HELP: &str = "\
+The broker is the first of these that can be had:
+  LOTA_BROKER_URL=amqp://admin:password@host:port   one that runs already
+  LOTA_BROKER=installed                             a private node of the installed RabbitMQ
+  LOTA_BROKER=packages                              the same of the distribution's packages, unpacked into the cache
+  LOTA_BROKER=container                             docker or podman runs LOTA_BROKER_IMAGE [rabbitmq:4-management]
+LOTA_BROKER set to one of the words takes that or fails. A fleet that began with a container keeps it.";
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct UpArgs {
@@ -88,11 +102,9 @@ async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
             println!("  home     {}", home.path().display());
             println!("  monitor  {monitor}/api/v1/health");
             fs::write(home.join("ready"), std::process::id().to_string())?;
-            loop {
-                tokio::select! {
-                    () = &mut stop => break Ok(ExitCode::SUCCESS),
-                    () = tokio::time::sleep(ATTEND_EVERY) => supervisor.attend()?,
-                }
+            tokio::select! {
+                () = &mut stop => Ok(ExitCode::SUCCESS),
+                Err(e) = look_after(home, &mut supervisor, broker.kind) => Err(e),
             }
         }
         Err(e) => Err(e),
@@ -100,14 +112,32 @@ async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     println!("stopping");
     let _ = fs::remove_file(home.join("ready"));
     supervisor.stop_all().await;
-    // Found anew by its record: someone may have restarted the node meanwhile.
-    if broker.node.is_some()
-        && let Some(mut node) = Node::attach(&home.join("broker"))?
-    {
-        node.stop().await?;
-    }
+    own_broker::stop(home, broker.kind).await?;
     println!("stopped");
     result
+}
+
+/// Bots and broker that die are started again, until this is dropped.
+async fn look_after(home: &Home, supervisor: &mut Supervisor, broker: BrokerKind) -> anyhow::Result<Infallible> {
+    let mut broker_at = Instant::now();
+    loop {
+        supervisor.attend()?;
+        if broker_at <= Instant::now() {
+            let pause = match own_broker::revive(home, broker).await {
+                Ok(false) => BROKER_EVERY,
+                Ok(true) => {
+                    println!("the broker had died and was started again");
+                    BROKER_EVERY
+                }
+                Err(e) => {
+                    println!("the broker: {e:#}; looking again in {} s", BROKER_PAUSE.as_secs());
+                    BROKER_PAUSE
+                }
+            };
+            broker_at = Instant::now() + pause;
+        }
+        tokio::time::sleep(ATTEND_EVERY).await;
+    }
 }
 
 /// Broker, configuration, topology, record: everything but the bots.
@@ -123,7 +153,7 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(Supervisor, bro
         amqp_url: broker.amqp_url.clone(),
         management_url: broker.management_url.clone(),
         admin: broker.admin.clone(),
-        own_broker: broker.node.is_some(),
+        broker: broker.kind,
         supervisor_pid: pid,
         supervisor_started: started_at(pid).unwrap_or_default(),
         place: Place::here(),

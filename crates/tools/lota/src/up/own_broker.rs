@@ -1,0 +1,214 @@
+//! The broker that a fleet starts for itself: where it comes from, and that it is a node or a container.
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use bot_provision::{
+    Bundle, Container, ContainerOptions, Engine, Installation, Management, Node, NodeOptions, PackageCache, Secret,
+};
+
+use super::environment::{self, BrokerSource};
+use crate::home::{BrokerKind, Home};
+
+/// Running, and ours to stop.
+pub(crate) enum OwnBroker {
+    Node(Node),
+    Container(Container),
+}
+
+/// Starts the broker of this fleet, or finds it running.
+pub(crate) async fn start(home: &Home) -> anyhow::Result<OwnBroker> {
+    let wanted = environment::broker_source()?;
+    let earlier = home.record()?.map(|record| record.broker);
+    // What is queued lies with the broker that it was started with.
+    let wanted = wanted.or((earlier == Some(BrokerKind::Container)).then_some(BrokerSource::Container));
+    let started = match wanted {
+        Some(source) => from(home, source).await.with_context(|| format!("the broker was to be {}", told(source)))?,
+        None => first_to_be_had(home).await?,
+    };
+    if earlier.is_some_and(|earlier| earlier != started.kind()) {
+        say("another kind than before: what was queued stays with the earlier one, see LOTA_BROKER");
+    }
+    Ok(started)
+}
+
+/// Starts it again if it died. `false`: it runs, or was stopped on purpose.
+pub(crate) async fn revive(home: &Home, kind: BrokerKind) -> anyhow::Result<bool> {
+    match kind {
+        BrokerKind::Named => Ok(false),
+        BrokerKind::Node => Ok(Node::revive(&home.join("broker"), &say).await?),
+        BrokerKind::Container => Ok(Container::revive(&container_dir(home), &say).await?),
+    }
+}
+
+/// Stops it where it runs. Found anew by its record: it may have been started again meanwhile.
+pub(crate) async fn stop(home: &Home, kind: BrokerKind) -> anyhow::Result<bool> {
+    match kind {
+        BrokerKind::Named => {}
+        BrokerKind::Node => {
+            if let Some(mut node) = Node::attach(&home.join("broker"))? {
+                return Ok(node.stop().await?);
+            }
+        }
+        BrokerKind::Container => {
+            if let Some(mut container) = Container::attach(&container_dir(home)).await? {
+                container.stop().await?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// In words, what `lota up` would start; the error says what there is none of.
+pub(crate) async fn outlook() -> anyhow::Result<String> {
+    let wanted = environment::broker_source()?;
+    let may = |source| wanted.is_none_or(|wanted| wanted == source);
+    if may(BrokerSource::Installed) && Installation::installed().is_some() {
+        return Ok("the installed RabbitMQ, as a private node".to_owned());
+    }
+    if may(BrokerSource::Packages) {
+        if PackageCache::new(environment::cache_dir()?).present(Bundle::RabbitMq).is_some() {
+            return Ok("RabbitMQ from the cache".to_owned());
+        }
+        if environment::find_program("apt-get").is_some() {
+            return Ok("RabbitMQ's packages will be unpacked into the cache (34 MB, without root)".to_owned());
+        }
+    }
+    if may(BrokerSource::Container) {
+        let engine = Engine::find().await.with_context(simplest)?;
+        return Ok(format!("{} in a container, by {}", environment::broker_image(), engine.program()));
+    }
+    bail!("LOTA_BROKER asks for what is not here; {}", simplest())
+}
+
+/// In the order of how little they need: the installed one, unpacked packages, a container.
+async fn first_to_be_had(home: &Home) -> anyhow::Result<OwnBroker> {
+    let mut lacking = vec!["LOTA_BROKER_URL: not set".to_owned()];
+    for source in [BrokerSource::Installed, BrokerSource::Packages, BrokerSource::Container] {
+        let what = match source {
+            BrokerSource::Installed => Source::installed(),
+            BrokerSource::Packages => Source::packages().await,
+            BrokerSource::Container => Source::container().await,
+        };
+        match what {
+            // One that is there and does not start is told as that, not passed over.
+            Ok(found) => return found.start(home).await,
+            Err(why) => lacking.push(format!("{}: {why:#}", told(source))),
+        }
+    }
+    bail!("no broker can be had here.\n  {}\n{}", lacking.join("\n  "), simplest())
+}
+
+async fn from(home: &Home, source: BrokerSource) -> anyhow::Result<OwnBroker> {
+    let found = match source {
+        BrokerSource::Installed => Source::installed()?,
+        BrokerSource::Packages => Source::packages().await?,
+        BrokerSource::Container => Source::container().await?,
+    };
+    found.start(home).await
+}
+
+/// What a broker can be started from.
+enum Source {
+    Installation(Installation),
+    Engine(Engine),
+}
+
+impl Source {
+    fn installed() -> anyhow::Result<Self> {
+        Installation::installed().map(Self::Installation).context("there is no rabbitmq-server on this machine")
+    }
+
+    async fn packages() -> anyhow::Result<Self> {
+        let root = PackageCache::new(environment::cache_dir()?).ensure(Bundle::RabbitMq, &say).await?;
+        Ok(Self::Installation(Installation::unpacked(root)))
+    }
+
+    async fn container() -> anyhow::Result<Self> {
+        Ok(Self::Engine(Engine::find().await?))
+    }
+
+    async fn start(self, home: &Home) -> anyhow::Result<OwnBroker> {
+        Ok(match self {
+            Self::Installation(installation) => {
+                let options = NodeOptions::new(home.join("broker"), installation);
+                OwnBroker::Node(Node::start(options, &say).await?)
+            }
+            Self::Engine(engine) => {
+                let options = ContainerOptions::new(environment::broker_image());
+                OwnBroker::Container(Container::start(&container_dir(home), engine, options, &say).await?)
+            }
+        })
+    }
+}
+
+impl OwnBroker {
+    pub(crate) fn kind(&self) -> BrokerKind {
+        match self {
+            Self::Node(_) => BrokerKind::Node,
+            Self::Container(_) => BrokerKind::Container,
+        }
+    }
+
+    pub(crate) fn amqp_url(&self) -> String {
+        let (port, vhost) = match self {
+            Self::Node(node) => (node.amqp_port(), node.vhost()),
+            Self::Container(container) => (container.amqp_port(), container.vhost()),
+        };
+        format!("amqp://127.0.0.1:{port}/{vhost}")
+    }
+
+    pub(crate) fn management_url(&self) -> String {
+        let port = match self {
+            Self::Node(node) => node.management_port(),
+            Self::Container(container) => container.management_port(),
+        };
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// The administrator, and the password.
+    pub(crate) fn admin(&self) -> (&str, &Secret) {
+        match self {
+            Self::Node(node) => (node.admin(), node.admin_password()),
+            Self::Container(container) => (container.admin(), container.admin_password()),
+        }
+    }
+
+    pub(crate) fn management(&self) -> anyhow::Result<Management> {
+        Ok(match self {
+            Self::Node(node) => node.management()?,
+            Self::Container(container) => container.management()?,
+        })
+    }
+}
+
+fn container_dir(home: &Home) -> PathBuf {
+    home.join("broker/container")
+}
+
+fn told(source: BrokerSource) -> &'static str {
+    match source {
+        BrokerSource::Installed => "an installed RabbitMQ",
+        BrokerSource::Packages => "unpacked packages",
+        BrokerSource::Container => "a container",
+    }
+}
+
+/// The one command that gets a broker on this system.
+fn simplest() -> String {
+    let managers = [
+        ("apt-get", "apt-get install -y rabbitmq-server"),
+        ("dnf", "dnf install -y rabbitmq-server"),
+        ("apk", "apk add rabbitmq-server"),
+        ("pacman", "pacman -S --needed rabbitmq"),
+    ];
+    let found = managers.iter().find(|(program, _)| environment::find_program(program).is_some());
+    match found {
+        Some((_, command)) => format!("the simplest, as root: {command}"),
+        None => "the simplest: install RabbitMQ or podman with this system's package manager".to_owned(),
+    }
+}
+
+fn say(line: &str) {
+    println!("  broker: {line}");
+}
