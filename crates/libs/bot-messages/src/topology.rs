@@ -45,7 +45,7 @@ impl Topology {
         }
         check(contracts, &outside)?;
         let mut t = Builder::default();
-        t.shared(contracts);
+        t.shared();
         for c in contracts {
             t.bot(c, contracts, &outside);
         }
@@ -145,7 +145,7 @@ impl Builder {
         self.policies.insert(policy.name.clone(), policy);
     }
 
-    fn shared(&mut self, contracts: &[Contract]) {
+    fn shared(&mut self) {
         for name in [keys::EVENTS, keys::HEALTH, keys::AUDIT, keys::LOGS, keys::REQUEUE, keys::DEAD, keys::UNROUTED] {
             self.exchange(name, true);
         }
@@ -190,7 +190,6 @@ impl Builder {
             max_connections: Some(0),
             max_channels: Some(0),
         });
-        let _ = contracts;
     }
 
     /// The exchange of one publisher, tapped by exactly the keys it may say.

@@ -66,7 +66,7 @@ pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn story(home: &Home, dir: &Path, args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    up(home, &UpArgs { detach: true, monitor: "127.0.0.1:0".into(), ..UpArgs::default() }).await?;
+    up(home, &UpArgs { detach: true, monitor: "127.0.0.1:0".into() }).await?;
     if let Some(repo) = &args.repo {
         println!("\n== {repo}");
         return pushed(home, repo, args.git_ref.as_deref()).await;

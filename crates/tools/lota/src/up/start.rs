@@ -50,9 +50,6 @@ pub(crate) struct UpArgs {
     /// Where the monitor answers; 0 picks a port
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) monitor: String,
-    /// Stop deployed applications as well, when this fleet is told to stop
-    #[arg(long, hide = true)]
-    pub(crate) stop_apps: bool,
 }
 
 pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
