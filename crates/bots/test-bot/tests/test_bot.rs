@@ -1,6 +1,10 @@
 //! Jobs of `TestBot` with a real object store, real archives and the real sandbox: what a build's tests come to.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Effects, Fail, Job, Outcome, Stop, Tools};
@@ -111,10 +115,14 @@ async fn suites_that_pass_vouch_for_the_artifact() {
     assert_eq!(counts, [("unit", 2, 0, 0), ("web", 1, 0, 1)]);
     assert_eq!((done.artifact, done.deploy, done.revision), (job.artifact, job.deploy, job.revision));
     assert_eq!(record.said(), ["test.started"]);
-    assert!(record.lines().contains(&"test a ... ok".to_owned()), "lines come while it runs: {:?}", record.lines());
+    assert!(
+        record.lines().contains(&"[unit] test a ... ok".to_owned()),
+        "lines come while it runs: {:?}",
+        record.lines()
+    );
     let log = bench.log(done.log).await;
     assert!(
-        log.starts_with("== suite unit: printf") && log.contains("test b ... ok") && log.ends_with("\nbuilt\n"),
+        log.starts_with("[unit] printf") && log.contains("[unit] test b ... ok") && log.ends_with("\n[web] built\n"),
         "{log}"
     );
 }
@@ -219,7 +227,7 @@ async fn a_job_that_is_told_to_stop_stops_and_says_nothing_itself() {
     let job = bench.suites("    slow: {run: \"echo begin; sleep 600\"}\n").await;
     let record = JobRecord::new();
     let stop = async {
-        while !record.lines().contains(&"begin".to_owned()) {
+        while !record.lines().contains(&"[slow] begin".to_owned()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         record.stop_job(Stop::Asked("wrong branch".into()));
@@ -244,16 +252,22 @@ async fn a_job_that_crashed_runs_again_and_ends_once() {
     // A process that dies in the middle of a suite: its future goes, and with it what it started.
     let slow = bench.suites("    slow: {run: \"touch began; sleep 600\"}\n").await;
     let cx = record.cx();
-    let began = bench.dir.path().join("bot/work/job-1/tree/began");
+    let began = || job_folder(bench.dir.path()).is_some_and(|folder| folder.join("tree/began").exists());
     tokio::select! {
         outcome = slow.run(&bench.bot, &cx) => panic!("{outcome:?}"),
-        () = async { while !began.exists() { tokio::time::sleep(Duration::from_millis(10)).await; } } => {}
+        () = async { while !began() { tokio::time::sleep(Duration::from_millis(10)).await; } } => {}
     }
     assert!(left_behind(bench.dir.path()), "the workspace of a process that died stays");
     let _: TestCompleted = said(&bench.run(&job, &record).await.unwrap());
     assert_eq!(record.said(), ["test.started"], "over all attempts");
 }
 
+/// Where a job works; the name goes on with its fencing token.
+fn job_folder(dir: &Path) -> Option<PathBuf> {
+    let work = std::fs::read_dir(dir.join("bot/work")).ok()?;
+    work.filter_map(|e| Some(e.ok()?.path())).find(|path| path.to_string_lossy().contains("/job-1."))
+}
+
 fn left_behind(dir: &Path) -> bool {
-    dir.join("bot/work/job-1").exists()
+    job_folder(dir).is_some()
 }
