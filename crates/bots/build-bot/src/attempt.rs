@@ -1,15 +1,18 @@
 //! One attempt at one build, in the order in which it happens: source, pipeline, steps, products. `lib.rs` says what
 //! its end means to the fleet.
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{Pipeline, When},
+    pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step},
 };
-use bot_pipeline::{End, Folder, Log, Runner, Task};
+use bot_pipeline::{End, Folder, Log, Runner, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
@@ -29,6 +32,7 @@ const DEPLOY_BYTES_MAX: usize = 64 << 10;
 /// Parts of the log that no step says.
 const FETCH: &str = "fetch";
 const STORE: &str = "store";
+const DEPLOY: &str = "deploy";
 
 /// Why there is no build.
 pub(crate) struct Broken {
@@ -46,11 +50,20 @@ impl Broken {
 
 /// What a build came to.
 pub(crate) struct Built {
-    pub(crate) pipeline: Pipeline,
+    /// Of the pipeline's deploy section what may go on.
+    pub(crate) deploy: BTreeMap<String, DeployStage>,
     pub(crate) source: ObjectRef,
     pub(crate) artifact: ObjectRef,
     pub(crate) keep: Option<ObjectRef>,
     pub(crate) steps: Vec<StepResult>,
+}
+
+/// What is known before the first step.
+struct Prepared {
+    pipeline: Pipeline,
+    products: (Products, Option<Products>),
+    source: ObjectRef,
+    occasion: Occasion,
 }
 
 /// What an attempt works with.
@@ -67,16 +80,17 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
-        let (pipeline, products, source) = self.prepare(log).await.map_err(Broken::at(FETCH))?;
-        let steps = self.run_steps(&pipeline, log).await?;
+        let Prepared { pipeline, products, source, occasion } = self.prepare(log).await.map_err(Broken::at(FETCH))?;
+        let steps = self.run_steps(&pipeline, &occasion, log).await?;
         self.cx.progress(90, "storing the artifacts");
         let (artifact, keep) = self.store_all(&products, log).await.map_err(Broken::at(STORE))?;
-        Ok(Built { pipeline, source, artifact, keep, steps })
+        let deploy = deployable(pipeline.deploy, &occasion, log);
+        Ok(Built { deploy, source, artifact, keep, steps })
     }
 
     /// All that comes before the first step.
-    async fn prepare(&self, log: &Log<'_>) -> Result<(Pipeline, (Products, Option<Products>), ObjectRef), Fail> {
-        self.fetch(log).await?;
+    async fn prepare(&self, log: &Log<'_>) -> Result<Prepared, Fail> {
+        let changed = self.fetch(log).await?;
         let source = self.store_source(log).await?;
         let tree = self.folder.tree();
         let (pipeline, origin) = blocking(move || read_pipeline(&tree)).await?.map_err(no_pipeline)?;
@@ -89,7 +103,8 @@ impl Attempt<'_> {
         };
         log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
         self.cx.emit("started", Effects::none().say(started)).await?;
-        Ok((pipeline, products, source))
+        let occasion = Occasion { git_ref: self.job.revision.git_ref.clone(), trigger: self.job.trigger, changed };
+        Ok(Prepared { pipeline, products, source, occasion })
     }
 
     async fn store_all(
@@ -105,8 +120,8 @@ impl Attempt<'_> {
         Ok((artifact, keep))
     }
 
-    /// The commit's tree, unpacked.
-    async fn fetch(&self, log: &Log<'_>) -> Result<(), Fail> {
+    /// The commit's tree, unpacked. Says which files it changed.
+    async fn fetch(&self, log: &Log<'_>) -> Result<Result<Vec<String>, String>, Fail> {
         let revision = &self.job.revision;
         log.line(FETCH, &format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
         let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
@@ -120,10 +135,11 @@ impl Attempt<'_> {
             label: self.label,
             stop: &self.cx.cancelled,
         };
-        let wanted = Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar };
+        let wanted =
+            Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar, base: self.job.base.as_ref() };
         let fetched = self.bot.mirrors.fetch(&wanted).await;
         self.go_on()?;
-        fetched.map_err(|e| match e {
+        let changed = fetched.map_err(|e| match e {
             FetchError::Refused(_) => fail(Code::FetchFailed, e),
             FetchError::Later(after, _) => Fail::Later(after, e.into()),
             FetchError::Unreachable(_) | FetchError::Machine(_) => Fail::retry(e),
@@ -137,7 +153,7 @@ impl Attempt<'_> {
         });
         let unpacked = unpacked.await??;
         log.line(FETCH, &format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
-        Ok(())
+        Ok(changed)
     }
 
     /// Comes with the push where the fleet cannot reach the repository.
@@ -167,7 +183,14 @@ impl Attempt<'_> {
         self.store(&to, "source", FETCH, log).await
     }
 
-    async fn run_steps(&self, pipeline: &Pipeline, log: &Log<'_>) -> Result<Vec<StepResult>, Broken> {
+    async fn run_steps(
+        &self,
+        pipeline: &Pipeline,
+        occasion: &Occasion,
+        log: &Log<'_>,
+    ) -> Result<Vec<StepResult>, Broken> {
+        // Of the steps alone, so that one that fails can end the others and not the job.
+        let stop = self.cx.cancelled.child_token();
         let runner = Runner {
             sandbox: self.sandbox,
             toolchains: &self.bot.toolchains,
@@ -177,33 +200,31 @@ impl Attempt<'_> {
             env: Runner::env_of(&self.job.revision),
             limits: self.bot.config.step_limits(None),
             disk_bytes_max: self.bot.config.workspace_mib << 20,
-            stop: &self.cx.cancelled,
+            stop: &stop,
         };
-        let mut results = Vec::new();
-        let count = pipeline.build.steps.len();
-        for (i, step) in pipeline.build.steps.iter().enumerate() {
-            let broken = |fail| Broken { part: step.name.clone(), step: Some(step.name.clone()), fail };
-            self.go_on().map_err(broken)?;
-            let occasion = step.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&self.job.revision.git_ref));
-            if let Err(why) = occasion {
-                log.line(&step.name, &format!("skipped: {why}"));
-                continue;
-            }
-            self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
-            let ran = runner.run(&Task::from(step), |line| log.line(&step.name, line)).await;
-            let ran = ran.map_err(|e| broken(Fail::retry(e)))?;
-            match ran.end.clone() {
-                End::Succeeded => log.forget(&step.name),
-                End::Failed { code, message } => return Err(broken(fail(code, message))),
-                End::Stopped => return Err(broken(stopped())),
-            }
-            results.push(StepResult {
-                name: step.name.clone(),
-                duration_ms: ran.duration_ms(),
-                exit_code: ran.exit_code(),
-            });
-        }
-        Ok(results)
+        let steps = &pipeline.build.steps;
+        let unit = |(step, needs): (&Step, Vec<usize>)| Unit {
+            name: step.name.clone(),
+            runner: &runner,
+            task: Task::from(step),
+            needs,
+            may_run: step.when.as_ref().map_or(Judgement::Holds, |when| when.judge(occasion)),
+        };
+        let units: Vec<Unit<'_>> = steps.iter().zip(needs_of(steps)).map(unit).collect();
+        let all = Steps { units: &units, parallel: self.bot.config.parallel_steps, log, stop: &stop };
+        let count = units.len();
+        let on_start = |ended: usize, name: &str| {
+            self.cx.progress((10 + 80 * ended / count) as u8, &format!("{ended} of {count} steps done, now {name}"));
+        };
+        all.run(on_start).await.map_err(|StepBroken { name, why }| Broken {
+            part: name.clone(),
+            step: Some(name),
+            fail: match why {
+                StepEnd::Ended(End::Failed { code, message }) => fail(code, message),
+                StepEnd::Ended(_) => stopped(),
+                StepEnd::Machine(e) => Fail::retry(e),
+            },
+        })
     }
 
     async fn store_products(&self, products: &Products, name: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
@@ -254,6 +275,24 @@ fn no_pipeline(e: bot_clients::PipelineProblem) -> Fail {
     fail(Code::InvalidPipeline, e)
 }
 
+/// What may go on to an environment: conditions on what changed, and on what led to the build, are known here alone.
+fn deployable(
+    mut deploy: BTreeMap<String, DeployStage>,
+    occasion: &Occasion,
+    log: &Log<'_>,
+) -> BTreeMap<String, DeployStage> {
+    deploy.retain(|name, stage| {
+        let judged = stage.when.as_ref().map_or(Judgement::Holds, |when| when.judge_cause(occasion));
+        match &judged {
+            Judgement::Holds => {}
+            Judgement::Assumed(why) => log.line(DEPLOY, &format!("{name} goes on: {why}")),
+            Judgement::Fails(why) => log.line(DEPLOY, &format!("{name} is left out: {why}")),
+        }
+        !matches!(judged, Judgement::Fails(_))
+    });
+    deploy
+}
+
 /// What can be known to be wrong before a step runs.
 fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     let wrong = |why: String| fail(Code::InvalidPipeline, why);
@@ -272,13 +311,11 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
 /// that is not held, would show up much later.
 fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
-    let only_ref = |when: &Option<When>| when.as_ref().is_none_or(|w| w.path.is_empty() && w.event.is_empty());
     for step in &pipeline.build.steps {
         let used = [
             ("secrets", !step.secrets.is_empty()),
             ("services", !step.services.is_empty()),
             ("image", step.image.is_some()),
-            ("when.path and when.event", !only_ref(&step.when)),
         ];
         if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used) {
             return refused(format!("step `{}`: {key}", step.name));
@@ -292,8 +329,7 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
             return refused(format!("suite `{name}`: secrets and services"));
         }
     }
-    let held = pipeline.deploy.iter().find(|(_, stage)| !only_ref(&stage.when));
-    held.map_or(Ok(()), |(name, _)| refused(format!("deploy.{name}: when.path and when.event")))
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
@@ -310,14 +346,13 @@ mod tests {
         for (text, words) in [
             ("build: {steps: [{name: a, run: x, secrets: [TOKEN]}]}", "step `a`: secrets"),
             ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
-            ("build: {steps: [{name: a, run: x, when: {path: 'src/**'}}]}", "step `a`: when.path"),
             ("build: {matrix: {a: [x]}}", "build.matrix"),
             ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),
-            ("deploy: {x: {when: {event: [manual]}}}", "deploy.x"),
         ] {
             assert!(judged(text).unwrap_err().contains(words), "{text}");
         }
-        let good = "build: {steps: [{name: a, run: x, needs: [], when: {branch: main}}], cache: [target]}";
+        let good =
+            "build: {steps: [{name: a, run: x, needs: [], when: {branch: main, path: 'src/**'}}], cache: [target]}";
         assert_eq!(judged(good), Ok(()));
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Seconds a step may take that does not say its own `timeout`. The whole job ends at `constraints.timeout`.
     pub step_timeout_s: u64,
+    /// Steps of one build that run at a time, where their `needs` allow it. Each has all of the limits below.
+    pub parallel_steps: usize,
     /// Seconds one call of git may take.
     pub fetch_timeout_s: u64,
     /// MiB of memory of a step, all its processes together.
@@ -48,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             step_timeout_s: 3600,
+            parallel_steps: 2,
             fetch_timeout_s: 600,
             memory_mib: 4096,
             processes: 512,
@@ -72,6 +75,7 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let limits = [
             ("step_timeout_s", self.step_timeout_s),
+            ("parallel_steps", self.parallel_steps as u64),
             ("fetch_timeout_s", self.fetch_timeout_s),
             ("memory_mib", self.memory_mib),
             ("processes", u64::from(self.processes)),

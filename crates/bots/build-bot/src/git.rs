@@ -60,6 +60,13 @@ pub(crate) struct Place<'a> {
     pub(crate) stop: &'a CancellationToken,
 }
 
+impl Place<'_> {
+    /// The same folders as git sees them.
+    pub(crate) fn inside(&self) -> Workspace {
+        self.sandbox.inside(&Workspace { tree: self.repository.to_owned(), home: self.home.to_owned() })
+    }
+}
+
 /// What git answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {

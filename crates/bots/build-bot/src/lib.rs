@@ -10,6 +10,7 @@
 //!
 //! The commit's own code runs only in the sandbox, in a folder of the job. Secrets it has none to give.
 mod attempt;
+mod changed;
 mod config;
 mod git;
 mod last_words;
@@ -31,6 +32,7 @@ use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outc
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
+    pipeline::Trigger,
     repository::RepositoryPushed,
 };
 use bot_pipeline::{Folder, Log};
@@ -121,7 +123,7 @@ impl Handle<RepositoryPushed> for BuildBot {
     }
 
     fn handle(&self, push: RepositoryPushed, state: &mut Option<Pushes>, meta: &Meta) -> Outcome<Self> {
-        let RepositoryPushed { mut revision, bundle, .. } = push;
+        let RepositoryPushed { mut revision, bundle, before, event, .. } = push;
         if means_deleted(&revision.commit) {
             return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
@@ -132,8 +134,11 @@ impl Handle<RepositoryPushed> for BuildBot {
         };
         let Err((code, why)) = judged else {
             let key = revision.repository.clone();
-            revision.sequence = Some(state.get_or_insert_default().number(&revision, meta.now.timestamp_millis()));
-            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
+            let pushes = state.get_or_insert_default();
+            let base = pushes.base(&revision, before);
+            revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
+            let trigger = event.unwrap_or_default();
+            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle, base, trigger }));
         };
         Ok(Effects::none().note(why.clone()).say(BuildFailed {
             revision,
@@ -151,23 +156,53 @@ impl Handle<RepositoryPushed> for BuildBot {
 /// The refs of a repository whose latest push is remembered.
 const REFS_MAX: usize = 1000;
 
-/// The latest push of each ref of one repository, by its number.
+/// The latest push of each ref of one repository.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pushes(BTreeMap<String, u64>);
+pub struct Pushes(BTreeMap<String, Latest>);
+
+/// The latest push of a ref.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Latest {
+    Push {
+        number: u64,
+        commit: CommitId,
+    },
+    /// Of a version that kept the number alone.
+    Number(u64),
+}
+
+impl Latest {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Push { number, .. } | Self::Number(number) => *number,
+        }
+    }
+}
 
 impl Pushes {
+    /// The commit to compare a push with: what the forge says the ref pointed to before, else what was pushed to it
+    /// last. None for the same commit again, which would have changed nothing.
+    fn base(&self, revision: &Revision, before: Option<CommitId>) -> Option<CommitId> {
+        let last = || match self.0.get(&revision.git_ref) {
+            Some(Latest::Push { commit, .. }) => Some(commit.clone()),
+            _ => None,
+        };
+        before.filter(|commit| !means_deleted(commit)).or_else(last).filter(|commit| *commit != revision.commit)
+    }
+
     /// The number of a push. It is the time, or one more than the latest push has: so numbers go on rising where the
     /// clock went back, and where this memory was lost. A number of before that the push repeats (it is built again)
     /// stays what it was.
     fn number(&mut self, revision: &Revision, now_ms: i64) -> u64 {
-        let latest = self.0.get(&revision.git_ref).copied().unwrap_or(0);
+        let latest = self.0.get(&revision.git_ref).map_or(0, Latest::number);
         if let Some(given) = revision.sequence.filter(|given| *given <= latest) {
             return given;
         }
         let number = u64::try_from(now_ms).unwrap_or(0).max(latest + 1);
-        self.0.insert(revision.git_ref.clone(), number);
+        self.0.insert(revision.git_ref.clone(), Latest::Push { number, commit: revision.commit.clone() });
         if self.0.len() > REFS_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, number)| **number).map(|(name, _)| name.clone())
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, latest)| latest.number()).map(|(name, _)| name.clone())
         {
             self.0.remove(&oldest);
         }
@@ -182,6 +217,12 @@ pub struct BuildJob {
     pub revision: Revision,
     /// A git bundle that holds it, where the repository itself cannot be reached.
     pub bundle: Option<ObjectRef>,
+    /// What the ref pointed to before, where that is known.
+    #[serde(default)]
+    pub base: Option<CommitId>,
+    /// What led to it.
+    #[serde(default)]
+    pub trigger: Trigger,
 }
 
 impl Job for BuildJob {
@@ -217,7 +258,7 @@ impl Job for BuildJob {
                 keep: built.keep,
                 log: stored.map_err(Fail::retry)?,
                 steps: built.steps,
-                deploy: built.pipeline.deploy,
+                deploy: built.deploy,
                 duration_ms: cx.duration_ms(),
             })),
             Err(Broken { step, fail, .. }) => {
@@ -328,7 +369,7 @@ mod tests {
     fn a_push_to_a_listed_repository_starts_a_job() {
         let (mut push, effects, _) = handled(|_| {});
         push.revision.sequence = Some(7000);
-        let job = BuildJob { revision: push.revision, bundle: None };
+        let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push };
         assert_eq!(effects, Effects::none().start("shop/api", &job));
     }
 
@@ -346,6 +387,23 @@ mod tests {
             pushes.number(&Revision { git_ref: format!("refs/heads/{number}"), ..main.clone() }, number + 30);
         }
         assert_eq!(pushes.0.len(), REFS_MAX);
+    }
+
+    #[test]
+    fn a_push_is_compared_with_what_the_ref_pointed_to_before() {
+        let commit = |c: &str| c.repeat(40).parse::<CommitId>().unwrap();
+        let main = |c: &str| Revision { commit: commit(c), ..Revision::example() };
+        let mut pushes = Pushes::default();
+        assert_eq!(pushes.base(&main("a"), None), None);
+        pushes.number(&main("a"), 5);
+        assert_eq!(pushes.base(&main("b"), None), Some(commit("a")));
+        assert_eq!(pushes.base(&main("b"), Some(commit("c"))), Some(commit("c")), "the forge knows better");
+        assert_eq!(pushes.base(&main("b"), Some(commit("0"))), Some(commit("a")));
+        assert_eq!(pushes.base(&main("a"), None), None, "the same commit again");
+        let old: Pushes = serde_json::from_str("{\"refs/heads/main\": 7}").unwrap();
+        assert_eq!(old.base(&main("a"), None), None);
+        let kept: Pushes = serde_json::from_value(serde_json::to_value(&pushes).unwrap()).unwrap();
+        assert_eq!(kept, pushes);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use bot_core::{Effect, Fail, Stop};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildCompleted, BuildFailed},
+    pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use build_bot::Config;
+use build_bot::{BuildJob, Config};
 use fixture::{Fleet, Repository};
 
 const PIPELINE: &str = r#"version: 1
@@ -324,10 +325,10 @@ async fn two_jobs_of_one_repository_at_a_time() {
 #[test]
 fn a_job_reads_back_as_it_was_stored() {
     let push = <RepositoryPushed as bot_messages::Event>::example();
-    let job = build_bot::BuildJob { revision: push.revision, bundle: push.bundle };
+    let job = BuildJob { revision: push.revision, bundle: push.bundle, base: push.before, trigger: Trigger::Manual };
     let effects = bot_core::Effects::<build_bot::BuildBot>::none().start("shop/api", &job);
     let Effect::Start { payload, .. } = &effects.list[0] else { panic!() };
-    assert_eq!(serde_json::from_value::<build_bot::BuildJob>(payload.clone()).unwrap(), job);
+    assert_eq!(serde_json::from_value::<BuildJob>(payload.clone()).unwrap(), job);
 }
 
 #[tokio::test]
@@ -342,4 +343,76 @@ async fn a_step_for_another_branch_is_skipped_and_says_why() {
     assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["compile"]);
     let log = fleet.text(&done.log).await;
     assert!(log.contains("[publish] skipped: only for branch release/*, and this is refs/heads/main"), "{log}");
+}
+
+#[tokio::test]
+async fn steps_that_need_nothing_of_each_other_run_side_by_side() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    // Each waits for what the other writes: one after the other, neither would end.
+    let meet = |own: &str, other: &str| {
+        format!(
+            "{{name: {own}, needs: [], timeout: 60s, run: \"touch {own}.here; until [ -e {other}.here ]; do sleep 0.05; done; echo met\"}}"
+        )
+    };
+    let last = "{name: last, needs: [left, right], run: ls *.here}";
+    let steps = [meet("left", "right"), meet("right", "left"), last.to_owned()].join(", ");
+    repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{steps}]}}\n"));
+    let done: BuildCompleted =
+        fleet.run(&repository.revision(&repository.commit())).await.only_event("build.completed");
+    assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["left", "right", "last"]);
+    let log = fleet.text(&done.log).await;
+    for line in ["[left] met\n", "[right] met\n", "[last] left.here\n[last] right.here\n"] {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_step_that_fails_ends_the_others_and_is_the_one_named() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  steps:\n    - {name: long, run: \"touch begun; sleep 600\"}\n    - {name: bad, needs: [], run: \"until [ -e begun ]; do sleep 0.05; done; echo oh; exit 3\"}\n    - {name: never, needs: [], run: echo ran}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert_eq!(run.rejected(), Code::CommandFailed);
+    let failed: BuildFailed = run.gave_up(&fleet);
+    assert_eq!(failed.step.as_deref(), Some("bad"));
+    assert!(failed.error.message.contains("step `bad` ended with exit code 3"), "{}", failed.error.message);
+    let log = fleet.text(&failed.log.unwrap()).await;
+    assert!(log.contains("[long] ended, because `bad` failed") && !log.contains("[never]"), "{log}");
+    assert!(fleet.work_is_empty());
+}
+
+#[tokio::test]
+async fn steps_and_deployments_follow_what_changed_and_what_led_to_it() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    let text = "version: 1\nbuild:\n  steps:\n    - {name: docs, run: echo docs, when: {path: 'docs/**'}}\n    - {name: code, run: echo code, when: {path: [src/**, '*.toml']}}\n    - {name: nightly, run: echo nightly, when: {event: [schedule]}}\ndeploy:\n  site: {when: {path: 'docs/**'}}\n  app: {when: {branch: main, event: [push]}}\n";
+    repository.write(".lotabots.yaml", text);
+    repository.write("src/a", "1");
+    let first = repository.commit();
+    repository.write("docs/a", "1");
+    let second = repository.commit();
+    repository.write("src/b", "1");
+    let third = repository.commit();
+    let built = async |commit: &str, base: Option<&str>, trigger| {
+        let base = base.map(|base| base.parse().unwrap());
+        let job = BuildJob { revision: repository.revision(commit), bundle: None, base, trigger };
+        let done: BuildCompleted = fleet.run_as(job).await.only_event("build.completed");
+        let steps: Vec<String> = done.steps.iter().map(|step| step.name.clone()).collect();
+        let stages: Vec<String> = done.deploy.keys().cloned().collect();
+        (steps.join(" "), stages.join(" "), fleet.text(&done.log).await)
+    };
+    // A first commit changes all it has; another is compared with its parent, or with what came before.
+    let (steps, stages, log) = built(&first, None, Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("code", "app"));
+    assert!(log.contains("[docs] skipped: only where docs/** changed, and none of 2 changed files is"), "{log}");
+    assert!(log.contains("[nightly] skipped: only for event schedule, and this is push"), "{log}");
+    assert!(log.contains("[deploy] site is left out: only where docs/** changed"), "{log}");
+    let (steps, stages, _) = built(&second, None, Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs", "app site"));
+    let (steps, stages, _) = built(&third, Some(&first), Trigger::Schedule).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs code nightly", "site"));
+    let (steps, stages, log) = built(&third, Some(&"ab".repeat(20)), Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs code", "app site"));
+    assert!(log.contains("[docs] runs: which files changed is not known: commit abab"), "{log}");
 }

@@ -11,8 +11,9 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use read::{YamlMistake, meant, read_yaml};
 pub use span::Span;
-pub use when::{Patterns, Trigger, When};
+pub use when::{Judgement, Occasion, Patterns, Trigger, When};
 
 /// The file's name at the top of a repository.
 pub const FILE_NAME: &str = ".lotabots.yaml";

@@ -5,7 +5,11 @@
 mod folder;
 mod log;
 mod run;
+mod schedule;
+mod steps;
 
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
 pub use run::{End, Ran, Runner, Task};
+pub use schedule::{Schedule, needs_of};
+pub use steps::{StepBroken, StepEnd, Steps, Unit};

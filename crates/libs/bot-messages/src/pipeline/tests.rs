@@ -123,6 +123,32 @@ fn a_condition_is_held_against_the_ref() {
     assert_eq!(When::default().judge_ref("refs/heads/x"), Ok(()));
 }
 
+#[test]
+fn a_condition_is_held_against_what_led_to_the_build_and_what_changed() {
+    let text = "version: 1\ndeploy: {x: {when: {branch: main, event: [push, manual], path: [src/**, '*.toml']}}}\n";
+    let when = Pipeline::parse(text).unwrap().deploy["x"].when.clone().unwrap();
+    let judge = |trigger, changed: Result<&[&str], &str>| {
+        let changed = changed.map(|files| files.iter().map(ToString::to_string).collect()).map_err(str::to_owned);
+        when.judge(&Occasion { git_ref: "refs/heads/main".into(), trigger, changed })
+    };
+    for changed in [&["src/a/b.rs"][..], &["README", "Cargo.toml"]] {
+        assert_eq!(judge(Trigger::Push, Ok(changed)), Judgement::Holds, "{changed:?}");
+    }
+    for (trigger, changed, words) in [
+        (Trigger::Push, &["docs/src/a", "x/Cargo.toml"][..], "none of 2 changed files"),
+        (Trigger::Push, &[], "none of 0 changed files"),
+        (Trigger::Schedule, &["src/a"], "only for event push, manual, and this is schedule"),
+    ] {
+        let Judgement::Fails(why) = judge(trigger, Ok(changed)) else { panic!("{changed:?}") };
+        assert!(why.contains(words), "{why}");
+    }
+    let Judgement::Assumed(why) = judge(Trigger::Manual, Err("no history")) else { panic!() };
+    assert!(why.contains("not known: no history"), "{why}");
+    let elsewhere =
+        Occasion { git_ref: "refs/heads/x".into(), trigger: Trigger::Push, changed: Ok(vec!["src/a".into()]) };
+    assert!(matches!(when.judge(&elsewhere), Judgement::Fails(why) if why.contains("branch main")));
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,300}") {
