@@ -10,14 +10,15 @@ use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step},
+    pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step, When},
 };
-use bot_pipeline::{End, Folder, Log, Runner, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
+use bot_pipeline::{End, Folder, Listed, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
 use crate::{
     BuildBot, BuildJob,
+    credential::Credential,
     git::Place,
     mirrors::{FetchError, Wanted},
     products::{ProductError, Products},
@@ -71,6 +72,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) bot: &'a BuildBot,
     pub(crate) job: &'a BuildJob,
     pub(crate) cx: &'a JobCx<BuildBot>,
+    /// What the repository may have.
+    pub(crate) listed: &'a Listed,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) folder: &'a Folder,
     /// Of its processes.
@@ -81,10 +84,11 @@ impl Attempt<'_> {
     pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
         let Prepared { pipeline, products, source, occasion } = self.prepare(log).await.map_err(Broken::at(FETCH))?;
-        let steps = self.run_steps(&pipeline, &occasion, log).await?;
+        let secrets = self.secrets(&pipeline, &occasion).map_err(Broken::at(FETCH))?;
+        let steps = self.run_steps(&pipeline, &occasion, &secrets, log).await?;
         self.cx.progress(90, "storing the artifacts");
         let (artifact, keep) = self.store_all(&products, log).await.map_err(Broken::at(STORE))?;
-        let deploy = deployable(pipeline.deploy, &occasion, log);
+        let deploy = self.deployable(pipeline.deploy, &occasion, log);
         Ok(Built { deploy, source, artifact, keep, steps })
     }
 
@@ -126,6 +130,9 @@ impl Attempt<'_> {
         log.line(FETCH, &format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
         let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
         let remote = remote.map_err(|why| fail(Code::InvalidField, why))?;
+        let credential = self.listed.credential.as_ref().filter(|_| self.job.bundle.is_none());
+        let credential = credential.map(|name| Credential::find(name, &self.bot.secrets, &remote)).transpose();
+        let credential = credential.map_err(|why| fail(Code::FetchFailed, why))?;
         let bundle = self.get_bundle().await?;
         let (tar, git_home) = ("source.tar", self.folder.git_home());
         let place = Place {
@@ -135,8 +142,15 @@ impl Attempt<'_> {
             label: self.label,
             stop: &self.cx.cancelled,
         };
-        let wanted =
-            Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar, base: self.job.base.as_ref() };
+        let wanted = Wanted {
+            remote: &remote,
+            credential: credential.as_ref(),
+            revision,
+            bundle: bundle.as_deref(),
+            place,
+            tar,
+            base: self.job.base.as_ref(),
+        };
         let fetched = self.bot.mirrors.fetch(&wanted).await;
         self.go_on()?;
         let changed = fetched.map_err(|e| match e {
@@ -187,6 +201,7 @@ impl Attempt<'_> {
         &self,
         pipeline: &Pipeline,
         occasion: &Occasion,
+        secrets: &Secrets,
         log: &Log<'_>,
     ) -> Result<Vec<StepResult>, Broken> {
         // Of the steps alone, so that one that fails can end the others and not the job.
@@ -198,6 +213,7 @@ impl Attempt<'_> {
             folder: self.folder,
             label: self.label,
             env: Runner::env_of(&self.job.revision),
+            secrets,
             limits: self.bot.config.step_limits(None),
             disk_bytes_max: self.bot.config.workspace_mib << 20,
             stop: &stop,
@@ -208,7 +224,7 @@ impl Attempt<'_> {
             runner: &runner,
             task: Task::from(step),
             needs,
-            may_run: step.when.as_ref().map_or(Judgement::Holds, |when| when.judge(occasion)),
+            may_run: judge(step.when.as_ref(), occasion),
         };
         let units: Vec<Unit<'_>> = steps.iter().zip(needs_of(steps)).map(unit).collect();
         let all = Steps { units: &units, parallel: self.bot.config.parallel_steps, log, stop: &stop };
@@ -225,6 +241,33 @@ impl Attempt<'_> {
                 StepEnd::Machine(e) => Fail::retry(e),
             },
         })
+    }
+
+    /// Those that steps name which are going to run.
+    fn secrets(&self, pipeline: &Pipeline, occasion: &Occasion) -> Result<Secrets, Fail> {
+        let runs = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
+        let names = pipeline.build.steps.iter().filter(runs).flat_map(|step| &step.secrets);
+        self.bot.secrets.read(names, &self.listed.secrets).map_err(|e| fail(e.code(), e))
+    }
+
+    /// What may go on to an environment: conditions on what changed, and on what led to the build, are known here alone.
+    fn deployable(
+        &self,
+        mut deploy: BTreeMap<String, DeployStage>,
+        occasion: &Occasion,
+        log: &Log<'_>,
+    ) -> BTreeMap<String, DeployStage> {
+        deploy.retain(|name, stage| {
+            let caused = || stage.when.as_ref().map_or(Judgement::Holds, |when| when.judge_cause(occasion));
+            let judged = self.listed.refuses(name).map_or_else(caused, Judgement::Fails);
+            match &judged {
+                Judgement::Holds => {}
+                Judgement::Assumed(why) => log.line(DEPLOY, &format!("{name} goes on: {why}")),
+                Judgement::Fails(why) => log.line(DEPLOY, &format!("{name} is left out: {why}")),
+            }
+            !matches!(judged, Judgement::Fails(_))
+        });
+        deploy
     }
 
     async fn store_products(&self, products: &Products, name: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
@@ -257,6 +300,10 @@ fn stopped() -> Fail {
     Fail::retry(anyhow::anyhow!("told to stop"))
 }
 
+fn judge(when: Option<&When>, occasion: &Occasion) -> Judgement {
+    when.map_or(Judgement::Holds, |when| when.judge(occasion))
+}
+
 /// Final: another attempt would come to the same.
 fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
     Fail::reject(code, anyhow::anyhow!("{why:#}"))
@@ -273,24 +320,6 @@ fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
 
 fn no_pipeline(e: bot_clients::PipelineProblem) -> Fail {
     fail(Code::InvalidPipeline, e)
-}
-
-/// What may go on to an environment: conditions on what changed, and on what led to the build, are known here alone.
-fn deployable(
-    mut deploy: BTreeMap<String, DeployStage>,
-    occasion: &Occasion,
-    log: &Log<'_>,
-) -> BTreeMap<String, DeployStage> {
-    deploy.retain(|name, stage| {
-        let judged = stage.when.as_ref().map_or(Judgement::Holds, |when| when.judge_cause(occasion));
-        match &judged {
-            Judgement::Holds => {}
-            Judgement::Assumed(why) => log.line(DEPLOY, &format!("{name} goes on: {why}")),
-            Judgement::Fails(why) => log.line(DEPLOY, &format!("{name} is left out: {why}")),
-        }
-        !matches!(judged, Judgement::Fails(_))
-    });
-    deploy
 }
 
 /// What can be known to be wrong before a step runs.
@@ -312,11 +341,7 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
 fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
     for step in &pipeline.build.steps {
-        let used = [
-            ("secrets", !step.secrets.is_empty()),
-            ("services", !step.services.is_empty()),
-            ("image", step.image.is_some()),
-        ];
+        let used = [("services", !step.services.is_empty()), ("image", step.image.is_some())];
         if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used) {
             return refused(format!("step `{}`: {key}", step.name));
         }
@@ -344,7 +369,6 @@ mod tests {
     fn what_is_not_run_yet_is_refused_and_never_left_out_in_silence() {
         let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
         for (text, words) in [
-            ("build: {steps: [{name: a, run: x, secrets: [TOKEN]}]}", "step `a`: secrets"),
             ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
             ("build: {matrix: {a: [x]}}", "build.matrix"),
             ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),

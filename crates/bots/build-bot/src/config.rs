@@ -40,7 +40,11 @@ pub struct Config {
     pub mirrors: usize,
     /// Whether `http://` and `git://` are fetched from: anyone on the way can change what is fetched, not its id.
     pub allow_unencrypted: bool,
-    /// Private key for `ssh` remotes, without a passphrase, readable by the bot's user alone.
+    /// Folder with the operator's secrets: a file for each name in `secrets` of repositories.yaml, and below
+    /// `credentials/` one for each `credential` (`token` or `user:token` for https, a private key for ssh). Each is readable
+    /// by the bot's user alone. Absent: `secrets` in the bot's own folder.
+    pub secrets_dir: Option<PathBuf>,
+    /// Private key for `ssh` remotes without a credential of their own, without a passphrase, readable by the bot's user alone.
     pub ssh_key_file: Option<PathBuf>,
     /// Host keys for `ssh` remotes; without it no host is believed.
     pub ssh_known_hosts_file: Option<PathBuf>,
@@ -64,6 +68,7 @@ impl Default for Config {
             mirror_mib: 8192,
             mirrors: 50,
             allow_unencrypted: false,
+            secrets_dir: None,
             ssh_key_file: None,
             ssh_known_hosts_file: None,
         }
@@ -99,6 +104,12 @@ impl Config {
             let file = file.as_ref().filter(|file| !file.is_absolute() || !file.is_file())?;
             Some(format!("settings.{name} is {}: expected the absolute path of a file", file.display()))
         }));
+        wrong.extend(
+            self.secrets_dir
+                .as_ref()
+                .filter(|dir| !dir.is_absolute())
+                .map(|dir| format!("settings.secrets_dir is {}: expected an absolute path", dir.display())),
+        );
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(())
     }

@@ -8,17 +8,18 @@
 //! attempts. A missing commit, a wrong pipeline file, a failing step, a limit that was reached are final. Whatever
 //! happened, the log up to there is stored and named by `build.failed`.
 //!
-//! The commit's own code runs only in the sandbox, in a folder of the job. Secrets it has none to give.
+//! The commit's own code runs only in the sandbox, in a folder of the job, and gets only those secrets that a step names
+//! and that the operator lists for its repository.
 mod attempt;
 mod changed;
 mod config;
+mod credential;
 mod git;
 mod last_words;
 mod machine;
 mod mirrors;
 mod products;
 mod remote;
-mod repositories;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,7 @@ use bot_messages::{
     pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Log};
+use bot_pipeline::{Folder, Log, Repositories, SecretsDir};
 use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -46,7 +47,6 @@ use crate::{
     last_words::{LastWords, Remembered},
     mirrors::Mirrors,
     remote::{Remote, ref_fits},
-    repositories::Repositories,
 };
 
 pub use crate::config::Config;
@@ -56,6 +56,7 @@ pub struct BuildBot {
     config: Config,
     tools: Tools,
     repositories: Repositories,
+    secrets: SecretsDir,
     objects: Objects,
     mirrors: Mirrors,
     toolchains: Toolchains,
@@ -84,7 +85,13 @@ impl Bot for BuildBot {
 
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
-        let repositories = Repositories::read(&tools.config_dir)?;
+        let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
+        let missing: Vec<String> = repositories
+            .credentials()
+            .filter_map(|name| secrets.credential_file(name).err().map(|e| format!("credential `{name}`: {e}")))
+            .collect();
+        anyhow::ensure!(missing.is_empty(), "repositories.yaml: {}", missing.join("; "));
         let objects = Objects::directory(&tools.objects)?;
         // Nothing of an earlier process is of use: its jobs begin anew.
         let leftovers = bot_clients::remove_tree(&work_dir(&tools));
@@ -103,6 +110,7 @@ impl Bot for BuildBot {
             config,
             tools,
             repositories,
+            secrets,
             objects,
             network,
         })
@@ -130,7 +138,7 @@ impl Handle<RepositoryPushed> for BuildBot {
         let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
         let judged = match form {
             Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
+            Ok(()) => self.repositories.judge(&revision).map(drop).map_err(|why| (Code::PermissionDenied, why)),
         };
         let Err((code, why)) = judged else {
             let key = revision.repository.clone();
@@ -230,6 +238,9 @@ impl Job for BuildJob {
     const KIND: &'static str = "build";
 
     async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
+        // Again, as the list may be another since the push was heard.
+        let listed = bot.repositories.judge(&self.revision);
+        let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
@@ -239,7 +250,7 @@ impl Job for BuildJob {
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
-        let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
+        let attempt = Attempt { bot, job: self, cx, listed, sandbox, folder: &folder, label: &label };
         let ended = attempt.run(&log).await;
         let tail = ended.as_ref().err().map(|broken| {
             log.line(&broken.part, &broken.fail.message());

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     changed::changed,
+    credential::Credential,
     git::{Answer, Git, GitError, Place},
     remote::Remote,
 };
@@ -48,7 +49,7 @@ impl From<GitError> for FetchError {
         match e {
             GitError::TimedOut { .. } => Self::Unreachable(e.to_string()),
             GitError::TooMuch { .. } => Self::Refused(e.to_string()),
-            GitError::Stopped | GitError::Sandbox(_) => Self::Machine(e.to_string()),
+            GitError::Stopped | GitError::Credential(_) | GitError::Sandbox(_) => Self::Machine(e.to_string()),
         }
     }
 }
@@ -56,6 +57,7 @@ impl From<GitError> for FetchError {
 /// One commit, wanted by one job.
 pub(crate) struct Wanted<'a> {
     pub(crate) remote: &'a Remote,
+    pub(crate) credential: Option<&'a Credential>,
     pub(crate) revision: &'a Revision,
     /// A bundle file that holds it; then the remote is not asked.
     pub(crate) bundle: Option<&'a Path>,
@@ -210,7 +212,7 @@ impl Mirrors {
             return Err(FetchError::Refused(why).into());
         }
         let by_id = format!("+{commit}:refs/lota/commits/{commit}");
-        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_id)).await?;
+        let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_id)).await?;
         if answer.is_yes && self.has(place, commit).await? {
             return Ok(());
         }
@@ -218,7 +220,7 @@ impl Mirrors {
             return Err(trouble(url, &answer));
         }
         let by_ref = format!("+{git_ref}:refs/lota/fetched");
-        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_ref)).await?;
+        let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_ref)).await?;
         if !answer.is_yes && is_unknown_ref(&answer) {
             let why = format!("commit {commit} is not in {url}, and neither is {git_ref}: push it again");
             return Err(FetchError::Refused(why).into());
