@@ -10,19 +10,21 @@ use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step, When},
+    pipeline::{DeployStage, Occasion, Pipeline},
 };
-use bot_pipeline::{End, Folder, Listed, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
+use bot_pipeline::{Combination, Folder, Listed, Log};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
 use crate::{
     BuildBot, BuildJob,
+    builds::Product,
     credential::Credential,
     git::Place,
     mirrors::{FetchError, Wanted},
     products::{ProductError, Products},
     remote::Remote,
+    steps::Variant,
 };
 
 /// A tar.zst.
@@ -33,7 +35,9 @@ const DEPLOY_BYTES_MAX: usize = 64 << 10;
 /// Parts of the log that no step says.
 const FETCH: &str = "fetch";
 const STORE: &str = "store";
-const DEPLOY: &str = "deploy";
+
+/// The source, as it is stored.
+const SOURCE: &str = "source.tar.zst";
 
 /// Why there is no build.
 pub(crate) struct Broken {
@@ -57,6 +61,8 @@ pub(crate) struct Built {
     pub(crate) artifact: ObjectRef,
     pub(crate) keep: Option<ObjectRef>,
     pub(crate) steps: Vec<StepResult>,
+    /// By an earlier job.
+    pub(crate) cached: bool,
 }
 
 /// What is known before the first step.
@@ -84,12 +90,36 @@ impl Attempt<'_> {
     pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
         let Prepared { pipeline, products, source, occasion } = self.prepare(log).await.map_err(Broken::at(FETCH))?;
-        let secrets = self.secrets(&pipeline, &occasion).map_err(Broken::at(FETCH))?;
-        let steps = self.run_steps(&pipeline, &occasion, &secrets, log).await?;
-        self.cx.progress(90, "storing the artifacts");
-        let (artifact, keep) = self.store_all(&products, log).await.map_err(Broken::at(STORE))?;
+        let (key, known) = self.same_again(&pipeline, &occasion, &source, log).await.map_err(Broken::at(FETCH))?;
+        let cached = known.is_some();
+        let product = match known {
+            Some(product) => product,
+            None => self.build(&pipeline, &products, &occasion, &source, log).await?,
+        };
+        if let Some(key) = key.filter(|_| !cached) {
+            self.keep_product(key, product.clone()).await.map_err(Broken::at(STORE))?;
+        }
         let deploy = self.deployable(pipeline.deploy, &occasion, log);
-        Ok(Built { deploy, source, artifact, keep, steps })
+        let Product { artifact, keep, steps, .. } = product;
+        Ok(Built { deploy, source, artifact, keep, steps, cached })
+    }
+
+    async fn build(
+        &self,
+        pipeline: &Pipeline,
+        products: &(Products, Option<Products>),
+        occasion: &Occasion,
+        source: &ObjectRef,
+        log: &Log<'_>,
+    ) -> Result<Product, Broken> {
+        let secrets = self.secrets(pipeline, occasion).map_err(Broken::at(FETCH))?;
+        let variants = self.lay_out(pipeline, self.folder.file(SOURCE)).await.map_err(Broken::at(FETCH))?;
+        let caching = self.restore_caches(pipeline, &variants, source, log).await.map_err(Broken::at(FETCH))?;
+        let steps = self.run_steps(pipeline, &variants, occasion, &secrets, log).await?;
+        self.cx.progress(90, "storing the artifacts");
+        let (artifact, keep) = self.store_all(products, &variants, log).await.map_err(Broken::at(STORE))?;
+        self.keep_caches(caching, &variants, log).await.map_err(Broken::at(STORE))?;
+        Ok(Product { job_id: self.cx.id.clone(), artifact, keep, steps })
     }
 
     /// All that comes before the first step.
@@ -103,7 +133,7 @@ impl Attempt<'_> {
             revision: self.job.revision.clone(),
             job_id: self.cx.id.clone(),
             pipeline: origin.clone(),
-            steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
+            steps: names_of_runs(&pipeline),
         };
         log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
         self.cx.emit("started", Effects::none().say(started)).await?;
@@ -114,11 +144,12 @@ impl Attempt<'_> {
     async fn store_all(
         &self,
         (artifacts, keep): &(Products, Option<Products>),
+        variants: &[Variant],
         log: &Log<'_>,
     ) -> Result<(ObjectRef, Option<ObjectRef>), Fail> {
-        let artifact = self.store_products(artifacts, "artifact.tar.zst", log).await?;
+        let artifact = self.store_products(artifacts, variants, "artifact.tar.zst", log).await?;
         let keep = match keep {
-            Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
+            Some(keep) => Some(self.store_products(keep, variants, "keep.tar.zst", log).await?),
             None => None,
         };
         Ok((artifact, keep))
@@ -184,10 +215,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Before any step ran, so that it is what was committed and nothing else.
+    /// Before any step ran, so that it is what was committed and nothing else. The archive stays in the folder.
     async fn store_source(&self, log: &Log<'_>) -> Result<ObjectRef, Fail> {
-        let (tree, to, limits) =
-            (self.folder.tree(), self.folder.file("source.tar.zst"), self.bot.config.source_limits());
+        let (tree, to, limits) = (self.folder.tree(), self.folder.file(SOURCE), self.bot.config.source_limits());
         let archive = to.clone();
         let packed = blocking(move || {
             let entries = list_tree(&tree, limits.entries_max)?;
@@ -197,120 +227,58 @@ impl Attempt<'_> {
         self.store(&to, "source", FETCH, log).await
     }
 
-    async fn run_steps(
+    async fn store_products(
         &self,
-        pipeline: &Pipeline,
-        occasion: &Occasion,
-        secrets: &Secrets,
+        products: &Products,
+        variants: &[Variant],
+        name: &str,
         log: &Log<'_>,
-    ) -> Result<Vec<StepResult>, Broken> {
-        // Of the steps alone, so that one that fails can end the others and not the job.
-        let stop = self.cx.cancelled.child_token();
-        let runner = Runner {
-            sandbox: self.sandbox,
-            toolchains: &self.bot.toolchains,
-            network: &self.bot.network,
-            folder: self.folder,
-            label: self.label,
-            env: Runner::env_of(&self.job.revision),
-            secrets,
-            limits: self.bot.config.step_limits(None),
-            disk_bytes_max: self.bot.config.workspace_mib << 20,
-            stop: &stop,
-        };
-        let steps = &pipeline.build.steps;
-        let unit = |(step, needs): (&Step, Vec<usize>)| Unit {
-            name: step.name.clone(),
-            runner: &runner,
-            task: Task::from(step),
-            needs,
-            may_run: judge(step.when.as_ref(), occasion),
-        };
-        let units: Vec<Unit<'_>> = steps.iter().zip(needs_of(steps)).map(unit).collect();
-        let all = Steps { units: &units, parallel: self.bot.config.parallel_steps, log, stop: &stop };
-        let count = units.len();
-        let on_start = |ended: usize, name: &str| {
-            self.cx.progress((10 + 80 * ended / count) as u8, &format!("{ended} of {count} steps done, now {name}"));
-        };
-        all.run(on_start).await.map_err(|StepBroken { name, why }| Broken {
-            part: name.clone(),
-            step: Some(name),
-            fail: match why {
-                StepEnd::Ended(End::Failed { code, message }) => fail(code, message),
-                StepEnd::Ended(_) => stopped(),
-                StepEnd::Machine(e) => Fail::retry(e),
-            },
-        })
-    }
-
-    /// Those that steps name which are going to run.
-    fn secrets(&self, pipeline: &Pipeline, occasion: &Occasion) -> Result<Secrets, Fail> {
-        let runs = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
-        let names = pipeline.build.steps.iter().filter(runs).flat_map(|step| &step.secrets);
-        self.bot.secrets.read(names, &self.listed.secrets).map_err(|e| fail(e.code(), e))
-    }
-
-    /// What may go on to an environment: conditions on what changed, and on what led to the build, are known here alone.
-    fn deployable(
-        &self,
-        mut deploy: BTreeMap<String, DeployStage>,
-        occasion: &Occasion,
-        log: &Log<'_>,
-    ) -> BTreeMap<String, DeployStage> {
-        deploy.retain(|name, stage| {
-            let caused = || stage.when.as_ref().map_or(Judgement::Holds, |when| when.judge_cause(occasion));
-            let judged = self.listed.refuses(name).map_or_else(caused, Judgement::Fails);
-            match &judged {
-                Judgement::Holds => {}
-                Judgement::Assumed(why) => log.line(DEPLOY, &format!("{name} goes on: {why}")),
-                Judgement::Fails(why) => log.line(DEPLOY, &format!("{name} is left out: {why}")),
-            }
-            !matches!(judged, Judgement::Fails(_))
-        });
-        deploy
-    }
-
-    async fn store_products(&self, products: &Products, name: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+    ) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
+        let (to, limits) = (self.folder.file(name), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
-        let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
+        let trees = variants.iter().enumerate().map(|(i, variant)| (variant.below(i == 0), variant.folder.tree()));
+        let trees: Vec<(PathBuf, PathBuf)> = trees.collect();
+        let packed = blocking(move || products.pack_all(&trees, &archive, &limits)).await?;
         packed.map_err(|e| match e {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        self.store(&to, name, STORE, log).await
+        let stored = self.store(&to, name, STORE, log).await?;
+        // It is in the store now, and the disk may be small.
+        tokio::fs::remove_file(to).await.map_err(Fail::retry)?;
+        Ok(stored)
     }
 
     async fn store(&self, file: &Path, what: &str, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
         let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
         log.line(part, &format!("{what}: {}, {} bytes", stored.digest, stored.size));
-        // It is in the store now, and the disk may be small.
-        tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
         Ok(stored)
     }
 
     /// The runtime knows why it has to stop; what is said here only goes to the log.
-    fn go_on(&self) -> Result<(), Fail> {
+    pub(crate) fn go_on(&self) -> Result<(), Fail> {
         if self.cx.cancelled.is_cancelled() { Err(stopped()) } else { Ok(()) }
     }
 }
 
-fn stopped() -> Fail {
+pub(crate) fn stopped() -> Fail {
     Fail::retry(anyhow::anyhow!("told to stop"))
 }
 
-fn judge(when: Option<&When>, occasion: &Occasion) -> Judgement {
-    when.map_or(Judgement::Holds, |when| when.judge(occasion))
+/// The steps' names, for each combination of the matrix.
+fn names_of_runs(pipeline: &Pipeline) -> Vec<String> {
+    let names = |one: &Combination| pipeline.build.steps.iter().map(|step| one.name(&step.name)).collect::<Vec<_>>();
+    Combination::all(&pipeline.build.matrix).iter().flat_map(names).collect()
 }
 
 /// Final: another attempt would come to the same.
-fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
+pub(crate) fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
     Fail::reject(code, anyhow::anyhow!("{why:#}"))
 }
 
 /// Too large and hostile are final; a disk that fails is not.
-fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
+pub(crate) fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
     match e {
         ArchiveError::Io { .. } => Fail::retry(e),
         ArchiveError::TooMuch { .. } => fail(Code::LimitExceeded, format!("{what}: {e}")),
@@ -346,9 +314,6 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
             return refused(format!("step `{}`: {key}", step.name));
         }
     }
-    if !pipeline.build.matrix.is_empty() {
-        return refused("build.matrix".to_owned());
-    }
     for (name, suite) in &pipeline.test.suites {
         if !suite.secrets.is_empty() || !suite.services.is_empty() {
             return refused(format!("suite `{name}`: secrets and services"));
@@ -357,7 +322,7 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(work).await.map_err(Fail::retry)
 }
 
@@ -370,7 +335,6 @@ mod tests {
         let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
         for (text, words) in [
             ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
-            ("build: {matrix: {a: [x]}}", "build.matrix"),
             ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),
         ] {
             assert!(judged(text).unwrap_err().contains(words), "{text}");

@@ -38,6 +38,12 @@ pub struct Config {
     pub mirror_mib: u64,
     /// Mirrors kept; the one not used for the longest time goes first.
     pub mirrors: usize,
+    /// MiB of what `build.cache` keeps of one repository, packed; the least recently used goes first.
+    pub cache_repository_mib: u64,
+    /// The same of all repositories.
+    pub cache_mib: u64,
+    /// Builds whose products are remembered, so that the same source is not built twice.
+    pub remembered_builds: usize,
     /// Whether `http://` and `git://` are fetched from: anyone on the way can change what is fetched, not its id.
     pub allow_unencrypted: bool,
     /// Folder with the operator's secrets: a file for each name in `secrets` of repositories.yaml, and below
@@ -67,6 +73,9 @@ impl Default for Config {
             entries: 200_000,
             mirror_mib: 8192,
             mirrors: 50,
+            cache_repository_mib: 2048,
+            cache_mib: 10_240,
+            remembered_builds: 500,
             allow_unencrypted: false,
             secrets_dir: None,
             ssh_key_file: None,
@@ -93,6 +102,9 @@ impl Config {
             ("entries", self.entries),
             ("mirror_mib", self.mirror_mib),
             ("mirrors", self.mirrors as u64),
+            ("cache_repository_mib", self.cache_repository_mib),
+            ("cache_mib", self.cache_mib),
+            ("remembered_builds", self.remembered_builds as u64),
         ];
         // The largest that still fits into bytes; nobody means it.
         let wrong_limits = limits.iter().filter(|(_, value)| *value == 0 || *value > u64::MAX >> 20);

@@ -11,15 +11,20 @@
 //! The commit's own code runs only in the sandbox, in a folder of the job, and gets only those secrets that a step names
 //! and that the operator lists for its repository.
 mod attempt;
+mod builds;
+mod cache;
 mod changed;
 mod config;
 mod credential;
+mod files;
 mod git;
 mod last_words;
 mod machine;
 mod mirrors;
 mod products;
 mod remote;
+mod reuse;
+mod steps;
 
 use std::{
     collections::BTreeMap,
@@ -43,6 +48,8 @@ use tokio::sync::OnceCell;
 
 use crate::{
     attempt::{Attempt, Broken},
+    builds::Builds,
+    cache::Caches,
     git::Git,
     last_words::{LastWords, Remembered},
     mirrors::Mirrors,
@@ -59,6 +66,8 @@ pub struct BuildBot {
     secrets: SecretsDir,
     objects: Objects,
     mirrors: Mirrors,
+    caches: Arc<Caches>,
+    builds: Builds,
     toolchains: Toolchains,
     network: NetworkEnv,
     /// Found out once something has to run.
@@ -104,6 +113,12 @@ impl Bot for BuildBot {
         let git = Git::new(&tools.dir, &config, &network)?;
         Ok(Self {
             mirrors: Mirrors::new(mirrors, git, config.mirror_mib << 20, config.mirrors, tools.clone()),
+            builds: Builds::new(tools.subdir("builds"), config.remembered_builds),
+            caches: Arc::new(Caches::new(
+                tools.subdir("cache"),
+                config.cache_repository_mib << 20,
+                config.cache_mib << 20,
+            )),
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
             last_words: Remembered::default(),
@@ -269,6 +284,7 @@ impl Job for BuildJob {
                 keep: built.keep,
                 log: stored.map_err(Fail::retry)?,
                 steps: built.steps,
+                cached: built.cached,
                 deploy: built.deploy,
                 duration_ms: cx.duration_ms(),
             })),

@@ -66,7 +66,8 @@ async fn the_same_commit_twice_is_the_same_artifact() {
     let first: BuildCompleted = fleet.run(&repository.revision(&commit)).await.only_event("build.completed");
     // The mirror has it: the repository may even be away.
     std::fs::remove_dir_all(repository.path()).unwrap();
-    let second: BuildCompleted = fleet.run(&repository.revision(&commit)).await.only_event("build.completed");
+    let second: BuildCompleted = fleet.run_anew(&repository.revision(&commit)).await.only_event("build.completed");
+    assert!(!second.cached);
     assert_eq!((first.artifact, first.source, first.keep), (second.artifact, second.source, second.keep));
 }
 
@@ -415,4 +416,142 @@ async fn steps_and_deployments_follow_what_changed_and_what_led_to_it() {
     let (steps, stages, log) = built(&third, Some(&"ab".repeat(20)), Trigger::Push).await;
     assert_eq!((steps.as_str(), stages.as_str()), ("docs code", "app site"));
     assert!(log.contains("[docs] runs: which files changed is not known: commit abab"), "{log}");
+}
+
+#[tokio::test]
+async fn a_matrix_is_built_once_for_each_combination_in_a_tree_of_its_own() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  matrix: {libc: [gnu, musl], opt: ['0', '3']}\n  steps:\n    - {name: compile, run: 'test ! -e made; test ! -e ~/made; touch made ~/made; echo $MATRIX_LIBC $MATRIX_OPT > app'}\n    - {name: look, run: cat app src}\n  artifacts: [app]\n  keep: [src]\n",
+    );
+    repository.write("src", "source\n");
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let done: BuildCompleted = run.only_event("build.completed");
+    let names: Vec<&str> = done.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names.len(), 8);
+    assert_eq!(names[..3], ["compile (gnu, 0)", "look (gnu, 0)", "compile (gnu, 3)"]);
+    let artifact = fleet.unpack(&done.artifact).await;
+    let files: Vec<(&str, &str)> = artifact.iter().map(|(name, text)| (name.as_str(), text.trim())).collect();
+    let want = [
+        ("app", "gnu 0"),
+        ("matrix/gnu/3/app", "gnu 3"),
+        ("matrix/musl/0/app", "musl 0"),
+        ("matrix/musl/3/app", "musl 3"),
+    ];
+    assert_eq!(files, want);
+    assert!(fleet.unpack(&done.keep.unwrap()).await.contains_key("matrix/musl/3/src"));
+    let log = fleet.text(&done.log).await;
+    assert!(log.contains("[look (musl, 3)] musl 3\n[look (musl, 3)] source\n"), "{log}");
+    assert!(fleet.work_is_empty());
+}
+
+#[tokio::test]
+async fn a_matrix_fails_with_the_combination_that_failed() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    let steps = "steps: [{name: a, run: 'test $MATRIX_V != two'}], artifacts: [matrix]";
+    repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{matrix: {{v: [one, two]}}, {steps}}}\n"));
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert_eq!(run.gave_up::<BuildFailed>(&fleet).step.as_deref(), Some("a (two)"));
+    assert!(run.message().contains("step `a (two)` ended with exit code 1"), "{}", run.message());
+    // What would lie at one path twice is said, and not lost.
+    repository.write("matrix/three/matrix/x", "");
+    repository.write("matrix/x", "");
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild: {matrix: {v: [one, three]}, steps: [{name: a, run: 'true'}], artifacts: [matrix]}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert!(run.rejected() == Code::Rejected && run.message().contains("twice"), "{}", run.message());
+}
+
+#[tokio::test]
+async fn cached_paths_come_back_until_lock_files_change_and_forks_share_none() {
+    let fleet =
+        Fleet::listing("- {match: '**/fork', trust: fork}\n- {match: '**', trust: own}", &[], Config::default());
+    let repository = Repository::new();
+    let text = "version: 1\nbuild:\n  steps:\n    - {name: fill, run: 'mkdir -p target ~/.store; echo x >> target/n; echo y >> ~/.store/n; cat target/n ~/.store/n | tr -d \"\\n\"; exit $(cat code)'}\n  cache: [target, ~/.store]\n";
+    repository.write(".lotabots.yaml", text);
+    repository.write("code", "0");
+    repository.write("Cargo.lock", "1");
+    let first = repository.commit();
+    let log = async |commit: &str, url: Option<String>| {
+        let mut revision = repository.revision(commit);
+        revision.url = url.unwrap_or(revision.url);
+        fleet.run_anew(&revision).await.record.lines().join("\n")
+    };
+    let cold = log(&first, None).await;
+    assert!(cold.contains("[cache] nothing was kept") && cold.contains("[fill] xy\n"), "{cold}");
+    assert!(cold.contains("[cache] 2 files kept"), "{cold}");
+    let warm = log(&first, None).await;
+    assert!(warm.contains("[cache] 2 files of a build with the same lock files") && warm.contains("[fill] xxyy\n"));
+    assert!(!warm.contains("files kept"), "it is there already: {warm}");
+    repository.write("Cargo.lock", "2");
+    repository.write("code", "1");
+    let failing = log(&repository.commit(), None).await;
+    assert!(failing.contains("with other lock files") && !failing.contains("files kept"), "{failing}");
+    repository.write("code", "0");
+    let second = repository.commit();
+    let other = log(&second, None).await;
+    assert!(other.contains("[fill] xxyy\n") && other.contains("[cache] 2 files kept"), "{other}");
+    let fork = repository.path().with_file_name("fork");
+    std::fs::rename(repository.path(), &fork).unwrap();
+    let fork = log(&second, Some(fork.display().to_string())).await;
+    assert!(fork.contains("[cache] a fork shares no cache") && fork.contains("[fill] xy\n"), "{fork}");
+}
+
+#[tokio::test]
+async fn the_same_source_is_not_built_twice_and_says_from_which_job_it_is() {
+    let (fleet, repository) = (Fleet::new(), small_repository());
+    let first = repository.revision(&repository.commit());
+    // Another commit, and the same tree.
+    let second = repository.revision(&repository.commit());
+    assert_ne!(first.commit, second.commit);
+    let record = bot_test::JobRecord::new();
+    let asks_for_commit: BuildCompleted =
+        fleet.attempt_as("job-a", &first, None, &record).await.only_event("build.completed");
+    let again: BuildCompleted = fleet.run(&second).await.only_event("build.completed");
+    assert!(!again.cached, "a step writes LOTA_COMMIT");
+    assert_ne!(asks_for_commit.artifact, again.artifact);
+
+    let plain = small_repository();
+    plain.write(".lotabots.yaml", &PIPELINE.replace("$LOTA_COMMIT", "fine"));
+    let first = plain.revision(&plain.commit());
+    let built: BuildCompleted = fleet.attempt_as("job-b", &first, None, &record).await.only_event("build.completed");
+    assert!(!built.cached);
+    let second = plain.revision(&plain.commit());
+    let run = fleet.run(&second).await;
+    let again: BuildCompleted = run.only_event("build.completed");
+    assert!(again.cached && again.revision.commit == second.commit);
+    assert_eq!((&again.artifact, &again.keep, &again.steps), (&built.artifact, &built.keep, &built.steps));
+    assert!(again.deploy.contains_key("staging"));
+    let log = fleet.text(&again.log).await;
+    assert!(log.contains("[again] the same source was built by the same tools in job job-b"), "{log}");
+    assert!(!log.contains("[compile]") && run.record.said() == ["build.started"], "{log}");
+
+    // Somebody asks; the product is gone; the source is another.
+    let asked: BuildCompleted = fleet.run_anew(&second).await.only_event("build.completed");
+    assert!(!asked.cached);
+    fleet.forget_object(&built.artifact);
+    let anew: BuildCompleted = fleet.run(&second).await.only_event("build.completed");
+    assert!(!anew.cached && fleet.text(&anew.log).await.contains("is gone: built anew"));
+    plain.write("src.txt", "other\n");
+    let other: BuildCompleted = fleet.run(&plain.revision(&plain.commit())).await.only_event("build.completed");
+    assert!(!other.cached && other.artifact != built.artifact);
+}
+
+#[tokio::test]
+async fn what_reaches_out_is_built_each_time() {
+    let list = "- {match: '**', trust: own, secrets: [TOKEN]}";
+    let fleet = Fleet::listing(list, &[("TOKEN", "canary-5f1d")], Config::default());
+    for step in ["network: true", "secrets: [TOKEN]"] {
+        let repository = Repository::new();
+        repository
+            .write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{{name: a, run: date, {step}}}]}}\n"));
+        let revision = repository.revision(&repository.commit());
+        for _ in 0..2 {
+            let done: BuildCompleted = fleet.run(&revision).await.only_event("build.completed");
+            assert!(!done.cached, "{step}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub enum StepEnd {
     /// Never `Succeeded`.
     Ended(End),
     /// This machine could not run it.
-    Machine(SandboxError),
+    Machine(Box<SandboxError>),
 }
 
 /// How steps are run.
@@ -80,7 +80,7 @@ impl Steps<'_> {
                     continue;
                 }
                 Ok(ran) => StepEnd::Ended(ran.end),
-                Err(e) => StepEnd::Machine(e),
+                Err(e) => StepEnd::Machine(Box::new(e)),
             };
             schedule.failed(i);
             if let (Some(StepBroken { name, .. }), StepEnd::Ended(End::Stopped)) = (&broken, &end) {

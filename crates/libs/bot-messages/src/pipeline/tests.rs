@@ -93,8 +93,16 @@ fn every_mistake_has_its_place_and_what_was_meant() {
 #[test]
 fn depth_and_numbers_are_limited() {
     assert!(Pipeline::parse(&"[".repeat(10_000)).is_err());
-    let values = (0..21).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
-    assert!(told(&format!("version: 1\nbuild: {{matrix: {{a: [{values}]}}}}\n")).contains("at most 20"));
+    let values = (0..33).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
+    assert!(told(&format!("version: 1\nbuild: {{matrix: {{a: [{values}]}}}}\n")).contains("at most 32"));
+    let values = (0..32).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
+    let steps = (0..10).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect::<Vec<_>>().concat();
+    assert!(
+        told(&format!("version: 1\nbuild:\n  matrix: {{a: [{values}]}}\n  steps:\n{steps}"))
+            .contains("320 runs: at most 300")
+    );
+    let variables = (0..6).map(|i| format!("v{i}: [x]")).collect::<Vec<_>>().join(",");
+    assert!(told(&format!("version: 1\nbuild: {{matrix: {{{variables}}}}}\n")).contains("at most 5"));
     let steps = (0..201).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect::<Vec<_>>().concat();
     assert!(told(&format!("version: 1\nbuild:\n  steps:\n{steps}")).contains("at most 200"));
 }
