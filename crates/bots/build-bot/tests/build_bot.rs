@@ -271,6 +271,28 @@ async fn limits_end_a_step() {
 }
 
 #[tokio::test]
+async fn steps_that_will_not_end_or_take_too_much_are_killed_and_the_next_build_is_well() {
+    let fleet = Fleet::with(Config { memory_mib: 256, workspace_mib: 64, ..Config::default() });
+    let repository = Repository::new();
+    for (run, code, want) in [
+        ("trap '' TERM; while true; do sleep 0.1; done", Code::TimedOut, "did not end within 2 s"),
+        ("trap '' TERM; (trap '' TERM; setsid sleep 3600) & wait", Code::TimedOut, "did not end within 2 s"),
+        ("head -c 1000m /dev/zero | tail", Code::LimitExceeded, "256 MiB of memory"),
+        ("head -c 100m /dev/zero > fill; sleep 3600", Code::LimitExceeded, "filled the disk"),
+    ] {
+        let timeout = if code == Code::TimedOut { "2s" } else { "2m" };
+        let step = format!("{{name: a, run: \"{run}\", timeout: {timeout}}}");
+        repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{step}]}}\n"));
+        let run = fleet.run(&repository.revision(&repository.commit())).await;
+        assert!(run.rejected() == code && run.message().contains(want), "{}", run.message());
+        assert!(fleet.work_is_empty());
+    }
+    repository.write(".lotabots.yaml", "version: 1\nbuild: {steps: [{name: a, run: echo well}]}\n");
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let _: BuildCompleted = run.only_event("build.completed");
+}
+
+#[tokio::test]
 async fn a_job_that_has_to_stop_stops_at_once_and_keeps_its_log() {
     let (fleet, repository) = (Fleet::new(), Repository::new());
     repository.write(".lotabots.yaml", "version: 1\nbuild: {steps: [{name: long, run: \"echo begun; sleep 600\"}]}\n");
