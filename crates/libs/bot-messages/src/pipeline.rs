@@ -44,10 +44,13 @@ pub struct BuildStage {
     /// The commands.
     #[serde(default)]
     pub steps: Vec<Step>,
-    /// One build per combination of these values; a step finds the value of `toolchain` in `MATRIX_TOOLCHAIN`.
+    /// The steps run once for each combination of these values, at most 32; a step finds the value of `toolchain` in
+    /// `MATRIX_TOOLCHAIN`. The artifact holds the first combination's files at their paths, the others' below
+    /// `matrix/<value>/…`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub matrix: BTreeMap<String, Vec<String>>,
-    /// What later builds find again: paths in the repository, or `~/…` below HOME.
+    /// What later builds of the same repository find again, by its lock files: paths in the repository, or `~/…` below
+    /// HOME. What is part of the source is left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cache: Vec<String>,
     /// Glob patterns of what the artifact holds, relative to the top of the repository.

@@ -61,6 +61,12 @@ impl Folder {
         self.root.join(HOME)
     }
 
+    /// Removes all that is in the home.
+    pub async fn empty_home(&self) -> io::Result<()> {
+        remove_tree(&self.home()).await?;
+        DirBuilder::new().mode(0o700).create(self.home())
+    }
+
     /// HOME of git; steps never see it.
     pub fn git_home(&self) -> PathBuf {
         self.root.join("git")
@@ -133,6 +139,9 @@ mod tests {
         let part = first.part("one").unwrap();
         fs::write(part.tree().join("file"), vec![1; 100_000]).unwrap();
         assert_ne!(part.home(), first.home());
+        fs::write(part.home().join("file"), "").unwrap();
+        part.empty_home().await.unwrap();
+        assert_eq!(fs::read_dir(part.home()).unwrap().count(), 0);
         assert!((200_000..400_000).contains(&part.used().await), "of the whole job");
         let again = Folder::make(dir.path(), "job-1", 2).await.unwrap();
         assert_eq!(fs::read_dir(again.home()).unwrap().count(), 0);
