@@ -2,7 +2,7 @@
 //! its end means to the fleet.
 use std::path::{Path, PathBuf};
 
-use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, Kind, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
@@ -79,9 +79,9 @@ impl Attempt<'_> {
         let steps = self.run_steps(&pipeline, log).await?;
         log.begin("store");
         self.cx.progress(90, "storing the artifacts");
-        let artifact = self.store_products(&products.0, "artifact.tar.zst", log).await?;
+        let artifact = self.store_products(&products.0, Kind::Artifact, log).await?;
         let keep = match &products.1 {
-            Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
+            Some(keep) => Some(self.store_products(keep, Kind::Keep, log).await?),
             None => None,
         };
         Ok(Built { pipeline, source, artifact, keep, steps })
@@ -132,7 +132,7 @@ impl Attempt<'_> {
         let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
-            Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
+            Err(e) if e.may_pass() => Err(Fail::retry(e)),
             Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
@@ -147,7 +147,7 @@ impl Attempt<'_> {
             pack(&tree, &entries, &archive, &limits)
         });
         packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
-        self.store(&to, "source", log).await
+        self.store(&to, Kind::Source, log).await
     }
 
     async fn run_steps(&self, pipeline: &Pipeline, log: &mut Log<'_>) -> Result<Vec<StepResult>, Broken> {
@@ -184,21 +184,22 @@ impl Attempt<'_> {
         Ok(results)
     }
 
-    async fn store_products(&self, products: &Products, name: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+    async fn store_products(&self, products: &Products, kind: Kind, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
+        let (tree, to, limits) =
+            (self.folder.tree(), self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
         let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
         packed.map_err(|e| match e {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        self.store(&to, name, log).await
+        self.store(&to, kind, log).await
     }
 
-    async fn store(&self, file: &Path, what: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
-        log.line(&format!("{what}: {}, {} bytes", stored.digest, stored.size));
+    async fn store(&self, file: &Path, kind: Kind, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
+        log.line(&format!("{kind}: {}, {} bytes", stored.digest, stored.size));
         // It is in the store now, and the disk may be small.
         tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
         Ok(stored)

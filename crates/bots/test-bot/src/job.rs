@@ -1,7 +1,7 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
 use std::collections::BTreeMap;
 
-use bot_clients::read_pipeline;
+use bot_clients::{Kind, read_pipeline};
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
@@ -99,7 +99,7 @@ impl TestJob {
             ran.push(runner.run(name, suite).await?);
         }
         let log = if workspace.log().exists() {
-            Some(bot.objects.put_file(&workspace.log(), "text/plain").await.map_err(Fail::retry)?)
+            Some(bot.objects.put_file(&workspace.log(), Kind::Log, "text/plain").await.map_err(Fail::retry)?)
         } else {
             None
         };

@@ -135,7 +135,7 @@ impl Bot for TestBot {
         if !zeros.is_empty() {
             bail!("settings: {} must be at least 1, and is 0: no suite could run", zeros.join(", "));
         }
-        let objects = Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
+        let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
         let variable = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
         let toolchains = Toolchains::find(&Search {
@@ -217,7 +217,7 @@ pub(crate) mod tests {
     pub(crate) fn bot(dir: &std::path::Path) -> TestBot {
         let mut tools = Tools::default();
         tools.dir = dir.join("bot");
-        tools.objects = dir.join("objects");
+        tools.objects = dir.join("objects").to_string_lossy().into_owned();
         TestBot::new(Config::default(), tools).unwrap()
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Effects, Handle, Job, JobCx, Meta, Outcome, ServiceCx, ServicePort, Tools};
 use bot_messages::{
     Digest, Event, ObjectRef, Priority, Revision,
@@ -100,7 +100,7 @@ impl Field {
         // As the sandbox wants it: without links on the way.
         let dir = dir.canonicalize().unwrap();
         tools.dir = dir.join("bot");
-        tools.objects = dir.join("objects");
+        tools.objects = dir.join("objects").to_string_lossy().into_owned();
         tools.config_dir = dir.join("config");
         tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
         let brief = Span(Duration::from_millis(50));
@@ -137,7 +137,7 @@ impl Field {
         let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 30 };
         let packed = self.dir.path().join("packed");
         pack(tree, &list_tree(tree, 100).unwrap(), &packed, &limits).unwrap();
-        self.objects.put_file(&packed, "application/zstd").await.unwrap()
+        self.objects.put_file(&packed, Kind::Artifact, "application/zstd").await.unwrap()
     }
 
     /// The job that follows from a passed test.
