@@ -8,10 +8,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use bot_clients::{Collected, Kind, Tally};
-use serde::{
-    Deserialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     clock,
@@ -54,7 +52,7 @@ fn environments(home: &Home) -> anyhow::Result<Vec<String>> {
     let config = home.join("config");
     let deploy_bot: DeployBot = yaml(&config.join("deploy-bot.yaml"))?.unwrap_or_default();
     let file = deploy_bot.settings.environments.unwrap_or_else(|| "environments.yaml".into());
-    let environments: Option<BTreeMap<String, IgnoredAny>> = yaml(&config.join(file))?;
+    let environments: Option<BTreeMap<String, Value>> = yaml(&config.join(file))?;
     Ok(environments.unwrap_or_default().into_keys().collect())
 }
 
