@@ -14,6 +14,7 @@ mod deployment;
 mod environments;
 mod health;
 mod history;
+mod in_use;
 mod journal;
 mod keeper;
 mod release;

@@ -1,5 +1,10 @@
 //! The object store on a real S3 server: the same promises as on a directory, and what only a server can get wrong.
-use std::{fs, net::TcpListener, path::Path};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+};
 
 use bot_clients::{InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
 use bot_messages::{Digest, ObjectRef};
@@ -108,15 +113,23 @@ async fn a_server_that_refuses_is_told_from_one_that_does_not_answer() {
         assert!(matches!(told, ObjectError::Refused { .. }), "{told}");
     }
 
+    // One that is not there, and one that says to every try that it cannot now.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (id, key) = (server.secret("id"), server.secret("key"));
-    let place = format!(
-        "s3://lota?endpoint=http://{free}&access_key_id_file={}&secret_access_key_file={}",
-        id.display(),
-        key.display()
-    );
-    let told = Objects::open(&place).unwrap().get_bytes(&none, MAX).await.unwrap_err();
-    assert!(matches!(told, ObjectError::Unreachable { .. }) && told.may_pass(), "{told}");
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy_at = busy.local_addr().unwrap();
+    std::thread::spawn(move || busy.incoming().flatten().for_each(unavailable));
+    for address in [free, busy_at] {
+        let (id, key) = (server.secret("id"), server.secret("key"));
+        let files = format!("access_key_id_file={}&secret_access_key_file={}", id.display(), key.display());
+        let away = Objects::open(&format!("s3://lota?endpoint=http://{address}&{files}")).unwrap();
+        let told = away.get_bytes(&none, MAX).await.unwrap_err();
+        assert!(matches!(told, ObjectError::Unreachable { .. }) && told.may_pass(), "{told}");
+    }
+}
+
+fn unavailable(mut stream: TcpStream) {
+    let _ = stream.read(&mut [0; 4096]);
+    let _ = stream.write_all(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
 }
 
 #[tokio::test]

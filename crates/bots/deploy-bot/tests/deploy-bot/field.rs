@@ -1,6 +1,7 @@
 //! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
 #![allow(clippy::unwrap_used, reason = "test support: a broken assumption ends the test")]
 use std::{
+    collections::BTreeSet,
     fs,
     future::Future,
     path::{Path, PathBuf},
@@ -115,6 +116,22 @@ impl Field {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join("bot/environments/local")
+    }
+
+    /// What the object store was told that the environment needs.
+    pub(crate) async fn in_use(&self) -> BTreeSet<Digest> {
+        self.objects.in_use().await.unwrap().remove("local").unwrap_or_default().digests
+    }
+
+    /// Waits until it was told just this.
+    pub(crate) async fn needs(&self, wanted: &BTreeSet<Digest>) {
+        let told = async {
+            while self.in_use().await != *wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+        assert!(told.is_ok(), "the object store was told {:?}", self.in_use().await);
     }
 
     /// Stores a release of the site without its program, which is large: that is in the application's own folder.
