@@ -1,4 +1,5 @@
 //! The object store on a real S3 server: the same promises as on a directory, and what only a server can get wrong.
+#![allow(clippy::unwrap_used, reason = "tests: a broken assumption ends them")]
 use std::{
     fs,
     io::{Read, Write},
