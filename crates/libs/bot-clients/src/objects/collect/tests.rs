@@ -9,17 +9,17 @@ use crate::InUse;
 
 struct Shelf {
     objects: Objects,
-    dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Shelf {
     fn directory() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { objects: Objects::directory(dir.path()).unwrap(), dir }
+        Self { objects: Objects::directory(dir.path()).unwrap(), _dir: Some(dir) }
     }
 
     fn both() -> [Self; 2] {
-        [Self::directory(), Self { objects: Objects::in_memory(), dir: tempfile::tempdir().unwrap() }]
+        [Self::directory(), Self { objects: Objects::in_memory(), _dir: None }]
     }
 
     async fn put(&self, text: &str, kind: Kind) -> ObjectRef {
@@ -184,9 +184,15 @@ async fn nothing_young_is_removed_whatever_retention_says() {
     let at = shelf.after(&stored, TimeDelta::hours(23)).await;
     shelf.objects.collect(&retention, &[], at, false).await.unwrap();
     assert!(shelf.has(&stored).await);
-    // Nor an object that is new where only its marker is old, as while it is stored again.
-    age(&shelf.file(&marker(&stored.digest, Kind::Log)), 400);
+    // Nor where only the marker or only the object is old, as while it is stored again.
+    let now = shelf.after(&stored, TimeDelta::zero()).await;
+    let mark = shelf.file(&marker(&stored.digest, Kind::Log));
+    age(&mark, 400);
     shelf.objects.collect(&retention, &[], at, false).await.unwrap();
+    assert!(shelf.has(&stored).await);
+    shelf.put("young", Kind::Log).await;
+    age(&shelf.file(&super::super::key(&stored.digest)), 400);
+    shelf.objects.collect(&retention, &[], now + TimeDelta::hours(23), false).await.unwrap();
     assert!(shelf.has(&stored).await);
 }
 
