@@ -14,4 +14,5 @@ mod outage;
 mod plain_client;
 mod push_by_path;
 mod retry;
+mod s3;
 mod steering;

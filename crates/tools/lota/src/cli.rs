@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// Remove old objects that nothing needs
+    Gc(client::gc::GcArgs),
     /// Push a commit of a repository through the fleet
     Push(client::push::PushArgs),
     /// Say any message

@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod home;
+mod objects;
 mod place;
 mod up;
 
@@ -42,6 +43,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Gc(args) => client::gc::run(&home, args).await,
         Command::Push(args) => client::push::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,
         Command::Watch(args) => client::watch::run(&home, args).await,

@@ -2,7 +2,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use bot_clients::Objects;
+use bot_clients::Kind;
 use bot_messages::{Event, ObjectRef, Revision, repository::RepositoryPushed};
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     home::{FleetRecord, Home},
+    objects::Settings,
     place::Place,
 };
 
@@ -192,8 +193,8 @@ async fn store_bundle(home: &Home, found: &Found) -> anyhow::Result<ObjectRef> {
     let dir = tempfile::tempdir().context("no temporary folder for the bundle")?;
     note(&format!("packing {} with its history", found.commit.short()));
     let file = git::bundle(found, dir.path()).await?;
-    let objects = Objects::directory(&home.join("objects"))?;
-    let stored = objects.put_file(&file, "application/x-git-bundle").await?;
+    let objects = Settings::read(home)?.open()?;
+    let stored = objects.put_file(&file, Kind::Bundle, "application/x-git-bundle").await?;
     note(&format!("stored a bundle of {} as {}", bytes(stored.size), stored.digest.short()));
     Ok(stored)
 }

@@ -40,6 +40,11 @@ pub(crate) fn broker_management_url() -> Option<String> {
     env::var("LOTA_BROKER_MANAGEMENT_URL").ok().filter(|u| !u.is_empty())
 }
 
+/// Where the object store is, if not where `objects.yaml` says.
+pub(crate) fn objects() -> Option<String> {
+    env::var("LOTA_OBJECTS").ok().filter(|place| !place.is_empty())
+}
+
 /// Where unpacked packages lie, shared by all fleets of this user.
 pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);

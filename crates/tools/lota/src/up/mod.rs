@@ -8,7 +8,7 @@ mod demo;
 mod demo_app;
 mod doctor;
 mod down;
-mod environment;
+pub(crate) mod environment;
 mod own_broker;
 mod start;
 mod supervise;

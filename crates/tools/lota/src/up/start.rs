@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     home::{BrokerKind, FleetRecord, Home},
+    objects::Settings,
     place::Place,
 };
 
@@ -162,6 +163,7 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(Supervisor, bro
         management_url: broker.management_url.clone(),
         bwrap: bubblewrap().await,
         monitor_listen: args.monitor.clone(),
+        objects: Settings::read(home)?.place,
     };
     Ok((Supervisor::new(home, common)?, broker))
 }

@@ -35,6 +35,7 @@ pub(crate) struct Common {
     pub(crate) management_url: String,
     pub(crate) bwrap: Option<PathBuf>,
     pub(crate) monitor_listen: String,
+    pub(crate) objects: String,
 }
 
 struct Bot {
@@ -107,6 +108,7 @@ impl Supervisor {
         let mut vars = BTreeMap::from([
             ("LOTA_HOME", text(self.home.path().to_owned())),
             ("LOTA_CONFIG_DIR", text(self.home.join("config"))),
+            ("LOTA_OBJECTS", self.common.objects.clone()),
             ("LOTA_AMQP_URL", self.common.amqp_url.clone()),
             ("LOTA_AMQP_USER", slug.to_owned()),
             ("LOTA_AMQP_PASSWORD_FILE", text(self.home.password_file(slug))),
