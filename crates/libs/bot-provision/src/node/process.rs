@@ -86,11 +86,14 @@ pub(super) enum Stopping {
 /// Ends the process and returns when it is gone: `false` if asking did not help and it was killed.
 pub(super) async fn end(id: ProcessId, how: Stopping, limit: Duration) -> Result<bool, NodeError> {
     if how == Stopping::Ask {
-        if is_alive(id) {
-            // Only the leader: RabbitMQ's script hands it on, and Erlang's helpers end with their node.
-            let _ = kill(pid_of(id), Signal::SIGTERM);
+        if !is_alive(id) {
+            return Ok(true);
         }
+        // Only the leader: RabbitMQ's script hands it on, and Erlang's helpers end with their node.
+        let _ = kill(pid_of(id), Signal::SIGTERM);
         if gone_within(id, limit).await {
+            // A script that was asked before it became the node leaves behind what it was waiting for.
+            let _ = killpg(pid_of(id), Signal::SIGKILL);
             return Ok(true);
         }
         tracing::warn!(pid = id.pid, "still running after SIGTERM and {limit:?}: killing it");

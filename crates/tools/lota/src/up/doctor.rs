@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use bot_provision::{Bundle, Installation, PackageCache, free_port};
 use tokio::process::Command;
 
-use super::{environment, own_broker};
+use super::{environment, own_broker, say::say};
 
 /// Something is unavailable (sysexits.h).
 const EXIT_UNAVAILABLE: u8 = 69;
@@ -23,12 +23,12 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
         ("setpriv", "apt-get install -y util-linux"),
     ] {
         match environment::find_program(tool) {
-            Some(path) => println!("ok       {tool}: {}", path.display()),
+            Some(path) => say(format_args!("ok       {tool}: {}", path.display())),
             None => missing.push(format!("{tool}: {how}")),
         }
     }
     match rust_version().await {
-        Some(version) if version >= OLDEST_RUST => println!("ok       rustc: {}.{}", version.0, version.1),
+        Some(version) if version >= OLDEST_RUST => say(format_args!("ok       rustc: {}.{}", version.0, version.1)),
         Some(version) => missing.push(format!(
             "rustc {}.{} or newer (here is {}.{}): rustup update stable",
             OLDEST_RUST.0, OLDEST_RUST.1, version.0, version.1
@@ -40,22 +40,22 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
         Some(mib) if mib < MEMORY_MIN_MIB => {
             missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"));
         }
-        Some(mib) => println!("ok       memory: {mib} MiB free"),
-        None => println!("unknown  memory: /proc/meminfo cannot be read"),
+        Some(mib) => say(format_args!("ok       memory: {mib} MiB free")),
+        None => say("unknown  memory: /proc/meminfo cannot be read"),
     }
     match disk_mib() {
         Some(mib) if mib < DISK_MIN_MIB => {
             missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}"));
         }
-        Some(mib) => println!("ok       disk: {mib} MiB free here"),
-        None => println!("unknown  disk"),
+        Some(mib) => say(format_args!("ok       disk: {mib} MiB free here")),
+        None => say("unknown  disk"),
     }
     match free_port() {
-        Ok(port) => println!("ok       ports: {port} and others are free"),
+        Ok(port) => say(format_args!("ok       ports: {port} and others are free")),
         Err(e) => missing.push(format!("a free port: {e}")),
     }
     for line in &missing {
-        println!("missing  {line}");
+        say(format_args!("missing  {line}"));
     }
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNAVAILABLE) })
 }
@@ -71,23 +71,23 @@ pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
         Some(installed) => installed,
         None => PackageCache::new(&dir).ensure(Bundle::Bubblewrap, &progress).await?.join(Bundle::Bubblewrap.program()),
     };
-    println!("{}", bwrap.display());
+    say(format_args!("{}", bwrap.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 async fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
     if environment::broker_url().is_some() {
-        println!("ok       broker: LOTA_BROKER_URL names one");
+        say("ok       broker: LOTA_BROKER_URL names one");
     } else {
         match own_broker::outlook().await {
-            Ok(what) => println!("ok       broker: {what}"),
+            Ok(what) => say(format_args!("ok       broker: {what}")),
             Err(e) => missing.push(format!("broker: {e:#}; or name one in LOTA_BROKER_URL")),
         }
     }
     let cache = PackageCache::new(environment::cache_dir()?);
     match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
-        Some(_) => println!("ok       sandbox: bubblewrap"),
-        None => println!("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
+        Some(_) => say("ok       sandbox: bubblewrap"),
+        None => say("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
     }
     Ok(())
 }
