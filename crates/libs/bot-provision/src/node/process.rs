@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::NodeError;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// A process that a recycled pid is not mistaken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,9 +90,7 @@ pub(super) async fn end(id: ProcessId, how: Stopping, limit: Duration) -> Result
         if !is_alive(id) {
             return Ok(true);
         }
-        // Only the leader: RabbitMQ's script hands it on, and Erlang's helpers end with their node.
-        let _ = kill(pid_of(id), Signal::SIGTERM);
-        if gone_within(id, limit).await {
+        if asked(id, limit).await {
             // A script that was asked before it became the node leaves behind what it was waiting for.
             let _ = killpg(pid_of(id), Signal::SIGKILL);
             return Ok(true);
@@ -114,6 +113,21 @@ pub(super) fn kill_now(id: ProcessId) {
 
 pub(super) fn is_alive(id: ProcessId) -> bool {
     start_time(id.pid) == Some(id.start_time_ticks)
+}
+
+/// SIGTERM until it is gone or `limit` is over. Only to the leader: Erlang's helpers end with their node. More than once,
+/// since for its first second RabbitMQ listens to no signal and forgets it.
+async fn asked(id: ProcessId, limit: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if is_alive(id) {
+            let _ = kill(pid_of(id), Signal::SIGTERM);
+        }
+        if gone_within(id, ASK_EVERY.min(limit)).await {
+            return true;
+        }
+    }
+    false
 }
 
 async fn gone_within(id: ProcessId, limit: Duration) -> bool {

@@ -85,9 +85,13 @@ impl Named {
         if !["amqp", "amqps"].contains(&url.scheme()) {
             return Err(wrong("it does not begin with amqp:// or amqps://"));
         }
-        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?.to_owned();
+        let host =
+            url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?.to_owned();
         if !["", "/"].contains(&url.path()) || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong(&format!("something follows host and port, but the virtual host is always {}", keys::VHOST)));
+            return Err(wrong(&format!(
+                "something follows host and port, but the virtual host is always {}",
+                keys::VHOST
+            )));
         }
         let admin = decoded(url.username()).ok_or_else(|| wrong("the user is no text"))?;
         // It is part of a file's name.

@@ -18,7 +18,6 @@ use super::{
     topology,
 };
 use crate::{
-    exit::{Exit, OrExit},
     home::{BrokerKind, FleetRecord, Home},
     place::Place,
 };
@@ -54,7 +53,7 @@ impl<'a> Fleet<'a> {
             let _ = fs::remove_file(stale);
         }
         let (broker, common) = assemble(home, args).await?;
-        let supervisor = self.supervisor.insert(Supervisor::new(home, common).or_exit(Exit::Unavailable)?);
+        let supervisor = self.supervisor.insert(Supervisor::new(home, common)?);
         supervisor.start_all()?;
         say("  bots: started, waiting until each is heard");
         let monitor = ready::wait(home, supervisor).await?;

@@ -36,7 +36,8 @@ impl Logs {
         let mut result = Ok(());
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "log") && fs::metadata(&path)?.len() > self.bytes_max
+            if path.extension().is_some_and(|extension| extension == "log")
+                && fs::metadata(&path)?.len() > self.bytes_max
             {
                 result = result.and(rotate(&path));
             }

@@ -21,7 +21,7 @@ pub(crate) enum OwnBroker {
 
 /// Starts the broker of this fleet, or finds it running.
 pub(crate) async fn start(home: &Home) -> anyhow::Result<OwnBroker> {
-    let wanted = environment::broker_source().or_exit(Exit::Config)?;
+    let wanted = environment::broker_source()?;
     let earlier = home.record().or_exit(Exit::Config)?.map(|record| record.broker);
     // What is queued lies with the broker that it was started with.
     let wanted = wanted.or((earlier == Some(BrokerKind::Container)).then_some(BrokerSource::Container));

@@ -65,9 +65,7 @@ fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
 
 pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
     let granted = publishers(home).or_exit(Exit::Config)?;
-    Topology::new(&contracts()?, &granted)
-        .context("config/publishers.yaml grants what cannot be")
-        .or_exit(Exit::Config)
+    Topology::new(&contracts()?, &granted).context("config/publishers.yaml grants what cannot be").or_exit(Exit::Config)
 }
 
 /// Applies the topology; every user's password is in the fleet's folder.
@@ -131,5 +129,8 @@ fn show(topology: &Topology) {
         ));
     }
     let known = catalogue::all().len();
-    say(format_args!("{known} message types, {} of them commands every bot hears from the operator", control_types().len()));
+    say(format_args!(
+        "{known} message types, {} of them commands every bot hears from the operator",
+        control_types().len()
+    ));
 }
