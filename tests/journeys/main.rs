@@ -9,6 +9,7 @@
 mod container;
 mod dead_letters;
 mod demo;
+mod deployments;
 mod interrupted;
 mod killed_bots;
 mod outage;

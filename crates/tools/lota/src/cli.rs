@@ -34,6 +34,7 @@ pub(crate) enum Command {
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
     /// Push a commit of a repository through the fleet
+    #[command(after_help = client::push::PUSH_HELP)]
     Push(client::push::PushArgs),
     /// Say any message
     Publish(client::publish::PublishArgs),
