@@ -4,17 +4,19 @@ use std::fs;
 
 use tests::{Fleet, Repository, processes_naming, text};
 
-const PIPELINE: &str = "\
-version: 1
+const PIPELINE: &str = r#"version: 1
 build:
   steps: [{name: copy, run: cp serve.sh app.sh}]
   artifacts: [app.sh]
 test:
-  suites: {unit: {run: sh -n app.sh}}
+  suites: {unit: {run: 'sh -n app.sh && echo "test a ... ok" && echo "test result: ok. 1 passed; 0 failed; 0 ignored"'}}
 deploy:
-";
-/// Lives until it is ended.
-const APPLICATION: &str = "while sleep 1; do :; done\n";
+"#;
+/// Takes connections until it is ended. Perl is there wherever git is.
+const APPLICATION: &str = r#"exec perl -MIO::Socket::INET -e '
+    $all = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $ENV{PORT}, Listen => 9) or die;
+    while ($one = $all->accept) { close $one }'
+"#;
 
 #[test]
 fn the_end_of_a_push_says_whether_and_why_it_was_not_deployed() {
