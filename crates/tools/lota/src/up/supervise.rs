@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "starts the bots' own programs")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
@@ -32,6 +32,8 @@ const EXIT_CONFIG: i32 = 78;
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Of what could not be written.
+const TOLD_MAX: usize = 32;
 /// A bot that ran for so long starts again without a pause.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -58,8 +60,8 @@ pub(crate) struct Supervisor {
     common: Common,
     bots: Vec<Bot>,
     logs: Logs,
-    /// What cannot be written, as it was told last.
-    unwritten: Option<String>,
+    /// What could not be written, as it was told.
+    unwritten: BTreeSet<String>,
 }
 
 impl Supervisor {
@@ -74,7 +76,7 @@ impl Supervisor {
         };
         let bots = members()?.into_iter().map(new).collect();
         let logs = Logs::new(home.join("logs"));
-        Ok(Self { home: home.clone(), common, bots, logs, unwritten: None })
+        Ok(Self { home: home.clone(), common, bots, logs, unwritten: BTreeSet::new() })
     }
 
     pub(crate) fn start_all(&mut self) -> anyhow::Result<()> {
@@ -168,17 +170,19 @@ impl Supervisor {
         }
         let cut = self.logs.attend().context("cannot cut the logs");
         let noted = if changed { self.write_pids() } else { Ok(()) };
-        if let Err(e) = cut.and(noted) {
+        for e in [cut.err(), noted.err()].into_iter().flatten() {
             self.not_written(&e);
         }
     }
 
-    /// Told once for as long as it is the same.
+    /// Each is told once.
     fn not_written(&mut self, error: &anyhow::Error) {
+        if self.unwritten.len() >= TOLD_MAX {
+            self.unwritten.clear();
+        }
         let text = format!("{error:#}");
-        if self.unwritten.as_ref() != Some(&text) {
+        if self.unwritten.insert(text.clone()) {
             say(format_args!("{text}; the fleet goes on"));
-            self.unwritten = Some(text);
         }
     }
 
