@@ -23,7 +23,10 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
     ] {
         match environment::find_program(tool) {
             Some(path) => say(format_args!("ok       {tool}: {}", path.display())),
-            None => missing.push(format!("{tool}: {}", install(package))),
+            None => missing.push(match environment::install(package) {
+                Some(command) => format!("{tool}: {command}"),
+                None => format!("{tool}: install {} with this system's package manager", package[0]),
+            }),
         }
     }
     rust(&mut missing).await;
@@ -43,21 +46,6 @@ pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
 }
 
 const UTIL_LINUX: [&str; 4] = ["util-linux", "util-linux", "util-linux-misc", "util-linux"];
-
-/// The command that installs a package with the package manager that is here: its name for apt, dnf, apk and pacman.
-fn install(package: [&str; 4]) -> String {
-    let managers = [
-        ("apt-get", "apt-get install -y"),
-        ("dnf", "dnf install -y"),
-        ("apk", "apk add"),
-        ("pacman", "pacman -S --needed"),
-    ];
-    let mut pairs = managers.into_iter().zip(package);
-    match pairs.find(|((program, _), _)| environment::find_program(program).is_some()) {
-        Some(((_, command), package)) => format!("{command} {package}"),
-        None => format!("install {} with the package manager of this system", package[0]),
-    }
-}
 
 /// A figure of [`NEEDS`].
 fn need(name: &str) -> u64 {

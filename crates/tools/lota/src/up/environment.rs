@@ -63,6 +63,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     search_path().into_iter().map(|d| d.join(name)).find(|p| p.is_file())
 }
 
+/// The command that installs a package with the package manager that is here: its name for apt, dnf, apk and pacman.
+pub(crate) fn install(package: [&str; 4]) -> Option<String> {
+    let managers = [
+        ("apt-get", "apt-get install -y"),
+        ("dnf", "dnf install -y"),
+        ("apk", "apk add"),
+        ("pacman", "pacman -S --needed"),
+    ];
+    let mut pairs = managers.into_iter().zip(package);
+    let ((_, command), package) = pairs.find(|((program, _), _)| find_program(program).is_some())?;
+    Some(format!("{command} {package}"))
+}
+
 /// A program that lies beside this one.
 pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let own = own_program()?;

@@ -204,15 +204,8 @@ fn told(source: BrokerSource) -> &'static str {
 
 /// The one command that gets a broker on this system.
 fn simplest() -> String {
-    let managers = [
-        ("apt-get", "apt-get install -y rabbitmq-server"),
-        ("dnf", "dnf install -y rabbitmq-server"),
-        ("apk", "apk add rabbitmq-server"),
-        ("pacman", "pacman -S --needed rabbitmq"),
-    ];
-    let found = managers.iter().find(|(program, _)| environment::find_program(program).is_some());
-    match found {
-        Some((_, command)) => format!("the simplest, as root: {command}"),
+    match environment::install(["rabbitmq-server", "rabbitmq-server", "rabbitmq-server", "rabbitmq"]) {
+        Some(command) => format!("the simplest, as root: {command}"),
         None => "the simplest: install RabbitMQ or podman with this system's package manager".to_owned(),
     }
 }
