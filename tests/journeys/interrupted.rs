@@ -176,7 +176,10 @@ fn one_home_is_one_fleet() {
 
 #[test]
 fn a_demo_that_is_interrupted_leaves_nothing() {
-    for (signal, moment) in [(Signal::SIGHUP, "broker: "), (Signal::SIGINT, "build.started")] {
+    // While the broker boots, while the application is built, and when it is served.
+    for (signal, moment) in
+        [(Signal::SIGHUP, "broker: "), (Signal::SIGINT, "build.started"), (Signal::SIGTERM, "GET http")]
+    {
         let place = Place::new();
         // Its folder is its own; the other variable says whose it is should it stay.
         let mut command = place.lota(&["demo"]);

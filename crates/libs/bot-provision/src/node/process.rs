@@ -188,6 +188,35 @@ mod tests {
         assert!(!is_alive(deaf.id));
     }
 
+    #[tokio::test]
+    async fn what_forgets_that_it_was_asked_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ready = dir.path().join("forgetful");
+        let script = "trap 'trap - TERM' TERM; touch \"$0\"; while :; do sleep 0.1; done";
+        let forgetful = start(&["sh", "-c", script, ready.to_str().unwrap()]);
+        while !ready.exists() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        assert!(end(forgetful.id, Stopping::Ask, Duration::from_secs(30)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_a_script_was_waiting_for_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("child");
+        let script = "sleep 60 & echo $! > \"$0\"; wait";
+        let leader = start(&["sh", "-c", script, file.to_str().unwrap()]);
+        let child = loop {
+            let pid = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(id) = pid.and_then(|pid| Some(ProcessId { pid, start_time_ticks: start_time(pid)? })) {
+                break id;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        assert!(end(leader.id, Stopping::Ask, Duration::from_secs(30)).await.unwrap());
+        assert!(gone_within(child, Duration::from_secs(5)).await);
+    }
+
     /// Where the test below lets its child write whom it started.
     const CHILD_FILE: &str = "LOTA_TEST_CHILD_FILE";
 
