@@ -56,7 +56,7 @@ clean: ## delete what was built
 	cargo clean
 
 build-demo: doctor
-	@start=$$(date +%s); cargo build --locked --profile demo $(PROGRAMS) && echo "compiled in $$(($$(date +%s) - start)) s"
+	@deploy/compile.sh build --locked --profile demo $(PROGRAMS)
 
 doctor:
 	@deploy/doctor.sh

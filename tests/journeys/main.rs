@@ -9,6 +9,9 @@
 mod container;
 mod dead_letters;
 mod demo;
+mod deployments;
+mod full_disk;
+mod interrupted;
 mod killed_bots;
 mod outage;
 mod plain_client;

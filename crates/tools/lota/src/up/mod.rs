@@ -9,8 +9,14 @@ mod demo_app;
 mod doctor;
 mod down;
 pub(crate) mod environment;
+mod fleet;
+mod lock;
+mod logs;
 mod own_broker;
+mod ready;
+mod say;
 mod start;
+mod stop;
 mod supervise;
 mod topology;
 
