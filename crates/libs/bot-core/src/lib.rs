@@ -16,6 +16,7 @@ mod runtime;
 mod service;
 pub mod telemetry;
 mod tools;
+mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
 pub use bus::{Bus, BusOptions, Link, Properties, PublishError, watch};

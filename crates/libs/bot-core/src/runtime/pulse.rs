@@ -108,7 +108,7 @@ fn state<B: Bot>(shared: &Arc<Shared<B>>) -> (BotState, Vec<String>) {
     }
     let mut reasons: Vec<String> = shared.tools.notes().degraded.into_values().collect();
     reasons.extend(condition.backlog);
-    reasons.extend(condition.store_trouble);
+    reasons.extend(condition.store.why().map(ToOwned::to_owned));
     reasons.extend(link.blocked.map(|why| format!("the broker holds back publishers: {why}")));
     for dependency in &shared.dependencies {
         let silent = condition.heard.get(dependency).map_or(shared.started.elapsed(), Instant::elapsed);
