@@ -8,6 +8,8 @@
 
 mod crashes;
 mod jobs;
+mod limits;
 mod outcomes;
 mod stage;
+mod traces;
 mod traffic;
