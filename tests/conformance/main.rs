@@ -10,6 +10,7 @@ mod crashes;
 mod jobs;
 mod limits;
 mod outcomes;
+mod schedules;
 mod stage;
 mod traces;
 mod traffic;

@@ -26,7 +26,12 @@ use tests::{cache_dir, program, toy::ToyBot};
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
-triggers: [{type: event, pattern: repository.pushed}]
+triggers:
+  - {type: event, pattern: repository.pushed}
+  - type: schedule
+    name: yearly
+    cron: '0 0 1 1 *'
+    data: {repository: yearly, url: say, ref: refs/heads/main, commit: 99e7d55f41e3a9b3c1e2d0f6b8a7c5d4e3f2a1b0}
 actions: [{type: execute, command: play}]
 constraints: {max_concurrent_jobs: 4, timeout: 60, retry_policy: {max_attempts: 3, backoff: fixed}}
 dependencies: []
@@ -301,6 +306,12 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// The bot's own store, which only one process at a time may hold.
+    pub(crate) async fn store(&self) -> bot_store::Store {
+        let dir = self.dir.path().join("bot/bots/toy-bot/store");
+        bot_store::Store::open(bot_store::StoreOptions { dir, max_page_count: None }).await.unwrap()
     }
 
     /// How often the bot's process was started.

@@ -68,6 +68,15 @@ impl Bot for ToyBot {
         assert!(!revision.repository.starts_with("panics"), "a timer handler that panics");
         Ok(Effects::none().say(started(&revision, "timer")))
     }
+
+    fn schedule_key(&self, data: &Value) -> Result<String, String> {
+        Revision::deserialize(data).map(|revision| revision.repository).map_err(|e| e.to_string())
+    }
+
+    fn on_schedule(&self, schedule: &TimerDue, _: &mut Count, meta: &Meta) -> Outcome<Self> {
+        let revision = Revision::deserialize(&schedule.data).map_err(Fail::retry)?;
+        Ok(Effects::none().say(started(&revision, &format!("schedule {} in {}", schedule.name, meta.correlation_id))))
+    }
 }
 
 impl Handle<RepositoryPushed> for ToyBot {

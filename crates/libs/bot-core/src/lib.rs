@@ -13,6 +13,7 @@ mod job;
 mod meta;
 mod retry;
 mod runtime;
+mod schedule;
 mod service;
 pub mod telemetry;
 mod tools;

@@ -133,6 +133,11 @@ impl Store {
         self.read("read the timers", read::due_timers(&self.shared.reads, limit).await)
     }
 
+    /// Names of the timers that are set and begin so.
+    pub async fn timer_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.read("read the timers", read::timer_names(&self.shared.reads, prefix).await)
+    }
+
     /// How long until the next timer is due; zero where one is, `None` without timers.
     pub async fn next_timer_in(&self) -> Result<Option<Duration>, StoreError> {
         self.read("read the timers", read::next_timer_in(&self.shared.reads).await)

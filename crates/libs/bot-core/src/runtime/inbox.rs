@@ -285,7 +285,7 @@ impl<B: Bot> Shared<B> {
     ) -> Result<(Commit, Verdict), StoreError> {
         let mut commit = Commit::default();
         let event_type = m.envelope.event_type.as_str();
-        if !self.triggers.is_empty() && !self.triggers.iter().any(|t| config::pattern_fits(&t.pattern, event_type)) {
+        if !config::is_triggered(&self.triggers, event_type) {
             let why = format!("no trigger of its configuration fits {event_type}");
             return Ok((commit, verdict(Settled::Ignored, why)));
         }

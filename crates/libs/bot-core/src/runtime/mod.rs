@@ -11,6 +11,7 @@ mod origin;
 mod outgoing;
 mod pulse;
 mod relay;
+mod schedules;
 mod service;
 mod settings;
 mod shared;
@@ -43,6 +44,7 @@ use crate::{
     clock, config,
     contract::{Bot, contract_of},
     meta::Cause,
+    schedule::Schedule,
     service::ServiceCx,
     telemetry,
 };
@@ -114,6 +116,9 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let bot = B::new(loaded.config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
 
+    let keys = schedules::keys(&bot, &Schedule::all(&loaded.config.triggers))
+        .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
+
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
@@ -132,6 +137,7 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    schedules::plan(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
     // Before any job begins: it may have been paused when it ended.
     control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 

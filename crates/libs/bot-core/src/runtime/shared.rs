@@ -23,6 +23,7 @@ use crate::{
     config::{BotConfig, Constraints, Trigger},
     contract::{Bot, HandlerTable, Hears, Jobs, contract_of},
     job::JobTable,
+    schedule::Schedule,
     tools::Tools,
     trace::Spans,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) contract: Contract,
     pub(crate) constraints: Constraints,
     pub(crate) triggers: Vec<Trigger>,
+    pub(crate) schedules: Vec<Schedule>,
     pub(crate) enabled: bool,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
@@ -94,6 +96,7 @@ impl<B: Bot> Shared<B> {
             speaker: Speaker::new(&contract.name),
             contract,
             constraints: parts.config.constraints,
+            schedules: Schedule::all(&parts.config.triggers),
             triggers: parts.config.triggers,
             enabled: parts.config.bot.enabled,
             config_hash: parts.config_hash,

@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 use bot_messages::{Code, Priority};
 use bot_store::{Commit, Committed, Guard, NewTimer, StoreError, Timer};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     entity::{self, Handled},
+    schedules,
     shared::Shared,
 };
 use crate::{
@@ -50,7 +52,12 @@ async fn fire_due<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
 }
 
 async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committed, StoreError> {
-    let cause: Cause = serde_json::from_value(timer.meta.clone()).unwrap_or_default();
+    let schedule = shared.schedules.iter().find(|s| s.timer == timer.name);
+    let mut cause: Cause = serde_json::from_value(timer.meta.clone()).unwrap_or_default();
+    if schedule.is_some() {
+        // Each time is the beginning of something.
+        cause.correlation_id = Uuid::now_v7().to_string();
+    }
     let now = clock::now();
     let meta = Meta {
         id: format!("timer:{}:{}", timer.name, timer.generation),
@@ -60,14 +67,22 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
         attempt: 1,
         now,
     };
-    let due = TimerDue { name: timer.name.clone(), data: timer.data.clone() };
+    let name = schedule.map_or(&timer.name, |s| &s.name).clone();
+    let due = TimerDue { name, data: timer.data.clone() };
     let guard = Guard::Timer { name: timer.name.clone(), generation: timer.generation };
-    let run = |state: &mut B::State| shared.bot.on_timer(&due, state, &meta);
+    let next = schedule.and_then(|s| schedules::timer(s, &timer.key, now));
+    let run = |state: &mut B::State| match schedule {
+        Some(_) => shared.bot.on_schedule(&due, state, &meta),
+        None => shared.bot.on_timer(&due, state, &meta),
+    };
     let fail = match entity::handle::<B>(&shared.store, &timer.key, run).await? {
         Handled::Ran { outcome: Ok(effects), state } => {
             let mut commit = Commit { guard: guard.clone(), state, ..Commit::default() };
             match shared.speaker.write(effects.list, &cause, now, &mut commit) {
-                Ok(()) => return shared.commit(commit).await,
+                Ok(()) => {
+                    commit.set_timers.extend(next);
+                    return shared.commit(commit).await;
+                }
                 Err(why) => Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)),
             }
         }
@@ -89,5 +104,6 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
         data: timer.data.clone(),
         meta: timer.meta.clone(),
     });
-    shared.commit(Commit { guard, set_timers: set_again.into_iter().collect(), ..Commit::default() }).await
+    let set_timers = set_again.or(next).into_iter().collect();
+    shared.commit(Commit { guard, set_timers, ..Commit::default() }).await
 }

@@ -107,6 +107,11 @@ fn timer(row: &SqliteRow) -> Result<Timer, sqlx::Error> {
     })
 }
 
+pub(super) async fn timer_names(pool: &SqlitePool, prefix: &str) -> Result<Vec<String>, sqlx::Error> {
+    let sql = "SELECT name FROM timers WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
+    sqlx::query_scalar(sql).bind(prefix).fetch_all(pool).await
+}
+
 pub(super) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
     let left: Option<i64> =
         sqlx::query_scalar("SELECT MIN(due_at_ms) - CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) FROM timers")
