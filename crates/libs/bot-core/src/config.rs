@@ -267,7 +267,12 @@ fn schema_mistakes<S: JsonSchema + Default + Serialize>(value: &Value) -> Vec<(S
             } else {
                 format!("`{}`: ", at.trim_start_matches('/').replace('/', "."))
             };
-            (at, format!("{what}{e}"))
+            // Of several forms the validator only says that none fits.
+            let of_trigger = at.starts_with("/triggers/").then(|| Trigger::deserialize(e.instance().as_ref()).err());
+            match of_trigger.flatten() {
+                Some(why) => (at, format!("{what}{why}")),
+                None => (at, format!("{what}{e}")),
+            }
         })
         .collect()
 }
@@ -461,6 +466,8 @@ outputs:
             (nightly.replace("nightly", "''"), "triggers.0.name", "expected"),
             (nightly.replace("0 3 * * *", "0 3 31 2 *"), "triggers.0.cron", "never"),
             (nightly.repeat(2), "triggers.1.name", "already"),
+            (nightly.replace("cron:", "crno:"), "triggers.0", "cron"),
+            (nightly.replace("schedule", "scedule"), "triggers.0", "schedule"),
         ] {
             let e = load_text(&with(&schedules), &[]).unwrap_err();
             let told = e.to_string();

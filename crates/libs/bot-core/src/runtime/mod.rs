@@ -44,7 +44,6 @@ use crate::{
     clock, config,
     contract::{Bot, contract_of},
     meta::Cause,
-    schedule::Schedule,
     service::ServiceCx,
     telemetry,
 };
@@ -115,10 +114,8 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
         .map_err(|e| Ending::Config(e.to_string()))?;
     let bot = B::new(loaded.config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
-
-    let keys = schedules::keys(&bot, &Schedule::all(&loaded.config.triggers))
+    let keys = schedules::keys(&bot, &loaded.config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
-
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);

@@ -9,17 +9,18 @@ use serde_json::Value;
 use super::shared::Shared;
 use crate::{
     clock,
+    config::Trigger,
     contract::Bot,
     schedule::{Schedule, TIMER_PREFIX},
 };
 
 /// The entity of each schedule by the name of its timer, as the bot says. `Err`: what it has no use for.
-pub(crate) fn keys<B: Bot>(bot: &B, schedules: &[Schedule]) -> Result<BTreeMap<String, String>, String> {
+pub(crate) fn keys<B: Bot>(bot: &B, triggers: &[Trigger]) -> Result<BTreeMap<String, String>, String> {
     let key = |schedule: &Schedule| match bot.schedule_key(&schedule.data) {
         Ok(key) => Ok((schedule.timer.clone(), key)),
         Err(why) => Err(format!("the schedule `{}`: {why}", schedule.name)),
     };
-    schedules.iter().map(key).collect()
+    Schedule::all(triggers).iter().map(key).collect()
 }
 
 /// Sets the timers of schedules that are new, and clears those of schedules that are gone or say something else now.
