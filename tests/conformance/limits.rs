@@ -80,3 +80,18 @@ async fn a_queue_that_refuses_ends_no_session() {
     stage.until("the answers to those that were refused", |s| s.said_of("build.started").len() == 8).await;
     assert_eq!((stage.sessions(), stage.starts()), (1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_confirm_costs_its_channel_and_no_session() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "late", "timer:4").await;
+    stage.until("the timer to be set", |s| !s.said("build.started", "late").is_empty()).await;
+    stage.freeze_broker(true);
+    stage.until("a publish without a confirm", |s| s.logged("a publish was not confirmed") == 1).await;
+    stage.freeze_broker(false);
+    stage.until("another channel", |s| s.logged("publishing goes on, on another channel") == 1).await;
+    stage.until("what the timer said", |s| s.said("build.started", "late").len() == 2).await;
+    stage.wish("2", "after", "say").await;
+    stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
+    assert_eq!((stage.sessions(), stage.starts()), (1, 1));
+}

@@ -139,6 +139,13 @@ impl Stage {
         self.node.ctl(&["set_vm_memory_high_watermark", watermark]).await.unwrap();
     }
 
+    /// Has the broker's process stand still, or go on.
+    pub(crate) fn freeze_broker(&self, frozen: bool) {
+        let pid = Pid::from_raw(self.node.record().process.unwrap().pid.cast_signed());
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// What the bot's heartbeats gave as reasons, with the state.
     pub(crate) fn states(&self) -> Vec<(String, String)> {
         let text = |h: &Value, field: &str| h[field].as_str().unwrap_or_default().to_owned();

@@ -168,6 +168,9 @@ impl Publisher {
                 Answer::Broken(why) => return session.fault.report(format!("publishing failed: {why}")),
             }
         }
+        if late {
+            tracing::warn!("a publish was not confirmed within {} s: a fresh channel", self.confirm_timeout.as_secs());
+        }
         // A confirm that comes late could carry off the return of another message, so its channel is given up.
         if (late || session.fault.is_doubtful())
             && let Err(why) = self.replace_channel(session).await
@@ -195,6 +198,7 @@ impl Publisher {
         }
         let old = std::mem::replace(&mut *session.channel.lock().unwrap_or_else(PoisonError::into_inner), fresh);
         let _ = timeout(CLOSE_TIMEOUT, old.close(200, "replaced".into())).await;
+        tracing::info!(channel = session.channel().id(), "publishing goes on, on another channel");
         Ok(())
     }
 }

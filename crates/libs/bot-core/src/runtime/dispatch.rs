@@ -113,7 +113,8 @@ impl<B: Bot> Dispatch<B> {
     }
 
     fn start_what_can(&mut self) {
-        if self.alone {
+        // With the intake closed, what waits is about to be given back.
+        if self.alone || *self.shared.intake.borrow() == Intake::Closed {
             return;
         }
         if !self.suspects.is_empty() {

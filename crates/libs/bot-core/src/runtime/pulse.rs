@@ -82,6 +82,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         records_dropped: shared.bus.light_dropped(),
         stale_acks: figures.stale_acks.load(Ordering::Relaxed),
         sessions: link.epoch,
+        outputs_missing: shared.outputs_missing,
         rss_bytes,
         cpu_percent,
         sandbox: notes.sandbox,

@@ -40,7 +40,7 @@ pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
             () = cancelled.cancelled() => break,
         };
         if let Err(e) = &pass {
-            tracing::error!("the outbox waits: {e}");
+            shared.store_failed(e);
         }
         let wait = match pass {
             Ok(Pass { confirmed, .. }) if confirmed > 0 => continue,

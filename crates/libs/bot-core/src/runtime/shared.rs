@@ -1,6 +1,7 @@
 //! What all parts of the runtime share.
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bot_messages::{
-    Contract,
+    BotName, Contract,
     telemetry::{LogRecord, RecordKind},
 };
 use bot_store::{Commit, Committed, Outgoing, Store, StoreError};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{figures::Figures, outgoing::Speaker, trouble::StoreTrouble};
 use crate::{
     bus::{Bus, Intake},
-    config::{BotConfig, Constraints, Trigger},
+    config::{BotConfig, Constraints, Output, Trigger},
     contract::{Bot, HandlerTable, Hears, Jobs, contract_of},
     job::JobTable,
     schedule::Schedule,
@@ -53,6 +54,7 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) enabled: bool,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
+    pub(crate) outputs_missing: u64,
     pub(crate) operator: String,
     pub(crate) store: Store,
     pub(crate) bus: Bus,
@@ -85,6 +87,13 @@ pub(crate) struct Parts<B: Bot> {
     pub(crate) intake: watch::Sender<Intake>,
 }
 
+/// How many bots are named as outputs and have no configuration file where the operator keeps them; each is a warning.
+fn missing_outputs(outputs: &[Output], config_dir: &Path) -> u64 {
+    let named = outputs.iter().filter_map(|o| o.destination.parse::<BotName>().ok());
+    let missing = named.map(|bot| config_dir.join(format!("{}.yaml", bot.slug()))).filter(|file| !file.exists());
+    missing.map(|file| tracing::warn!("an output is not installed: {} is not there", file.display())).count() as u64
+}
+
 impl<B: Bot> Shared<B> {
     pub(crate) fn new(parts: Parts<B>) -> Self {
         let (mut handlers, mut jobs) = (HandlerTable::<B>::new(), JobTable::<B>::new());
@@ -101,6 +110,7 @@ impl<B: Bot> Shared<B> {
             enabled: parts.config.bot.enabled,
             config_hash: parts.config_hash,
             dependencies: parts.config.dependencies.iter().map(bot_messages::BotName::slug).collect(),
+            outputs_missing: missing_outputs(&parts.config.outputs, &parts.tools.config_dir),
             operator: bot_messages::contract::operator_name().slug(),
             store: parts.store,
             bus: parts.bus,
@@ -193,5 +203,20 @@ impl<B: Bot> Shared<B> {
 
     pub(crate) fn send_record(&self, record: &LogRecord) {
         self.bus.send_light(self.speaker.log(record));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OutputKind;
+
+    #[test]
+    fn an_output_without_a_configuration_file_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("test-bot.yaml"), "").unwrap();
+        let outputs =
+            ["*", "TestBot", "DeployBot"].map(|to| Output { kind: OutputKind::Message, destination: to.to_owned() });
+        assert_eq!(missing_outputs(&outputs, dir.path()), 1);
     }
 }
