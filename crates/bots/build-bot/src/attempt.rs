@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, Kind, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
@@ -147,9 +147,9 @@ impl Attempt<'_> {
         variants: &[Variant],
         log: &Log<'_>,
     ) -> Result<(ObjectRef, Option<ObjectRef>), Fail> {
-        let artifact = self.store_products(artifacts, variants, "artifact.tar.zst", log).await?;
+        let artifact = self.store_products(artifacts, variants, Kind::Artifact, log).await?;
         let keep = match keep {
-            Some(keep) => Some(self.store_products(keep, variants, "keep.tar.zst", log).await?),
+            Some(keep) => Some(self.store_products(keep, variants, Kind::Keep, log).await?),
             None => None,
         };
         Ok((artifact, keep))
@@ -210,7 +210,7 @@ impl Attempt<'_> {
         let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
-            Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
+            Err(e) if e.may_pass() => Err(Fail::retry(e)),
             Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
@@ -224,18 +224,18 @@ impl Attempt<'_> {
             pack(&tree, &entries, &archive, &limits)
         });
         packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
-        self.store(&to, "source", FETCH, log).await
+        self.store(&to, Kind::Source, FETCH, log).await
     }
 
     async fn store_products(
         &self,
         products: &Products,
         variants: &[Variant],
-        name: &str,
+        kind: Kind,
         log: &Log<'_>,
     ) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (to, limits) = (self.folder.file(name), self.bot.config.artifact_limits());
+        let (to, limits) = (self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
         let trees = variants.iter().enumerate().map(|(i, variant)| (variant.below(i == 0), variant.folder.tree()));
         let trees: Vec<(PathBuf, PathBuf)> = trees.collect();
@@ -244,15 +244,15 @@ impl Attempt<'_> {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        let stored = self.store(&to, name, STORE, log).await?;
+        let stored = self.store(&to, kind, STORE, log).await?;
         // It is in the store now, and the disk may be small.
         tokio::fs::remove_file(to).await.map_err(Fail::retry)?;
         Ok(stored)
     }
 
-    async fn store(&self, file: &Path, what: &str, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
-        log.line(part, &format!("{what}: {}, {} bytes", stored.digest, stored.size));
+    async fn store(&self, file: &Path, kind: Kind, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
+        log.line(part, &format!("{kind}: {}, {} bytes", stored.digest, stored.size));
         Ok(stored)
     }
 

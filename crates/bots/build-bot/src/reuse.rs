@@ -1,6 +1,7 @@
 //! What an attempt takes over from earlier builds, and what it leaves to later ones: cached paths, and whole products.
 use std::{collections::BTreeMap, time::Duration};
 
+use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
@@ -124,8 +125,9 @@ impl Attempt<'_> {
         }
         let (remembered, wanted) = (self.bot.builds.clone(), key.clone());
         let Some(product) = blocking(move || remembered.find(&wanted)).await? else { return Ok((Some(key), None)) };
-        for object in [Some(&product.artifact), product.keep.as_ref()].into_iter().flatten() {
-            if !self.bot.objects.exists(&object.digest).await.map_err(Fail::retry)? {
+        let objects = [(Some(&product.artifact), Kind::Artifact), (product.keep.as_ref(), Kind::Keep)];
+        for (object, kind) in objects.into_iter().filter_map(|(object, kind)| Some((object?, kind))) {
+            if !self.bot.objects.renew(&object.digest, kind).await.map_err(Fail::retry)? {
                 log.line(
                     AGAIN,
                     &format!("job {} built the same, and {} is gone: built anew", product.job_id, object.digest),

@@ -1,5 +1,6 @@
 //! Clients of what bots share outside the broker: the object store, archives of file trees, and the reading of a
-//! source tree's pipeline. No bot logic, no processes, no environment.
+//! source tree's pipeline. No bot logic, no processes; of the environment only
+//! what every S3 client reads there (`objects/s3.rs`).
 
 pub mod archive;
 pub mod detect;
@@ -10,5 +11,5 @@ pub use archive::{
     ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, pack, pack_parts, unpack, unpack_with,
 };
 pub use detect::{PipelineProblem, detect, read_pipeline};
-pub use objects::{ObjectError, Objects};
+pub use objects::{Collected, InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
 pub use trees::remove_tree;
