@@ -2,12 +2,12 @@
 //! its end means to the fleet.
 use std::path::{Path, PathBuf};
 
-use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, ObjectError, detect, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{Pipeline, When},
+    pipeline::{FILE_NAME, Pipeline, When},
 };
 use bot_pipeline::{End, Folder, Log, Runner, Task};
 use bot_sandbox::Sandbox;
@@ -88,8 +88,21 @@ impl Attempt<'_> {
             steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
         };
         log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
+        if origin != FILE_NAME {
+            self.tell_detected(log).await?;
+        }
         self.cx.emit("started", Effects::none().say(started)).await?;
         Ok((pipeline, products, source))
+    }
+
+    /// Whoever wrote no pipeline file sees the one that this build goes by.
+    async fn tell_detected(&self, log: &Log<'_>) -> Result<(), Fail> {
+        let tree = self.folder.tree();
+        if let Some(detected) = blocking(move || detect(&tree)).await? {
+            log.line(FETCH, &format!("there is no {FILE_NAME}; {}. It would be:", detected.why()));
+            detected.file().lines().for_each(|line| log.line(FETCH, line));
+        }
+        Ok(())
     }
 
     async fn store_all(

@@ -7,6 +7,6 @@ pub mod objects;
 mod trees;
 
 pub use archive::{ArchiveError, ArchiveLimits, Packed, Unpacked, list_tree, pack, unpack};
-pub use detect::{PipelineProblem, detect, read_pipeline};
+pub use detect::{Detected, PipelineProblem, detect, read_pipeline};
 pub use objects::{ObjectError, Objects};
 pub use trees::remove_tree;
