@@ -9,7 +9,7 @@ use bot_messages::{
     build::{BuildStarted, StepResult},
     pipeline::{FILE_NAME, Pipeline, When},
 };
-use bot_pipeline::{End, Folder, Log, Runner, Task};
+use bot_pipeline::{End, Folder, Log, ProductError, Products, Runner, Task};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
@@ -17,7 +17,6 @@ use crate::{
     BuildBot, BuildJob,
     git::Place,
     mirrors::{FetchError, Wanted},
-    products::{ProductError, Products},
     remote::Remote,
 };
 

@@ -15,7 +15,6 @@ mod git;
 mod last_words;
 mod machine;
 mod mirrors;
-mod products;
 mod remote;
 mod repositories;
 

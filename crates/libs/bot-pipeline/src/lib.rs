@@ -4,8 +4,10 @@
 //! Nothing here knows of messages on their way, of jobs or of stores: what a command came to is for the caller to tell.
 mod folder;
 mod log;
+mod products;
 mod run;
 
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
+pub use products::{ProductError, Products};
 pub use run::{End, Ran, Runner, Task};

@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod home;
+mod local;
 mod place;
 mod up;
 
@@ -13,8 +14,18 @@ use clap::Parser;
 use cli::{Cli, Command};
 use home::Home;
 
+/// The command line is wrong (sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version come this way too. Nobody may be listening.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     // One thread for all: a child's parent-death signal comes when the thread that started it ends.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -42,6 +53,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Init(args) => local::init(&args),
+        Command::Run(args) => local::run(&args).await,
         Command::Push(args) => client::push::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,
         Command::Watch(args) => client::watch::run(&home, args).await,

@@ -77,9 +77,9 @@ fn written_deploy(name: &str, stage: &DeployStage) -> String {
     stage.when.as_ref().map_or_else(|| format!("  {}: {{}}\n", scalar(name)), |when| branch(&when.branch))
 }
 
-/// Several lines as they are; one line as it is, if YAML lets it.
+/// Several lines as they are, and one that would need quotes too.
 fn command(run: &str, indent: usize) -> String {
-    if !run.contains('\n') {
+    if !run.contains(['\n', '\'', '"']) {
         return format!("{:indent$}run: {}\n", "", scalar(run));
     }
     let mut out = format!("{:indent$}run: |-\n", "");

@@ -49,7 +49,9 @@ pub(super) fn find(root: &Path) -> Option<Draft> {
             .artifacts(&[&format!("{folder}/**")])
             .keep(&["node_modules/**"])
             .remark("keep", "So that the tests need no network."),
-        None => draft.artifacts(&["**"]).remark("artifacts", "With node_modules, so that it runs as it is."),
+        None => draft
+            .artifacts(&["**"])
+            .when(fetches, |draft| draft.remark("artifacts", "With node_modules, so that it runs as it is.")),
     };
     Some(match script(&package, "test") {
         Some(test) => tested(draft, tool, test, &package),
@@ -77,9 +79,9 @@ fn tested(draft: Draft, tool: &str, test: &str, package: &Value) -> Draft {
     let runner = test.split_whitespace().next().filter(|_| !test.contains(['&', '|', ';'])).unwrap_or_default();
     let run = match runner {
         "node" if test.contains("--test") && !test.contains("--test-reporter") => {
-            return draft
-                .suite("unit", reported(&format!("{tool} run test"), REPORT))
-                .env("NODE_OPTIONS", NODE_REPORTERS);
+            let mut suite = reported(&format!("{tool} run test"), REPORT);
+            suite.env.insert("NODE_OPTIONS".to_owned(), NODE_REPORTERS.to_owned());
+            return draft.suite("unit", suite);
         }
         "vitest" => format!("{more} --run --reporter=default --reporter=junit --outputFile.junit={REPORT}"),
         "mocha" => format!("{more} --reporter xunit --reporter-option output={REPORT}"),

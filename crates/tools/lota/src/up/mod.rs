@@ -8,14 +8,15 @@ mod demo;
 mod demo_app;
 mod doctor;
 mod down;
-mod environment;
+pub(crate) mod environment;
 mod own_broker;
 mod start;
 mod supervise;
 mod topology;
 
+pub(crate) use bots::config;
 pub(crate) use demo::{DemoArgs, demo};
 pub(crate) use doctor::{doctor, fetch};
 pub(crate) use down::{DownArgs, down};
-pub(crate) use start::{BROKER_HELP, UpArgs, up};
+pub(crate) use start::{BROKER_HELP, UpArgs, bubblewrap, up};
 pub(crate) use topology::{TopologyArgs, topology};

@@ -10,17 +10,23 @@ const WORKSPACE_ENTRIES_MAX: u64 = 2_000_000;
 
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProductError {
+pub enum ProductError {
     /// A mistake in the pipeline file, or in what the steps made.
     #[error("build.{section}: {why}")]
-    Pattern { section: &'static str, why: String },
+    Pattern {
+        /// `artifacts` or `keep`.
+        section: &'static str,
+        /// Which pattern, and what is wrong with it.
+        why: String,
+    },
+    /// The files cannot be packed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
 }
 
 /// The patterns of `build.artifacts` or `build.keep`.
 #[derive(Clone, Debug)]
-pub(crate) struct Products {
+pub struct Products {
     section: &'static str,
     patterns: Vec<Pattern>,
 }
@@ -33,7 +39,8 @@ struct Pattern {
 }
 
 impl Products {
-    pub(crate) fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
+    /// `section` is `artifacts` or `keep`.
+    pub fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
         let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
         let pattern = |text: &String| {
             let plain = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
@@ -49,7 +56,7 @@ impl Products {
     }
 
     /// Packs what the patterns name below `tree` into `to`. Synchronous.
-    pub(crate) fn pack(&self, tree: &Path, to: &Path, limits: &ArchiveLimits) -> Result<Packed, ProductError> {
+    pub fn pack(&self, tree: &Path, to: &Path, limits: &ArchiveLimits) -> Result<Packed, ProductError> {
         let entries = self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?)?;
         Ok(pack(tree, &entries, to, limits)?)
     }
