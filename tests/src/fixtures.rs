@@ -73,14 +73,11 @@ pub const HUGE_LOG: Files = &[(
 /// A site without a pipeline file.
 pub const SITE: Files = &[("index.html", "<p>hello\n")];
 
-/// A test that fails on some commits and passes on others: see [`flaky_passes_on`].
-pub const FLAKY: Files = &[
-    (".lotabots.yaml", "version: 1\ntest:\n  suites:\n    unit: {run: sh it.sh}\n"),
-    (
-        "it.sh",
-        "case $LOTA_COMMIT in\n*[02468ace]) echo 'test sometimes ... ok' ;;\n*) echo 'test sometimes ... FAILED'; exit 1 ;;\nesac\n",
-    ),
-];
+/// A Python test that fails on some commits and passes on others: see [`flaky_passes_on`].
+pub const FLAKY: Files = &[(
+    "test_sometimes.py",
+    "import os\nimport unittest\n\n\nclass Sometimes(unittest.TestCase):\n    def test_it(self):\n        self.assertIn(os.environ['LOTA_COMMIT'][-1], '02468ace')\n\n    def test_always(self):\n        pass\n",
+)];
 
 /// What the test of [`FLAKY`] comes to on a commit.
 pub fn flaky_passes_on(commit: &str) -> bool {

@@ -65,7 +65,8 @@ fn pip(root: &Path, by: &str, uses_pytest: bool) -> Option<String> {
     if uses_pytest && !REQUIREMENTS.iter().any(|name| look::text(root, name).contains("pytest")) {
         wanted.push("pytest".to_owned());
     }
-    (!wanted.is_empty()).then(|| format!("python3 -m pip install --target {PACKAGES} {}", wanted.join(" ")))
+    // Not `-m pip`: there pyenv would write its shims anew, which are read-only in the sandbox.
+    (!wanted.is_empty()).then(|| format!("python3 -mpip install --target {PACKAGES} {}", wanted.join(" ")))
 }
 
 fn requires(requirements: &str) -> bool {
