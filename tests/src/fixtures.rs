@@ -43,7 +43,7 @@ const SUMS_C: &str = "#include <stdio.h>\n#include <stdlib.h>\n\nint main(int n,
 pub const MONOREPO: Files = &[
     (
         ".lotabots.yaml",
-        r#"version: 1
+        "version: 1
 build:
   steps:
     - {name: api, run: make -C api, needs: []}
@@ -53,7 +53,7 @@ test:
   suites:
     api: {run: sh it.sh api/sums 1 2, reports: [junit.xml]}
     web: {run: sh it.sh grep -q hello web/dist/index.html, reports: [junit.xml]}
-"#,
+",
     ),
     ("api/Makefile", "sums: sums.c\n\t$(CC) -O2 -o $@ sums.c\n"),
     ("api/sums.c", SUMS_C),

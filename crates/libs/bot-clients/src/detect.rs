@@ -25,8 +25,11 @@ use draft::Draft;
 const LOOKED_FOR: &str = "Cargo.toml, go.mod, pom.xml, build.gradle, package.json, pyproject.toml, requirements.txt, \
      CMakeLists.txt, Makefile, test_*.py, index.html, public/index.html";
 
+/// Looks whether a tree is of one kind.
+type Find = fn(&Path) -> Option<Draft>;
+
 /// The kinds in the order in which they are asked: a language's own manifest goes before what may only wrap it.
-const ORDER: [(&str, fn(&Path) -> Option<Draft>); 10] = [
+const ORDER: [(&str, Find); 10] = [
     ("cargo", cargo::find),
     ("go", go::find),
     ("maven", java::maven),
