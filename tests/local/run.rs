@@ -1,7 +1,11 @@
 //! `lota run` on projects of each kind: what is detected is what their tools do, offline, and each end has its code.
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
-use tests::{Repository, fixtures};
+use tests::{Repository, fixtures, lota, processes_naming};
 
 use crate::{project, said};
 
@@ -99,7 +103,7 @@ fn the_copy_holds_what_a_commit_would() {
 fn the_sandbox_is_the_fleets() {
     let dir = project(&[(
         ".lotabots.yaml",
-        "version: 1\nbuild:\n  steps:\n    - {name: where, run: 'pwd; echo home $HOME'}\n    - {name: escape, run: cat $SECRET_FILE}\n    - {name: offline, run: 'cat < /dev/tcp/127.0.0.1/PORT'}\n",
+        "version: 1\nbuild:\n  steps:\n    - {name: where, run: 'pwd; echo home $HOME'}\n    - {name: escape, run: cat $SECRET_FILE}\n    - {name: offline, run: 'exec 3< /dev/tcp/127.0.0.1/PORT'}\n",
     )]);
     let (secret, path) = (dir.path().join("secret"), dir.path().join(".lotabots.yaml"));
     fs::write(&secret, "canary").unwrap();
@@ -140,4 +144,22 @@ fn too_many_lines_end_a_step() {
     let dir = project(fixtures::HUGE_LOG);
     let (code, told) = said(&["run", dir.path().to_str().unwrap()]);
     assert!(code == 1 && told.contains("step `talk` was ended: more than"), "{}", &told[told.len() - 500..]);
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let dir = project(&[(
+        ".lotabots.yaml",
+        "version: 1\nbuild: {steps: [{name: wait, run: 'mkdir -p closed/deep; chmod 500 closed; echo begun; sleep 600'}]}\n",
+    )]);
+    let scratch = tempfile::tempdir().unwrap();
+    let mut run = lota(&["run", dir.path().to_str().unwrap()]);
+    let mut run = run.env("TMPDIR", scratch.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "[wait] begun"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(run.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is gone");
+    assert_eq!(processes_naming(scratch.path().to_str().unwrap()), Vec::<i32>::new());
 }

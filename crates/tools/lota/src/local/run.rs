@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     tokio::pin!(work);
     let result = tokio::select! {
         result = &mut work => result,
-        _ = tokio::signal::ctrl_c() => {
+        () = up::told_to_stop() => {
             stop.cancel();
             let _ = work.await;
             Ok(ExitCode::from(EXIT_INTERRUPTED))

@@ -18,5 +18,5 @@ pub(crate) use bots::config;
 pub(crate) use demo::{DemoArgs, demo};
 pub(crate) use doctor::{doctor, fetch};
 pub(crate) use down::{DownArgs, down};
-pub(crate) use start::{BROKER_HELP, UpArgs, bubblewrap, up};
+pub(crate) use start::{BROKER_HELP, UpArgs, bubblewrap, told_to_stop, up};
 pub(crate) use topology::{TopologyArgs, topology};

@@ -234,7 +234,7 @@ fn log_end(home: &Home, slug: &str) -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
-async fn told_to_stop() {
+pub(crate) async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;
