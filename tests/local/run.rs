@@ -15,7 +15,7 @@ fn what_is_recognised_is_built_and_tested_by_its_own_tools() {
         (fixtures::NPM, ["recognised as npm by package.json", "[unit] ✔ adds nothing", "suite `unit`  passed"]),
         (
             fixtures::PYTHON,
-            ["recognised as python by tests/test_sums.py", "[unit] test Many at once ... ok", "suite `unit`    passed"],
+            ["recognised as python by tests/test_sums.py", "[unit] test Many at once ... ok", "suite `unit`  passed"],
         ),
         (fixtures::C, ["recognised as make by Makefile", "[make] ./sums 1 2", "suite `make`  passed"]),
         (fixtures::MONOREPO, ["the pipeline is .lotabots.yaml", "[api] cc", "artifacts: 2 files"]),

@@ -16,8 +16,6 @@ const REQUIREMENTS: [&str; 5] = [
     "dev-requirements.txt",
     "test-requirements.txt",
 ];
-/// Syntax errors are found before tests are.
-const COMPILE: &str = "python3 -m compileall -q -x '/[.](packages|venv)/' .";
 const UV: &str = "uv export --quiet --frozen --all-groups --no-emit-project --format requirements-txt --output-file \"$HOME/requirements.txt\"
 uv pip install --target .packages --requirement \"$HOME/requirements.txt\"";
 const POETRY: &str = "poetry install --no-interaction";
@@ -81,7 +79,7 @@ fn finished(root: &Path, draft: Draft, uses_pytest: bool) -> Draft {
     } else {
         "A Python program is its source."
     };
-    let draft = draft.step("compile", COMPILE).artifacts(&["**"]).remark("artifacts", remark);
+    let draft = draft.artifacts(&["**"]).remark("artifacts", remark);
     let draft = if uses_pytest {
         draft.suite("unit", reported(&format!("{python} -m pytest --junitxml=junit.xml"), "junit.xml"))
     } else {
