@@ -159,7 +159,7 @@ fn an_interrupted_run_leaves_nothing() {
     assert!(lines.map_while(Result::ok).any(|line| line == "[wait] begun"));
     let pid = nix::unistd::Pid::from_raw(i32::try_from(run.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert_eq!(run.wait().unwrap().code(), Some(143));
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is gone");
     assert_eq!(processes_naming(scratch.path().to_str().unwrap()), Vec::<i32>::new());
 }

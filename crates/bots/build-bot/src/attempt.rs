@@ -2,7 +2,7 @@
 //! its end means to the fleet.
 use std::path::{Path, PathBuf};
 
-use bot_clients::{ArchiveError, ObjectError, detect, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, Kind, detect, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
@@ -109,9 +109,9 @@ impl Attempt<'_> {
         (artifacts, keep): &(Products, Option<Products>),
         log: &Log<'_>,
     ) -> Result<(ObjectRef, Option<ObjectRef>), Fail> {
-        let artifact = self.store_products(artifacts, "artifact.tar.zst", log).await?;
+        let artifact = self.store_products(artifacts, Kind::Artifact, log).await?;
         let keep = match keep {
-            Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
+            Some(keep) => Some(self.store_products(keep, Kind::Keep, log).await?),
             None => None,
         };
         Ok((artifact, keep))
@@ -161,7 +161,7 @@ impl Attempt<'_> {
         let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
-            Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
+            Err(e) if e.may_pass() => Err(Fail::retry(e)),
             Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
@@ -176,7 +176,7 @@ impl Attempt<'_> {
             pack(&tree, &entries, &archive, &limits)
         });
         packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
-        self.store(&to, "source", FETCH, log).await
+        self.store(&to, Kind::Source, FETCH, log).await
     }
 
     async fn run_steps(&self, pipeline: &Pipeline, log: &Log<'_>) -> Result<Vec<StepResult>, Broken> {
@@ -218,21 +218,22 @@ impl Attempt<'_> {
         Ok(results)
     }
 
-    async fn store_products(&self, products: &Products, name: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+    async fn store_products(&self, products: &Products, kind: Kind, log: &Log<'_>) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
+        let (tree, to, limits) =
+            (self.folder.tree(), self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
         let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
         packed.map_err(|e| match e {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        self.store(&to, name, STORE, log).await
+        self.store(&to, kind, STORE, log).await
     }
 
-    async fn store(&self, file: &Path, what: &str, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
-        log.line(part, &format!("{what}: {}, {} bytes", stored.digest, stored.size));
+    async fn store(&self, file: &Path, kind: Kind, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
+        log.line(part, &format!("{kind}: {}, {} bytes", stored.digest, stored.size));
         // It is in the store now, and the disk may be small.
         tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
         Ok(stored)

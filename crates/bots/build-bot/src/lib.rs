@@ -25,7 +25,7 @@ use std::{
 };
 
 use anyhow::Context;
-use bot_clients::Objects;
+use bot_clients::{Kind, Objects};
 use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
@@ -82,7 +82,7 @@ impl Bot for BuildBot {
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
         let repositories = Repositories::read(&tools.config_dir)?;
-        let objects = Objects::directory(&tools.objects)?;
+        let objects = Objects::open(&tools.objects)?;
         // Nothing of an earlier process is of use: its jobs begin anew.
         let leftovers = bot_clients::remove_tree(&work_dir(&tools));
         leftovers.with_context(|| format!("cannot clear {}", work_dir(&tools).display()))?;
@@ -255,7 +255,7 @@ impl BuildBot {
     async fn store_log(&self, log: &Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
         let flushed = log.flush().context("writing the log");
         let stored = match flushed {
-            Ok(()) => self.objects.put_file(file, "text/plain").await.context("storing the log"),
+            Ok(()) => self.objects.put_file(file, Kind::Log, "text/plain").await.context("storing the log"),
             Err(e) => Err(e),
         };
         stored.inspect_err(|e| tracing::warn!("{e:#}"))
@@ -282,7 +282,7 @@ mod tests {
         std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects");
+        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.config_dir = dir.path().to_owned();
         std::fs::create_dir(&tools.dir).unwrap();
         let bot = BuildBot::new(Config::default(), tools).unwrap();

@@ -13,6 +13,7 @@ use crate::{
     environments::Environment,
     health::{self, Answer, Question},
     history::{History, Kind, Switch},
+    in_use,
     journal::{Journal, JournalError, Wanted},
     release::{Release, Releases},
     report::{Up, Verdict},
@@ -88,6 +89,11 @@ impl Deployment<'_> {
         }
         self.heed()?;
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
+        let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
+        if let Err(error) = in_use::tell(&self.bot.objects, self.environment, needed).await {
+            // The keeper says it again. What has to be fetched now fails by itself; what is on disk need not.
+            self.cx.line(&error.to_string());
+        }
         self.unpack(&release).await?;
         self.heed()?;
         if let Some(there) = self.already_there(history, &release).await? {

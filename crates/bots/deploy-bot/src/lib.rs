@@ -14,6 +14,7 @@ mod deployment;
 mod environments;
 mod health;
 mod history;
+mod in_use;
 mod journal;
 mod keeper;
 mod release;
@@ -94,7 +95,7 @@ impl Bot for DeployBot {
         tools.dir = std::path::absolute(&tools.dir).context("the bot's folder has no absolute path")?;
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
         let environments = environments::read(&tools.config_dir.join(&settings.environments), &tools.dir)?;
-        let objects = Objects::directory(&tools.objects)?;
+        let objects = Objects::open(&tools.objects)?;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),
             unpacked: ArchiveLimits {

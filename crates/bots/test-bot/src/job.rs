@@ -1,6 +1,7 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
 use std::collections::BTreeMap;
 
+use bot_clients::Kind;
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
@@ -113,7 +114,7 @@ impl TestJob {
             ran.push(all.run(name, suite).await?);
         }
         log.flush().map_err(Fail::retry)?;
-        let stored = bot.objects.put_file(&log_file, "text/plain").await.map_err(Fail::retry)?;
+        let stored = bot.objects.put_file(&log_file, Kind::Log, "text/plain").await.map_err(Fail::retry)?;
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
         Ok(self.ended(cx, ran, problems, Some(stored)))
     }

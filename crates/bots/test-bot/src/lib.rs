@@ -160,7 +160,7 @@ impl Bot for TestBot {
         if !zeros.is_empty() {
             bail!("settings: {} must be at least 1, and is 0: no suite could run", zeros.join(", "));
         }
-        let objects = Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
+        let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
         let home = tools.home.as_deref().unwrap_or(&tools.dir);
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
@@ -230,7 +230,7 @@ pub(crate) mod tests {
     pub(crate) fn bot(dir: &std::path::Path) -> TestBot {
         let mut tools = Tools::default();
         tools.dir = dir.join("bot");
-        tools.objects = dir.join("objects");
+        tools.objects = dir.join("objects").to_string_lossy().into_owned();
         TestBot::new(Config::default(), tools).unwrap()
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Effects, Fail, Job, Outcome, Stop, Tools};
 use bot_messages::{
     Code, Digest, Event, FailureReason, ObjectRef,
@@ -37,9 +37,9 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects");
+        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
-        let objects = Objects::directory(&tools.objects).unwrap();
+        let objects = Objects::open(&tools.objects).unwrap();
         let bot = TestBot::new(config, tools).unwrap();
         Self { dir, objects, bot }
     }
@@ -55,7 +55,7 @@ impl Bench {
         let to = self.dir.path().join("packed");
         let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 20 };
         pack(tree.path(), &list_tree(tree.path(), 100).unwrap(), &to, &limits).unwrap();
-        self.objects.put_file(&to, "application/zstd").await.unwrap()
+        self.objects.put_file(&to, Kind::Artifact, "application/zstd").await.unwrap()
     }
 
     /// The job that a build of this source starts.
@@ -210,7 +210,7 @@ async fn what_is_missing_or_broken_is_refused_for_good() {
     job.artifact.digest = Digest::from_hex(&"0".repeat(64)).unwrap();
     let (code, told) = refused(&job).await;
     assert!(code == Code::FetchFailed && told.starts_with("could not fetch the artifact"), "{told}");
-    job.source = bench.objects.put_bytes(b"no archive".to_vec(), "x/y").await.unwrap();
+    job.source = bench.objects.put_bytes(b"no archive".to_vec(), Kind::Source, "x/y").await.unwrap();
     assert_eq!(refused(&job).await.0, Code::FetchFailed);
     let broken = bench.job(&[(".lotabots.yaml", "version: 1\ntset: {}\n")]).await;
     let (code, told) = refused(&broken).await;

@@ -1,4 +1,5 @@
-//! What tests share: a job's context in memory, and bots in conversation without a broker. A dev-dependency only.
+//! What tests share: a job's context in memory, bots in conversation without a broker, an S3
+//! server. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +10,8 @@
 
 mod conversation;
 mod job;
+mod s3;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
+pub use s3::S3Server;

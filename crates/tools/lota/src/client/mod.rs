@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod dlq;
 mod flow;
 mod follow;
+pub(crate) mod gc;
 pub(crate) mod git;
 pub(crate) mod logs;
 mod monitor;

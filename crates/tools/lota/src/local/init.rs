@@ -10,8 +10,7 @@ use anyhow::Context;
 use bot_clients::{Detected, detect};
 use bot_messages::pipeline::FILE_NAME;
 
-use super::EXIT_DATA;
-use crate::EXIT_USAGE;
+use crate::exit::Exit;
 
 /// Where nothing is recognised, this is still something to begin with. It reads as a pipeline file.
 const BLANK: &str = "\
@@ -45,7 +44,7 @@ pub(crate) struct InitArgs {
 pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
     if !args.dir.is_dir() {
         eprintln!("lota: {} is no folder: expected a project", args.dir.display());
-        return Ok(ExitCode::from(EXIT_USAGE));
+        return Ok(ExitCode::from(Exit::Usage.code()));
     }
     let detected = detect(&args.dir);
     let text = detected.as_ref().map_or_else(|| BLANK.to_owned(), Detected::file);
@@ -65,7 +64,7 @@ pub(crate) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
             "lota: {} is there already and stays as it is: `lota init --print` shows what would be written, --force writes it",
             path.display()
         );
-        return Ok(ExitCode::from(EXIT_DATA));
+        return Ok(ExitCode::from(Exit::Data.code()));
     }
     if is_there {
         fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;

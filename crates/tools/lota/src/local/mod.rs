@@ -14,13 +14,10 @@ pub(crate) use init::{InitArgs, init};
 #[cfg(target_os = "linux")]
 pub(crate) use run::run;
 
-/// The pipeline file is wrong (sysexits.h).
-const EXIT_DATA: u8 = 65;
-
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's files are copied first: what is committed and what is new, without what git ignores.\n\
-    Exit code: 0 all went well, 1 a step or suite did not, 64 wrong arguments, 65 wrong pipeline file, 130 interrupted."
+    Exit code: 0 all went well, 1 a step or suite did not, 64 wrong arguments, 65 wrong pipeline file, 128+N stopped by signal N."
 )]
 pub(crate) struct RunArgs {
     /// `build` or `test`, and nothing else of the file; without it both

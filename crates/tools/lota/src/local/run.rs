@@ -16,19 +16,16 @@ use bot_sandbox::{NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains}
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EXIT_DATA, RunArgs,
+    RunArgs,
     limits::BotLimits,
     source::Source,
     stage::{self, Done, Machine, Verdict},
 };
 use crate::{
-    EXIT_USAGE,
     client::terminal::{plain, took},
+    exit::Exit,
     up::{self, environment},
 };
-
-/// As shells report SIGINT.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,9 +40,11 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(request) => request,
         Err(why) => {
             eprintln!("lota: {why}");
-            return Ok(ExitCode::from(EXIT_USAGE));
+            return Ok(ExitCode::from(Exit::Usage.code()));
         }
     };
+    // Before there is anything to leave behind.
+    let signals = up::Stop::install()?;
     let scratch = tempfile::Builder::new().prefix("lota-run-").tempdir().context("no temporary folder can be made")?;
     let scratch = std::fs::canonicalize(scratch.keep())?;
     let stop = CancellationToken::new();
@@ -53,10 +52,11 @@ pub(crate) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     tokio::pin!(work);
     let result = tokio::select! {
         result = &mut work => result,
-        () = up::told_to_stop() => {
+        signal = signals.told() => {
             stop.cancel();
             let _ = work.await;
-            Ok(ExitCode::from(EXIT_INTERRUPTED))
+            let number = u8::try_from(signal as i32).unwrap_or(u8::MAX);
+            Ok(ExitCode::from(Exit::Stopped(number).code()))
         }
     };
     bot_pipeline::remove_tree(&scratch).await.with_context(|| format!("cannot remove {}", scratch.display()))?;
@@ -90,14 +90,14 @@ async fn staged(request: &Request, scratch: &Path, stop: &CancellationToken) -> 
         Ok(read) => read,
         Err(problem) => {
             eprintln!("lota: {problem}");
-            return Ok(ExitCode::from(EXIT_DATA));
+            return Ok(ExitCode::from(Exit::Data.code()));
         }
     };
     let products = match products(&pipeline) {
         Ok(products) => products,
         Err(why) => {
             eprintln!("lota: {FILE_NAME}: {why}");
-            return Ok(ExitCode::from(EXIT_DATA));
+            return Ok(ExitCode::from(Exit::Data.code()));
         }
     };
     introduce(&source, &pipeline, &origin, &folder, request);
