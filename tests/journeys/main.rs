@@ -10,6 +10,7 @@ mod container;
 mod dead_letters;
 mod demo;
 mod deployments;
+mod fixtures;
 mod full_disk;
 mod interrupted;
 mod killed_bots;
