@@ -1,11 +1,11 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
     pipeline::{DeployStage, Pipeline},
-    test::{TestCompleted, TestFailed, TestStarted},
+    test::{SlowTest, TestCompleted, TestFailed, TestFailure, TestStarted},
 };
 use bot_pipeline::{Folder, Log, Runner};
 use bot_sandbox::Sandbox;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     TestBot, bytes,
-    report::FAILURES_MAX,
+    report::{FAILURES_MAX, SLOWEST_MAX},
     source::{self, lay},
     suite::{Problem, Ran, Suites},
 };
@@ -64,6 +64,8 @@ impl Job for TestJob {
             error: end.error.clone(),
             suites: Vec::new(),
             failures: Vec::new(),
+            flaky: Vec::new(),
+            slowest: Vec::new(),
             log_tail: Vec::new(),
             log: None,
             duration_ms: end.duration_ms,
@@ -146,6 +148,8 @@ impl TestJob {
             revision: self.revision.clone(),
             job_id: cx.id.clone(),
             artifact: self.artifact.clone(),
+            flaky: flaky_of(&ran),
+            slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
             log,
             deploy: self.deploy.clone(),
@@ -168,6 +172,8 @@ impl TestJob {
             job_id: Some(cx.id.clone()),
             reason: whole.reason,
             error: SafeError::new(whole.code, whole.message, cx.now()),
+            flaky: flaky_of(&ran),
+            slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
             failures,
             log_tail: tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(|line| cut(line)).collect(),
@@ -175,6 +181,18 @@ impl TestJob {
             duration_ms: cx.duration_ms(),
         })
     }
+}
+
+fn flaky_of(ran: &[Ran]) -> Vec<TestFailure> {
+    ran.iter().flat_map(|r| r.flaky.clone()).take(FAILURES_MAX).collect()
+}
+
+/// Of all suites, the slowest first.
+fn slowest_of(ran: &[Ran]) -> Vec<SlowTest> {
+    let mut all: Vec<SlowTest> = ran.iter().flat_map(|r| r.slowest.clone()).collect();
+    all.sort_by_key(|test| Reverse(test.duration_ms));
+    all.truncate(SLOWEST_MAX);
+    all
 }
 
 /// The whole log is stored; what travels in a message is small.
@@ -225,6 +243,8 @@ mod tests {
             error,
             suites: Vec::new(),
             failures: Vec::new(),
+            flaky: Vec::new(),
+            slowest: Vec::new(),
             log_tail: Vec::new(),
             log: None,
             duration_ms: 7,

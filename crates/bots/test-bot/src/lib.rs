@@ -5,7 +5,8 @@
 //!
 //! One job per build: source, artifacts and kept files are unpacked into a workspace of the job's own, the pipeline is
 //! read from the source (before artifacts could replace it), and the suites run one after the other in the sandbox.
-//! Results come from `JUnit` files, or from what libtest prints; old report files are deleted before a suite runs.
+//! Results come from report files, or else from the output, in one of the formats of `formats.rs`; old report files are
+//! deleted before a suite runs.
 //!
 //! **How it fails**: a failing test, a suite that ends badly, one that found no test, one over its limits: `test.failed`
 //! as the answer of the job. Objects that are missing, archives and pipelines that are broken: rejected, and `test.failed`
@@ -28,9 +29,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
+mod formats;
 mod job;
-mod junit;
-mod libtest;
 mod report;
 mod reports;
 mod source;

@@ -5,12 +5,17 @@ use bot_core::Fail;
 use bot_messages::{
     Code, FailureReason,
     pipeline::Suite,
-    test::{SuiteResult, TestFailure},
+    test::{SlowTest, SuiteResult, TestFailure},
 };
 use bot_pipeline::{End, Folder, Log, Ran as Command, Runner, Task};
-use bot_sandbox::Ending;
+use bot_sandbox::{Ending, Workspace};
 
-use crate::{Config, blocking, libtest, report::Report, reports};
+use crate::{
+    Config, blocking,
+    formats::Output,
+    report::{Failure, Report, Test},
+    reports,
+};
 
 /// So many failing tests are named in a sentence.
 const NAMED_MAX: usize = 3;
@@ -29,6 +34,11 @@ pub(crate) struct Problem {
 pub(crate) struct Ran {
     pub(crate) result: SuiteResult,
     pub(crate) failures: Vec<TestFailure>,
+    /// Failed and then passed.
+    pub(crate) flaky: Vec<TestFailure>,
+    pub(crate) slowest: Vec<SlowTest>,
+    /// Every test, as far as names are kept.
+    pub(crate) tests: Vec<Test>,
     /// `None`: it passed.
     pub(crate) problem: Option<Problem>,
     /// Its last lines.
@@ -50,7 +60,7 @@ impl Suites<'_> {
         if let Err(why) = self.on_reports(suite, reports::clear).await? {
             return Ok(Ran::unreadable(name, &why));
         }
-        let mut printed = libtest::Reader::default();
+        let mut printed = Output::new(suite.format);
         let task = Task::from((name, suite));
         let ran = self.runner.run(&task, |line| {
             self.log.line(name, line);
@@ -60,21 +70,26 @@ impl Suites<'_> {
         if ran.end == End::Stopped {
             return Err(Fail::retry(anyhow::anyhow!("suite `{name}` was told to stop")));
         }
-        let report =
-            if suite.reports.is_empty() { Ok(printed.finish()) } else { self.on_reports(suite, reports::read).await? };
-        Ok(Ran::judge(name, &ran, report))
+        let report = if suite.reports.is_empty() {
+            Ok(printed.finish().unwrap_or_default())
+        } else {
+            self.on_reports(suite, reports::read).await?
+        };
+        let workspace = Workspace { tree: self.folder.tree(), home: self.folder.home() };
+        let tree = self.runner.sandbox.inside(&workspace).tree;
+        Ok(Ran::judge(name, &ran, report.map(|report| report.relative_to(&tree))))
     }
 
     async fn on_reports<T: Default + Send + 'static>(
         &self,
         suite: &Suite,
-        what: fn(&Path, &[String], &Config) -> Result<T, String>,
+        what: fn(&Path, &Suite, &Config) -> Result<T, String>,
     ) -> Result<Result<T, String>, Fail> {
         if suite.reports.is_empty() {
             return Ok(Ok(T::default()));
         }
-        let (tree, patterns, config) = (self.folder.tree(), suite.reports.clone(), self.config.clone());
-        blocking(move || what(&tree, &patterns, &config)).await
+        let (tree, suite, config) = (self.folder.tree(), suite.clone(), self.config.clone());
+        blocking(move || what(&tree, &suite, &config)).await
     }
 }
 
@@ -93,27 +108,52 @@ impl Ran {
             }
         };
         let problem = problem(name, ran, &report);
-        let failures = report.failures.into_iter().map(|f| TestFailure {
-            suite: name.to_owned(),
-            name: f.name,
-            message: f.message,
-            location: f.location,
-        });
+        let named = |all: Vec<Failure>| {
+            all.into_iter().map(|Failure { name: test, message, location }| TestFailure {
+                suite: name.to_owned(),
+                name: test,
+                message,
+                location,
+            })
+        };
+        let slow = |(test, duration_ms)| SlowTest { suite: name.to_owned(), name: test, duration_ms };
         let result = SuiteResult {
             name: name.to_owned(),
             passed: report.passed,
             failed: report.failed,
             skipped: report.skipped,
+            flaky: report.flaky.len() as u32,
             duration_ms: ran.duration_ms(),
         };
-        Self { result, failures: failures.collect(), problem, tail }
+        Self {
+            result,
+            failures: named(report.failures).collect(),
+            flaky: named(report.flaky).collect(),
+            slowest: report.slowest.into_iter().map(slow).collect(),
+            tests: report.tests,
+            problem,
+            tail,
+        }
+    }
+
+    /// Nothing is known of its tests.
+    fn empty(name: &str) -> Self {
+        let result = SuiteResult { name: name.to_owned(), passed: 0, failed: 0, skipped: 0, flaky: 0, duration_ms: 0 };
+        Self {
+            result,
+            failures: Vec::new(),
+            flaky: Vec::new(),
+            slowest: Vec::new(),
+            tests: Vec::new(),
+            problem: None,
+            tail: Vec::new(),
+        }
     }
 
     fn unreadable(name: &str, why: &str) -> Self {
-        let result = SuiteResult { name: name.to_owned(), passed: 0, failed: 0, skipped: 0, duration_ms: 0 };
         let message = format!("suite `{name}`: {why}");
         let problem = Problem { reason: FailureReason::Error, code: Code::InvalidField, message };
-        Self { result, failures: Vec::new(), problem: Some(problem), tail: Vec::new() }
+        Self { problem: Some(problem), ..Self::empty(name) }
     }
 }
 
@@ -131,7 +171,7 @@ fn problem(name: &str, ran: &Command, report: &Report) -> Option<Problem> {
         (End::Failed { code, message }, _) => (*code, message.clone()),
         (End::Succeeded, _) if report.total() == 0 => {
             let message = format!(
-                "suite `{name}` ended well and no test was found: name the JUnit files it writes under `reports`, or let it print as Rust's libtest does"
+                "suite `{name}` ended well and no test was found: name the files it writes under `reports` (JUnit XML, TAP, go test -json), or let it print as libtest, cargo-nextest, go test -json or TAP do"
             );
             (Code::NoTests, message)
         }
@@ -160,7 +200,6 @@ mod tests {
     use bot_sandbox::Outcome;
 
     use super::*;
-    use crate::report::Failure;
 
     fn judge(ending: Ending, report: Result<Report, String>) -> Option<(FailureReason, Code, String)> {
         let end = match ending {
@@ -185,7 +224,7 @@ mod tests {
 
     fn report(passed: u32, failed: u32, skipped: u32) -> Report {
         let failures = (0..failed).map(|i| Failure::new(&format!("t{i}"), "no", None)).collect();
-        Report { passed, failed, skipped, failures }
+        Report { passed, failed, skipped, failures, ..Report::default() }
     }
 
     fn code(ending: Ending, report: Report) -> Option<(FailureReason, Code)> {

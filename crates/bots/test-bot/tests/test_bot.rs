@@ -1,4 +1,5 @@
 //! Jobs of `TestBot` with a real object store, real archives and the real sandbox: what a build's tests come to.
+#![allow(clippy::disallowed_methods, reason = "the test reads where bubblewrap is")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
 use std::{
     path::{Path, PathBuf},
@@ -39,6 +40,8 @@ impl Bench {
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects");
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
+        // With walls where a bubblewrap is named, without them otherwise.
+        tools.bwrap = std::env::var_os("LOTA_TEST_BWRAP").map(PathBuf::from);
         let objects = Objects::directory(&tools.objects).unwrap();
         let bot = TestBot::new(config, tools).unwrap();
         Self { dir, objects, bot }
@@ -142,6 +145,26 @@ async fn a_failing_test_is_told_with_its_message_and_place() {
     let [failure] = failed.failures.as_slice() else { panic!("{failed:?}") };
     assert_eq!((failure.name.as_str(), failure.location.as_deref()), ("tests::adds", Some("src/lib.rs:21")));
     assert!(failed.log_tail.last().unwrap().contains("1 failed") && failed.log_tail.len() <= 40);
+}
+
+#[tokio::test]
+async fn what_a_real_tool_prints_is_read_and_its_format_found() {
+    let bench = Bench::new();
+    assert!(Path::new("/usr/bin/node").exists(), "this test runs Node's own tests: apt-get install nodejs");
+    let script = "const test = require('node:test');\ntest('adds', () => {});\ntest('group', async (t) => {\n  await t.test('broken', () => { throw new Error('boom'); });\n});\n";
+    let run = "node --test --test-reporter=tap sum.test.js";
+    let as_output = format!("version: 1\ntest: {{suites: {{web: {{run: {run}}}}}}}\n");
+    let as_file = format!("version: 1\ntest: {{suites: {{web: {{run: '{run} > web.tap', reports: [web.tap]}}}}}}\n");
+    for pipeline in [as_output, as_file] {
+        let job = bench.job(&[(".lotabots.yaml", &pipeline), ("sum.test.js", script)]).await;
+        let failed = bench.failed(&job).await;
+        assert_eq!((failed.suites[0].passed, failed.suites[0].failed), (1, 1), "{failed:?}");
+        let [failure] = failed.failures.as_slice() else { panic!("{failed:?}") };
+        assert_eq!((failure.name.as_str(), failure.location.as_deref()), ("group > broken", Some("sum.test.js:4")));
+        assert!(failure.message.starts_with("boom"), "{}", failure.message);
+        let names: Vec<&str> = failed.slowest.iter().map(|t| t.name.as_str()).collect();
+        assert!(names.len() == 2 && names.contains(&"adds"), "{names:?}");
+    }
 }
 
 #[tokio::test]

@@ -106,9 +106,12 @@ pub struct TestStage {
 pub struct Suite {
     /// The command.
     pub run: String,
-    /// JUnit XML files it writes (glob patterns). Without any, its output is read as Rust's libtest prints it.
+    /// Reports it writes (glob patterns). Without any, its output is read.
     #[serde(default)]
     pub reports: Vec<String>,
+    /// What the reports, or else the output, are written in. Absent: found by what is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ReportFormat>,
     /// Whether it may use the network.
     #[serde(default)]
     pub network: bool,
@@ -127,6 +130,22 @@ pub struct Suite {
     /// What runs beside it, started fresh before and ended after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+}
+
+/// How tools tell of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportFormat {
+    /// JUnit XML; only in files.
+    Junit,
+    /// What Rust's own test programs print.
+    Libtest,
+    /// What cargo-nextest prints.
+    Nextest,
+    /// `go test -json`.
+    GoTestJson,
+    /// The Test Anything Protocol, 13 or 14: `node --test`, bats, prove.
+    Tap,
 }
 
 /// What runs beside a step or a suite. Finds a free port in `PORT` and an empty folder in `DATA`; the command it is for

@@ -19,7 +19,26 @@ pub struct SuiteResult {
     pub failed: u32,
     /// Tests that were skipped.
     pub skipped: u32,
+    /// Tests that failed and then passed without a change; they are counted among those that passed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flaky: u32,
     /// Wall time, milliseconds.
+    pub duration_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// A test that took long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SlowTest {
+    /// The suite.
+    pub suite: String,
+    /// The test's full name.
+    pub name: String,
+    /// Milliseconds.
     pub duration_ms: u64,
 }
 
@@ -70,6 +89,12 @@ pub struct TestCompleted {
     pub artifact: ObjectRef,
     /// How each suite went.
     pub suites: Vec<SuiteResult>,
+    /// The first 50 tests that failed and then passed without a change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaky: Vec<TestFailure>,
+    /// The 10 slowest tests, the slowest first, where the reports say how long they took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slowest: Vec<SlowTest>,
     /// The full log, `text/plain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<ObjectRef>,
@@ -87,7 +112,16 @@ impl Event for TestCompleted {
             revision: Revision::example(),
             job_id: "0198c5d2-9d11-7f02-8c1a-5d9f6a3e2b77".into(),
             artifact: ObjectRef::example("application/zstd"),
-            suites: vec![SuiteResult { name: "unit".into(), passed: 12, failed: 0, skipped: 1, duration_ms: 940 }],
+            suites: vec![SuiteResult {
+                name: "unit".into(),
+                passed: 12,
+                failed: 0,
+                skipped: 1,
+                flaky: 1,
+                duration_ms: 940,
+            }],
+            flaky: vec![example_failure("tests::once", "connection refused", "src/client.rs:14")],
+            slowest: vec![SlowTest { suite: "unit".into(), name: "tests::adds".into(), duration_ms: 310 }],
             log: Some(ObjectRef::example("text/plain")),
             deploy: BTreeMap::from([("staging".into(), DeployStage::default())]),
             duration_ms: 1_204,
@@ -113,6 +147,12 @@ pub struct TestFailed {
     /// The first 50 failing tests.
     #[serde(default)]
     pub failures: Vec<TestFailure>,
+    /// The first 50 tests that failed and then passed without a change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaky: Vec<TestFailure>,
+    /// The 10 slowest tests, the slowest first, where the reports say how long they took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slowest: Vec<SlowTest>,
     /// The last lines of output, at most 40.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
@@ -131,16 +171,24 @@ impl Event for TestFailed {
             job_id: Some("0198c5d2-9d11-7f02-8c1a-5d9f6a3e2b77".into()),
             reason: FailureReason::Failed,
             error: example_error(Code::TestsFailed, "1 of 13 tests failed: unit::tests::adds"),
-            suites: vec![SuiteResult { name: "unit".into(), passed: 12, failed: 1, skipped: 0, duration_ms: 940 }],
-            failures: vec![TestFailure {
-                suite: "unit".into(),
-                name: "tests::adds".into(),
-                message: "left: 4, right: 5".into(),
-                location: Some("src/lib.rs:21".into()),
+            suites: vec![SuiteResult {
+                name: "unit".into(),
+                passed: 12,
+                failed: 1,
+                skipped: 0,
+                flaky: 0,
+                duration_ms: 940,
             }],
+            failures: vec![example_failure("tests::adds", "left: 4, right: 5", "src/lib.rs:21")],
+            flaky: Vec::new(),
+            slowest: vec![SlowTest { suite: "unit".into(), name: "tests::adds".into(), duration_ms: 310 }],
             log_tail: Vec::new(),
             log: Some(ObjectRef::example("text/plain")),
             duration_ms: 1_204,
         }
     }
+}
+
+fn example_failure(name: &str, message: &str, location: &str) -> TestFailure {
+    TestFailure { suite: "unit".into(), name: name.into(), message: message.into(), location: Some(location.into()) }
 }

@@ -367,8 +367,14 @@ mod tests {
 
     #[test]
     fn several_suites_are_summed_up() {
-        let suite =
-            |name: &str, failed| SuiteResult { name: name.into(), passed: 5, failed, skipped: 0, duration_ms: 10 };
+        let suite = |name: &str, failed| SuiteResult {
+            name: name.into(),
+            passed: 5,
+            failed,
+            skipped: 0,
+            flaky: 0,
+            duration_ms: 10,
+        };
         assert_eq!(
             suites(&[suite("a", 0), suite("b", 1)]),
             "10 passed, 1 failed (a: 5 passed in 10 ms; b: 5 passed, 1 failed in 10 ms)"
