@@ -108,12 +108,8 @@ impl TestJob {
             disk_bytes_max: bytes(bot.config.workspace_mib),
             stop: &cx.cancelled,
         };
-        let all = Suites { runner, config: &bot.config, folder, log: &log };
-        let mut ran = Vec::new();
-        for (i, (name, suite)) in suites.iter().enumerate() {
-            cx.progress((i * 100 / suites.len()) as u8, name);
-            ran.push(all.run(name, suite).await?);
-        }
+        let on_start = |ended: usize, name: &str| cx.progress((ended * 100 / suites.len()) as u8, name);
+        let ran = Suites { runner, config: &bot.config, log: &log }.run_all(&suites, on_start).await?;
         log.flush().map_err(Fail::retry)?;
         let stored = bot.objects.put_file(&log_file, "text/plain").await.map_err(Fail::retry)?;
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();

@@ -4,7 +4,10 @@
 //! vouches for the artifact and hands the deploy section on) and `test.failed`.
 //!
 //! One job per build: source, artifacts and kept files are unpacked into a workspace of the job's own, the pipeline is
-//! read from the source (before artifacts could replace it), and the suites run one after the other in the sandbox.
+//! read from the source (before artifacts could replace it), and the suites run in the sandbox, a few at a time, each in
+//! a copy of the tree of its own where there are several. A suite with a few failing tests is run once more: a test that
+//! passes then is flaky, and told as such.
+//!
 //! Results come from report files, or else from the output, in one of the formats of `formats.rs`; old report files are
 //! deleted before a suite runs.
 //!
@@ -62,8 +65,12 @@ pub struct Config {
     pub report_mib: u64,
     /// Report files of one suite.
     pub reports: usize,
-    /// What a job may hold on disk: the tree, what the suites write, and their home, MiB.
+    /// What a job may hold on disk: the tree, the copies in which suites run, what they write, and their home, MiB.
     pub workspace_mib: u64,
+    /// Suites of one job that run at a time.
+    pub parallel_suites: usize,
+    /// How often a suite with a few failing tests is run again, to tell flaky tests from broken ones. 0: never.
+    pub retries: u32,
 }
 
 impl Default for Config {
@@ -80,6 +87,8 @@ impl Default for Config {
             report_mib: 16,
             reports: 500,
             workspace_mib: 16_384,
+            parallel_suites: 2,
+            retries: 1,
         }
     }
 }
@@ -99,6 +108,7 @@ impl Config {
             ("report_mib", self.report_mib),
             ("reports", self.reports as u64),
             ("workspace_mib", self.workspace_mib),
+            ("parallel_suites", self.parallel_suites as u64),
         ];
         limits.into_iter().filter(|(_, limit)| *limit == 0).map(|(name, _)| name).collect()
     }

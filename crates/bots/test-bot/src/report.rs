@@ -70,6 +70,18 @@ impl Report {
         self.passed.saturating_add(self.failed).saturating_add(self.skipped)
     }
 
+    /// Whether every test of this name passed. Of more tests than are known by name, those passed that did not fail.
+    pub(crate) fn has_passed(&self, name: &str) -> bool {
+        if self.failures.iter().any(|failure| failure.name == name) {
+            return false;
+        }
+        let mut same = self.tests.iter().filter(|test| test.name == name).peekable();
+        match same.peek() {
+            Some(_) => same.all(|test| test.verdict == Verdict::Passed),
+            None => self.tests.len() == TESTS_MAX,
+        }
+    }
+
     /// Counts a test and keeps it.
     pub(crate) fn count(&mut self, test: Test) {
         let count = match test.verdict {

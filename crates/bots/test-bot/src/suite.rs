@@ -1,14 +1,21 @@
-//! One suite: run in the sandbox, read, judged. The judgement is a function of how the command ended and what was read.
-use std::path::Path;
+//! The suites: each run in the sandbox, read, judged. The judgement is a function of how its commands ended and what was
+//! read.
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bot_core::Fail;
 use bot_messages::{
     Code, FailureReason,
-    pipeline::Suite,
+    pipeline::{Flaky, Suite},
     test::{SlowTest, SuiteResult, TestFailure},
 };
-use bot_pipeline::{End, Folder, Log, Ran as Command, Runner, Task};
-use bot_sandbox::{Ending, Workspace};
+use bot_pipeline::{End, Folder, Log, Ran as Command, Runner, Task, copy_tree};
+use bot_sandbox::{Ending, Outcome, Workspace};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::{
     Config, blocking,
@@ -19,6 +26,8 @@ use crate::{
 
 /// So many failing tests are named in a sentence.
 const NAMED_MAX: usize = 3;
+/// With more failing tests a suite is not run again: that is no flaw of a few tests.
+const RETRIED_MAX: u32 = 20;
 
 /// Why a suite did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,18 +56,100 @@ pub(crate) struct Ran {
 
 /// What running a suite takes besides the suite.
 pub(crate) struct Suites<'a> {
+    /// In the folder with the job's tree.
     pub(crate) runner: Runner<'a>,
     pub(crate) config: &'a Config,
-    pub(crate) folder: &'a Folder,
     pub(crate) log: &'a Log<'a>,
 }
 
+/// A suite in the tree where it runs.
+struct Place<'a> {
+    name: &'a str,
+    suite: &'a Suite,
+    runner: Runner<'a>,
+    config: &'a Config,
+    log: &'a Log<'a>,
+}
+
+/// One run of a suite.
+struct Run {
+    command: Command,
+    report: Result<Report, String>,
+}
+
 impl Suites<'_> {
-    /// Runs one. An error means that it could not be run, or was told to stop.
-    pub(crate) async fn run(&self, name: &str, suite: &Suite) -> Result<Ran, Fail> {
+    /// Runs all of them, several at a time, and tells how each went in the order of their names. Suites may write where
+    /// they like, so of more than one each gets a copy of the tree; a copy goes as soon as its suite has ended. An error
+    /// means that one could not be run, or was told to stop; then the others end too.
+    pub(crate) async fn run_all(
+        &self,
+        suites: &BTreeMap<String, Suite>,
+        on_start: impl Fn(usize, &str) + Sync,
+    ) -> Result<Vec<Ran>, Fail> {
+        let ended = AtomicUsize::new(0);
+        let mut runs = Vec::new();
+        for (name, suite) in suites {
+            runs.push(self.run_one(name, suite, suites.len() > 1, &ended, &on_start));
+        }
+        stream::iter(runs).buffered(self.config.parallel_suites).try_collect().await
+    }
+
+    async fn run_one(
+        &self,
+        name: &str,
+        suite: &Suite,
+        in_copy: bool,
+        ended: &AtomicUsize,
+        on_start: &(impl Fn(usize, &str) + Sync),
+    ) -> Result<Ran, Fail> {
+        on_start(ended.load(Ordering::Relaxed), name);
+        let ran = if in_copy {
+            self.run_in_copy(name, suite).await
+        } else {
+            self.run_in(self.runner.folder, name, suite).await
+        };
+        ended.fetch_add(1, Ordering::Relaxed);
+        ran
+    }
+
+    async fn run_in_copy(&self, name: &str, suite: &Suite) -> Result<Ran, Fail> {
+        let own = self.runner.folder.part(name).map_err(Fail::retry)?;
+        copy_tree(&self.runner.folder.tree(), &own.tree()).await.map_err(Fail::retry)?;
+        let ran = self.run_in(&own, name, suite).await;
+        own.remove().await.map_err(Fail::retry)?;
+        ran
+    }
+
+    async fn run_in(&self, folder: &Folder, name: &str, suite: &Suite) -> Result<Ran, Fail> {
+        let runner = Runner { folder, ..self.runner.clone() };
+        Place { name, suite, runner, config: self.config, log: self.log }.run().await
+    }
+}
+
+impl Place<'_> {
+    /// Runs it. Where few tests failed it is run again as a whole: tests that pass then are flaky, and those that fail
+    /// again have failed.
+    async fn run(&self) -> Result<Ran, Fail> {
+        let mut run = self.run_once().await?;
+        for again in 1..=self.config.retries {
+            let Some(failed) = run.may_be_flaky(self.name) else { break };
+            let retries = self.config.retries;
+            self.log.line(self.name, &format!("{failed} tests failed: the suite is run again ({again} of {retries})"));
+            run = run.and(self.run_once().await?, self.name);
+        }
+        let ran = Ran::judge(self.name, self.suite.flaky, run);
+        for flaky in &ran.flaky {
+            let first = flaky.message.lines().next().unwrap_or_default();
+            self.log.line(self.name, &format!("flaky: {} failed and then passed: {first}", flaky.name));
+        }
+        Ok(ran)
+    }
+
+    async fn run_once(&self) -> Result<Run, Fail> {
+        let (name, suite) = (self.name, self.suite);
         self.log.line(name, suite.run.lines().next().unwrap_or_default());
-        if let Err(why) = self.on_reports(suite, reports::clear).await? {
-            return Ok(Ran::unreadable(name, &why));
+        if let Err(why) = self.on_reports(reports::clear).await? {
+            return Ok(Run::not_begun(why));
         }
         let mut printed = Output::new(suite.format);
         let task = Task::from((name, suite));
@@ -66,36 +157,93 @@ impl Suites<'_> {
             self.log.line(name, line);
             printed.line(line);
         });
-        let ran = ran.await.map_err(Fail::retry)?;
-        if ran.end == End::Stopped {
+        let command = ran.await.map_err(Fail::retry)?;
+        if command.end == End::Stopped {
             return Err(Fail::retry(anyhow::anyhow!("suite `{name}` was told to stop")));
         }
         let report = if suite.reports.is_empty() {
             Ok(printed.finish().unwrap_or_default())
         } else {
-            self.on_reports(suite, reports::read).await?
+            self.on_reports(reports::read).await?
         };
-        let workspace = Workspace { tree: self.folder.tree(), home: self.folder.home() };
+        let folder = self.runner.folder;
+        let workspace = Workspace { tree: folder.tree(), home: folder.home() };
         let tree = self.runner.sandbox.inside(&workspace).tree;
-        Ok(Ran::judge(name, &ran, report.map(|report| report.relative_to(&tree))))
+        Ok(Run { command, report: report.map(|report| report.relative_to(&tree)) })
     }
 
     async fn on_reports<T: Default + Send + 'static>(
         &self,
-        suite: &Suite,
         what: fn(&Path, &Suite, &Config) -> Result<T, String>,
     ) -> Result<Result<T, String>, Fail> {
-        if suite.reports.is_empty() {
+        if self.suite.reports.is_empty() {
             return Ok(Ok(T::default()));
         }
-        let (tree, suite, config) = (self.folder.tree(), suite.clone(), self.config.clone());
+        let (tree, suite, config) = (self.runner.folder.tree(), self.suite.clone(), self.config.clone());
         blocking(move || what(&tree, &suite, &config)).await
+    }
+}
+
+impl Run {
+    fn not_begun(why: String) -> Self {
+        let outcome = Outcome {
+            ending: Ending::Exited(0),
+            wall: Duration::ZERO,
+            memory_peak_bytes: 0,
+            processes_peak: 0,
+            output_bytes: 0,
+            tail: Vec::new(),
+            survivors: Vec::new(),
+        };
+        Self { command: Command { end: End::Succeeded, outcome }, report: Err(why) }
+    }
+
+    /// How many tests failed, where it was only tests and few of them, each with its name.
+    fn may_be_flaky(&self, name: &str) -> Option<u32> {
+        let report = self.report.as_ref().ok()?;
+        let only_tests = problem(name, &self.command, report).is_some_and(|p| p.code == Code::TestsFailed);
+        let failed = report.failed;
+        (only_tests && failed <= RETRIED_MAX && report.failures.len() == failed as usize).then_some(failed)
+    }
+
+    /// The second run says how the suite went; what passed in it and failed before is flaky. A second run that says
+    /// nothing of tests (it took too long, it crashed) changes nothing.
+    fn and(self, mut again: Self, name: &str) -> Self {
+        let wall = self.command.outcome.wall + again.command.outcome.wall;
+        let ended = again.report.as_ref().ok().map(|report| problem(name, &again.command, report));
+        let says = matches!(&ended, Some(None)) || matches!(&ended, Some(Some(p)) if p.code == Code::TestsFailed);
+        let (Ok(before), Ok(report), true) = (&self.report, &mut again.report, says) else {
+            let mut first = self;
+            first.command.outcome.wall = wall;
+            return first;
+        };
+        for failure in &before.failures {
+            if report.failures.iter().any(|again| again.name == failure.name) {
+                continue;
+            }
+            if report.has_passed(&failure.name) {
+                report.flake(failure.clone());
+            } else {
+                // It was not run again, so nothing takes its failure back.
+                report.failed = report.failed.saturating_add(1);
+                report.fail(failure.clone());
+            }
+        }
+        for flaky in &before.flaky {
+            let is_told = report.flaky.iter().chain(&report.failures).any(|other| other.name == flaky.name);
+            if !is_told {
+                report.flake(flaky.clone());
+            }
+        }
+        again.command.outcome.wall = wall;
+        again
     }
 }
 
 impl Ran {
     /// How it ended and what was read make the verdict. A suite that says nothing of its tests has not passed.
-    fn judge(name: &str, ran: &Command, report: Result<Report, String>) -> Self {
+    fn judge(name: &str, flaky: Flaky, run: Run) -> Self {
+        let Run { command: ran, report } = run;
         let tail = ran.outcome.tail.clone();
         let report = match report {
             Ok(report) => report,
@@ -107,7 +255,7 @@ impl Ran {
                 return own;
             }
         };
-        let problem = problem(name, ran, &report);
+        let problem = problem(name, &ran, &report).or_else(|| too_flaky(name, flaky, &report));
         let named = |all: Vec<Failure>| {
             all.into_iter().map(|Failure { name: test, message, location }| TestFailure {
                 suite: name.to_owned(),
@@ -185,39 +333,53 @@ fn problem(name: &str, ran: &Command, report: &Report) -> Option<Problem> {
 }
 
 fn of_failing(name: &str, report: &Report) -> String {
-    let mut names: Vec<String> =
-        report.failures.iter().take(NAMED_MAX).map(|f| format!("{name}::{}", f.name)).collect();
-    if report.failed as usize > names.len() {
+    let names = first_names(name, &report.failures, report.failed as usize);
+    format!("{} of {} tests failed: {names}", report.failed, report.total())
+}
+
+/// Where the suite says that flaky is as bad as failed.
+fn too_flaky(name: &str, flaky: Flaky, report: &Report) -> Option<Problem> {
+    let count = report.flaky.len();
+    let message = || {
+        let names = first_names(name, &report.flaky, count);
+        format!("{count} of {} tests failed and then passed, and the suite says `flaky: fail`: {names}", report.total())
+    };
+    (flaky == Flaky::Fail && count > 0).then(|| Problem {
+        reason: FailureReason::Failed,
+        code: Code::TestsFailed,
+        message: message(),
+    })
+}
+
+fn first_names(suite: &str, failures: &[Failure], count: usize) -> String {
+    let mut names: Vec<String> = failures.iter().take(NAMED_MAX).map(|f| format!("{suite}::{}", f.name)).collect();
+    if count > names.len() {
         names.push("…".to_owned());
     }
-    format!("{} of {} tests failed: {}", report.failed, report.total(), names.join(", "))
+    names.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bot_sandbox::Outcome;
-
     use super::*;
+    use crate::report::Verdict;
 
-    fn judge(ending: Ending, report: Result<Report, String>) -> Option<(FailureReason, Code, String)> {
-        let end = match ending {
+    fn run(ending: Ending, report: Result<Report, String>) -> Run {
+        let mut run = Run::not_begun(String::new());
+        run.command.end = match ending {
             Ending::Exited(0) => End::Succeeded,
             Ending::TimedOut => End::Failed { code: Code::TimedOut, message: "late".into() },
             Ending::MemoryExceeded => End::Failed { code: Code::LimitExceeded, message: "large".into() },
             _ => End::Failed { code: Code::CommandFailed, message: "bad".into() },
         };
-        let outcome = Outcome {
-            ending,
-            wall: Duration::from_millis(1500),
-            memory_peak_bytes: 0,
-            processes_peak: 0,
-            output_bytes: 0,
-            tail: vec!["last".into()],
-            survivors: Vec::new(),
-        };
-        let ran = Ran::judge("unit", &Command { end, outcome }, report);
+        let outcome = &mut run.command.outcome;
+        (outcome.ending, outcome.wall, outcome.tail) = (ending, Duration::from_millis(1500), vec!["last".into()]);
+        run.report = report;
+        run
+    }
+
+    fn judge(ending: Ending, report: Result<Report, String>) -> Option<(FailureReason, Code, String)> {
+        let ran = Ran::judge("unit", Flaky::Pass, run(ending, report));
         assert_eq!((ran.result.duration_ms, ran.tail), (1500, vec!["last".to_owned()]));
         ran.problem.map(|p| (p.reason, p.code, p.message))
     }
@@ -227,8 +389,74 @@ mod tests {
         Report { passed, failed, skipped, failures, ..Report::default() }
     }
 
+    /// Tests by name, those that begin with `!` failing.
+    fn tests(names: &[&str]) -> Run {
+        let mut report = Report::default();
+        for name in names {
+            match name.strip_prefix('!') {
+                Some(name) => {
+                    report.count(Test::new(name, Verdict::Failed, None));
+                    report.fail(Failure::new(name, "no", None));
+                }
+                None => report.count(Test::new(name, Verdict::Passed, None)),
+            }
+        }
+        run(Ending::Exited(i32::from(report.failed > 0)), Ok(report))
+    }
+
+    /// What two runs come to: failed, flaky.
+    fn both(first: Run, again: Run) -> (Vec<String>, Vec<String>) {
+        let ran = Ran::judge("unit", Flaky::Pass, first.and(again, "unit"));
+        assert_eq!((ran.result.failed as usize, ran.result.flaky as usize), (ran.failures.len(), ran.flaky.len()));
+        assert_eq!(ran.problem.is_some(), !ran.failures.is_empty());
+        assert_eq!(ran.result.duration_ms, 3000);
+        let names = |all: Vec<TestFailure>| all.into_iter().map(|f| f.name).collect();
+        (names(ran.failures), names(ran.flaky))
+    }
+
     fn code(ending: Ending, report: Report) -> Option<(FailureReason, Code)> {
         judge(ending, Ok(report)).map(|(reason, code, _)| (reason, code))
+    }
+
+    #[test]
+    fn what_passes_in_the_second_run_is_flaky_and_what_fails_again_failed() {
+        let own = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(both(tests(&["a", "!b"]), tests(&["a", "b"])), (own(&[]), own(&["b"])));
+        assert_eq!(both(tests(&["!a", "!b"]), tests(&["!a", "b"])), (own(&["a"]), own(&["b"])));
+        assert_eq!(
+            both(tests(&["a", "!b"]), tests(&["!a", "b"])),
+            (own(&["a"]), own(&["b"])),
+            "the second run decides"
+        );
+        assert_eq!(both(tests(&["a", "!b"]), tests(&["a"])), (own(&["b"]), own(&[])), "it was not run again");
+        let late = run(Ending::TimedOut, Ok(report(1, 0, 0)));
+        assert_eq!(both(tests(&["a", "!b"]), late), (own(&["b"]), own(&[])));
+        let broken = run(Ending::Exited(0), Err("no report".into()));
+        assert_eq!(both(tests(&["a", "!b"]), broken), (own(&["b"]), own(&[])));
+    }
+
+    #[test]
+    fn only_a_few_tests_that_have_names_are_run_again() {
+        assert_eq!(tests(&["a", "!b"]).may_be_flaky("unit"), Some(1));
+        assert_eq!(tests(&["a"]).may_be_flaky("unit"), None);
+        assert_eq!(run(Ending::TimedOut, Ok(report(1, 1, 0))).may_be_flaky("unit"), None);
+        assert_eq!(run(Ending::Exited(1), Ok(report(1, 0, 0))).may_be_flaky("unit"), None);
+        assert_eq!(run(Ending::Exited(1), Ok(report(1, 21, 0))).may_be_flaky("unit"), None);
+        let unnamed = Report { failed: 2, ..report(1, 1, 0) };
+        assert_eq!(run(Ending::Exited(1), Ok(unnamed)).may_be_flaky("unit"), None);
+    }
+
+    #[test]
+    fn a_suite_may_say_that_flaky_is_failed() {
+        let again = || tests(&["a", "!b"]).and(tests(&["a", "b"]), "unit");
+        assert_eq!(Ran::judge("unit", Flaky::Pass, again()).problem, None);
+        let problem = Ran::judge("unit", Flaky::Fail, again()).problem.unwrap();
+        assert_eq!(problem.code, Code::TestsFailed);
+        assert!(
+            problem.message.contains("unit::b") && problem.message.contains("`flaky: fail`"),
+            "{}",
+            problem.message
+        );
     }
 
     #[test]

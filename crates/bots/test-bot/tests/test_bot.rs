@@ -22,6 +22,8 @@ use test_bot::{Config, TestBot, TestJob};
 const PASSING: &str =
     "printf 'running 2 tests\\ntest a ... ok\\ntest b ... ok\\ntest result: ok. 2 passed; 0 failed; 0 ignored\\n'";
 
+const FLAKY: &str = "version: 1\ntest: {suites: {unit: {run: sh it.sh}}}\n";
+
 /// A bot with an object store in a folder of the test.
 struct Bench {
     dir: TempDir,
@@ -124,10 +126,9 @@ async fn suites_that_pass_vouch_for_the_artifact() {
         record.lines()
     );
     let log = bench.log(done.log).await;
-    assert!(
-        log.starts_with("[unit] printf") && log.contains("[unit] test b ... ok") && log.ends_with("\n[web] built\n"),
-        "{log}"
-    );
+    for line in ["[unit] printf", "[unit] test b ... ok\n", "[web] built\n"] {
+        assert!(log.contains(line), "{log}");
+    }
 }
 
 #[tokio::test]
@@ -165,6 +166,63 @@ async fn what_a_real_tool_prints_is_read_and_its_format_found() {
         let names: Vec<&str> = failed.slowest.iter().map(|t| t.name.as_str()).collect();
         assert!(names.len() == 2 && names.contains(&"adds"), "{names:?}");
     }
+}
+
+#[tokio::test]
+async fn suites_run_side_by_side_and_do_not_disturb_each_other() {
+    let bench = Bench::new();
+    let script = format!(
+        "test ! -e mark && echo $ME > mark && touch began\nuntil test -e go; do sleep 0.02; done\ntest \"$(cat mark)\" = $ME && {PASSING}"
+    );
+    let suites = "    one: {run: sh it.sh, timeout: 60s, env: {ME: one}}\n    two: {run: sh it.sh, timeout: 60s, env: {ME: two}}\n";
+    let pipeline = format!("version: 1\ntest:\n  suites:\n{suites}");
+    let job = bench.job(&[(".lotabots.yaml", &pipeline), ("it.sh", &script)]).await;
+    // Both have begun before one may go on.
+    let meet = async {
+        let tree = |name: &str| Some(job_folder(bench.dir.path())?.join("parts").join(name).join("tree"));
+        let began = |name| tree(name).is_some_and(|tree| tree.join("began").exists());
+        while !began("one") || !began("two") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for name in ["one", "two"] {
+            std::fs::write(tree(name).unwrap().join("go"), "").unwrap();
+        }
+    };
+    let record = JobRecord::new();
+    let (outcome, ()) = tokio::join!(bench.run(&job, &record), meet);
+    let done: TestCompleted = said(&outcome.unwrap());
+    let names: Vec<_> = done.suites.iter().map(|s| (s.name.as_str(), s.passed)).collect();
+    assert_eq!(names, [("one", 2), ("two", 2)]);
+}
+
+#[tokio::test]
+async fn a_test_that_passes_when_it_is_run_again_is_flaky() {
+    let bench = Bench::new();
+    let tap = "echo 1..2; echo ok 1 - steady; if test -e mark; then echo ok 2 - shaky; else touch mark; echo not ok 2 - shaky; echo '# no answer'; exit 1; fi";
+    let job = bench.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await;
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    assert_eq!((done.suites[0].passed, done.suites[0].failed, done.suites[0].flaky), (2, 0, 1));
+    let [flaky] = done.flaky.as_slice() else { panic!("{done:?}") };
+    assert_eq!((flaky.suite.as_str(), flaky.name.as_str(), flaky.message.as_str()), ("unit", "shaky", "no answer"));
+    let log = bench.log(done.log).await;
+    assert!(log.contains("the suite is run again (1 of 1)"), "{log}");
+    assert!(log.contains("[unit] flaky: shaky failed and then passed: no answer"), "{log}");
+    let strict = FLAKY.replace("sh it.sh", "sh it.sh, flaky: fail");
+    let failed = bench.failed(&bench.job(&[(".lotabots.yaml", &strict), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.error.code, failed.flaky.len()), (Code::TestsFailed, 1));
+    let never = Bench::with(Config { retries: 0, ..Config::default() });
+    let failed = never.failed(&never.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.suites[0].failed, failed.flaky.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_test_that_fails_twice_failed() {
+    let bench = Bench::new();
+    let tap = "echo run >> runs; echo 1..1; echo not ok 1 - broken; cat runs; exit 1";
+    let failed = bench.failed(&bench.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.suites[0].failed, failed.suites[0].flaky, failed.failures.len()), (1, 0, 1));
+    let log = bench.log(failed.log).await;
+    assert_eq!(log.matches("[unit] run\n").count(), 3, "once in the first run, twice in the second: {log}");
 }
 
 #[tokio::test]

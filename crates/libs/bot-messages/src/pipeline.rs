@@ -95,7 +95,7 @@ pub struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TestStage {
-    /// By name; run one after the other.
+    /// By name. Several run at a time; of more than one each has a copy of the tree to itself.
     #[serde(default)]
     pub suites: BTreeMap<String, Suite>,
 }
@@ -115,6 +115,9 @@ pub struct Suite {
     /// Whether it may use the network.
     #[serde(default)]
     pub network: bool,
+    /// What a test means that fails and then passes without a change.
+    #[serde(default, skip_serializing_if = "Flaky::is_pass")]
+    pub flaky: Flaky,
     /// Ends the suite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
@@ -130,6 +133,24 @@ pub struct Suite {
     /// What runs beside it, started fresh before and ended after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+}
+
+/// What a test means that fails and then passes without a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Flaky {
+    /// It passed, and is told as flaky.
+    #[default]
+    Pass,
+    /// Its suite failed.
+    Fail,
+}
+
+impl Flaky {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+    fn is_pass(&self) -> bool {
+        *self == Self::Pass
+    }
 }
 
 /// How tools tell of tests.
