@@ -1,5 +1,5 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     TestBot, bytes,
-    report::{FAILURES_MAX, SLOWEST_MAX},
+    coverage::{Covered, Lines},
+    history::{self, Record},
+    report::{FAILURES_MAX, SLOWEST_MAX, Test, Verdict},
     source::{self, lay},
     suite::{Problem, Ran, Suites},
 };
@@ -21,6 +23,8 @@ use crate::{
 /// Lines of output in `test.failed`.
 const TAIL_LINES: usize = 40;
 const TAIL_LINE_CHARS: usize = 400;
+/// A timer by which a run is remembered begins so.
+pub(crate) const REMEMBER: &str = "remember:";
 
 /// Tests one build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ pub struct TestJob {
     pub keep: Option<ObjectRef>,
     /// Handed on.
     pub deploy: BTreeMap<String, DeployStage>,
+    /// What the tests of this ref covered last.
+    #[serde(default)]
+    pub covered_before: Option<Covered>,
 }
 
 impl Job for TestJob {
@@ -92,7 +99,7 @@ impl TestJob {
         cx.emit("started", Effects::none().say(started)).await?;
         if suites.is_empty() {
             let problems = if may_be_untested { Vec::new() } else { vec![no_suites()] };
-            return Ok(self.ended(cx, Vec::new(), problems, None));
+            return Ok(self.ended(cx, Vec::new(), problems, None, None));
         }
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
@@ -110,10 +117,11 @@ impl TestJob {
         };
         let on_start = |ended: usize, name: &str| cx.progress((ended * 100 / suites.len()) as u8, name);
         let ran = Suites { runner, config: &bot.config, log: &log }.run_all(&suites, on_start).await?;
+        let coverage = covered(&ran, &log);
         log.flush().map_err(Fail::retry)?;
         let stored = bot.objects.put_file(&log_file, "text/plain").await.map_err(Fail::retry)?;
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
-        Ok(self.ended(cx, ran, problems, Some(stored)))
+        Ok(self.ended(cx, ran, problems, Some(stored), coverage))
     }
 
     /// Unpacks all there is. The pipeline is read before anything else could replace it.
@@ -135,11 +143,45 @@ impl TestJob {
         ran: Vec<Ran>,
         problems: Vec<Problem>,
         log: Option<ObjectRef>,
+        coverage: Option<Covered>,
     ) -> Effects<TestBot> {
-        if problems.is_empty() { self.completed(cx, ran, log) } else { self.failed(cx, ran, problems, log) }
+        let record = self.record(&ran, coverage.filter(|_| problems.is_empty()));
+        let ended = if problems.is_empty() {
+            self.completed(cx, ran, log, coverage)
+        } else {
+            self.failed(cx, ran, problems, log)
+        };
+        let Ok(record) = serde_json::to_value(record) else { return ended };
+        // Jobs have no state; the timer's handler does, and the timer is committed with the end of the job.
+        ended.set_timer(&format!("{REMEMBER}{}", cx.id), &self.revision.repository, Duration::ZERO, record)
     }
 
-    fn completed(&self, cx: &JobCx<TestBot>, ran: Vec<Ran>, log: Option<ObjectRef>) -> Effects<TestBot> {
+    /// What is to be remembered of this run.
+    fn record(&self, ran: &[Ran], coverage: Option<Covered>) -> Record {
+        let mut record = Record { git_ref: self.revision.git_ref.clone(), coverage, suites: BTreeMap::new() };
+        for ran in ran {
+            let suite = &ran.result.name;
+            let is_flaky = |test: &Test| ran.flaky.iter().any(|flaky| flaky.name == test.name);
+            for test in &ran.tests {
+                let went = match test.verdict {
+                    Verdict::Failed => history::FAILED,
+                    Verdict::Passed if is_flaky(test) => history::FLAKY,
+                    Verdict::Passed => history::PASSED,
+                    Verdict::Skipped => history::SKIPPED,
+                };
+                record.add(suite, &test.name, went, test.duration_ms);
+            }
+        }
+        record
+    }
+
+    fn completed(
+        &self,
+        cx: &JobCx<TestBot>,
+        ran: Vec<Ran>,
+        log: Option<ObjectRef>,
+        coverage: Option<Covered>,
+    ) -> Effects<TestBot> {
         Effects::none().say(TestCompleted {
             revision: self.revision.clone(),
             job_id: cx.id.clone(),
@@ -147,6 +189,7 @@ impl TestJob {
             flaky: flaky_of(&ran),
             slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
+            coverage: coverage.map(|lines| lines.told(self.covered_before)),
             log,
             deploy: self.deploy.clone(),
             duration_ms: cx.duration_ms(),
@@ -177,6 +220,24 @@ impl TestJob {
             duration_ms: cx.duration_ms(),
         })
     }
+}
+
+/// Of all suites that name coverage files. A part that is missing would look like a fall, so then there is none, and the
+/// log says why.
+fn covered(ran: &[Ran], log: &Log<'_>) -> Option<Covered> {
+    let mut all: Option<Lines> = None;
+    for ran in ran {
+        let Some(coverage) = &ran.coverage else { continue };
+        let added = coverage.as_ref().map_err(String::clone).and_then(|lines| {
+            let all = all.get_or_insert_default();
+            all.add(lines)
+        });
+        if let Err(why) = added {
+            log.line(&ran.result.name, &format!("the coverage of this run is not told: {why}"));
+            return None;
+        }
+    }
+    all.map(|lines| lines.count())
 }
 
 fn flaky_of(ran: &[Ran]) -> Vec<TestFailure> {
@@ -222,8 +283,14 @@ mod tests {
     fn one_event_ends_a_job_that_was_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let e = BuildCompleted::example();
-        let job =
-            TestJob { revision: e.revision, artifact: e.artifact, source: e.source, keep: None, deploy: e.deploy };
+        let job = TestJob {
+            revision: e.revision,
+            artifact: e.artifact,
+            source: e.source,
+            keep: None,
+            deploy: e.deploy,
+            covered_before: None,
+        };
         let error = SafeError::new(Code::Cancelled, "cancelled by operator: wrong branch", chrono::DateTime::default());
         let end = GaveUp {
             job_id: "job-1".into(),

@@ -9,11 +9,12 @@ use bot_clients::list_tree;
 use bot_messages::pipeline::Suite;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::{Config, bytes, formats, report::Report};
+use crate::{Config, bytes, coverage::Lines, formats, report::Report};
 
 /// Deletes the reports that are there before a suite runs: one that came with the source would count as its result.
 pub(crate) fn clear(tree: &Path, suite: &Suite, config: &Config) -> Result<(), String> {
-    for path in find(tree, &suite.reports, config)? {
+    let reports = find(tree, "reports", &suite.reports, config)?;
+    for path in reports.into_iter().chain(find(tree, "coverage", &suite.coverage, config)?) {
         fs::remove_file(&path).map_err(|e| format!("could not delete the old report {}: {e}", path.display()))?;
     }
     Ok(())
@@ -22,7 +23,7 @@ pub(crate) fn clear(tree: &Path, suite: &Suite, config: &Config) -> Result<(), S
 /// Reads the reports a suite wrote.
 pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config) -> Result<Report, String> {
     let mut all = Report::default();
-    for path in find(tree, &suite.reports, config)? {
+    for path in find(tree, "reports", &suite.reports, config)? {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
         let text = read_regular(&path, bytes(config.report_mib))
             .map_err(|e| format!("the report {name} cannot be read: {e}"))?;
@@ -31,8 +32,26 @@ pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config) -> Result<Report
     Ok(all)
 }
 
-fn find(tree: &Path, patterns: &[String], config: &Config) -> Result<Vec<PathBuf>, String> {
-    let wanted = globs(patterns)?;
+/// Reads the coverage files a suite wrote; `inside` is the tree as the suite saw it.
+pub(crate) fn read_coverage(tree: &Path, inside: &Path, suite: &Suite, config: &Config) -> Result<Lines, String> {
+    let mut all = Lines::default();
+    let found = find(tree, "coverage", &suite.coverage, config)?;
+    if found.is_empty() {
+        return Err(format!("no file fits {}", suite.coverage.join(", ")));
+    }
+    for path in found {
+        let name = path.strip_prefix(tree).unwrap_or(&path).display();
+        let text = read_regular(&path, bytes(config.report_mib)).map_err(|e| format!("{name} cannot be read: {e}"))?;
+        all.read(&text, inside).map_err(|e| format!("{name}: {e}"))?;
+    }
+    Ok(all)
+}
+
+fn find(tree: &Path, section: &str, patterns: &[String], config: &Config) -> Result<Vec<PathBuf>, String> {
+    if patterns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = globs(section, patterns)?;
     let files = list_tree(tree, config.entries).map_err(|e| format!("could not look for reports: {e}"))?;
     let found: Vec<PathBuf> = files.into_iter().filter(|f| wanted.is_match(f)).map(|f| tree.join(f)).collect();
     if found.len() > config.reports {
@@ -46,14 +65,14 @@ fn find(tree: &Path, patterns: &[String], config: &Config) -> Result<Vec<PathBuf
     Ok(found)
 }
 
-fn globs(patterns: &[String]) -> Result<GlobSet, String> {
+fn globs(section: &str, patterns: &[String]) -> Result<GlobSet, String> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let plain = pattern.strip_prefix("./").unwrap_or(pattern);
         let glob = GlobBuilder::new(plain).literal_separator(true).build();
-        set.add(glob.map_err(|e| format!("the pattern `{pattern}` in `reports` cannot be used: {e}"))?);
+        set.add(glob.map_err(|e| format!("the pattern `{pattern}` in `{section}` cannot be used: {e}"))?);
     }
-    set.build().map_err(|e| format!("the patterns in `reports` cannot be used: {e}"))
+    set.build().map_err(|e| format!("the patterns in `{section}` cannot be used: {e}"))
 }
 
 /// A file that is one: what is tested could leave a link to something that only the bot may read.

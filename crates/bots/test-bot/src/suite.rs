@@ -19,6 +19,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::{
     Config, blocking,
+    coverage::Lines,
     formats::Output,
     report::{Failure, Report, Test},
     reports,
@@ -48,6 +49,8 @@ pub(crate) struct Ran {
     pub(crate) slowest: Vec<SlowTest>,
     /// Every test, as far as names are kept.
     pub(crate) tests: Vec<Test>,
+    /// Where it names coverage files; an error says why there is none.
+    pub(crate) coverage: Option<Result<Lines, String>>,
     /// `None`: it passed.
     pub(crate) problem: Option<Problem>,
     /// Its last lines.
@@ -75,6 +78,7 @@ struct Place<'a> {
 struct Run {
     command: Command,
     report: Result<Report, String>,
+    coverage: Option<Result<Lines, String>>,
 }
 
 impl Suites<'_> {
@@ -169,16 +173,21 @@ impl Place<'_> {
         let folder = self.runner.folder;
         let workspace = Workspace { tree: folder.tree(), home: folder.home() };
         let tree = self.runner.sandbox.inside(&workspace).tree;
-        Ok(Run { command, report: report.map(|report| report.relative_to(&tree)) })
+        let report = report.map(|report| report.relative_to(&tree));
+        let coverage = if suite.coverage.is_empty() {
+            None
+        } else {
+            let read =
+                move |own: &Path, suite: &Suite, config: &Config| reports::read_coverage(own, &tree, suite, config);
+            Some(self.on_reports(read).await?)
+        };
+        Ok(Run { command, report, coverage })
     }
 
-    async fn on_reports<T: Default + Send + 'static>(
+    async fn on_reports<T: Send + 'static>(
         &self,
-        what: fn(&Path, &Suite, &Config) -> Result<T, String>,
+        what: impl FnOnce(&Path, &Suite, &Config) -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Fail> {
-        if self.suite.reports.is_empty() {
-            return Ok(Ok(T::default()));
-        }
         let (tree, suite, config) = (self.runner.folder.tree(), self.suite.clone(), self.config.clone());
         blocking(move || what(&tree, &suite, &config)).await
     }
@@ -195,7 +204,7 @@ impl Run {
             tail: Vec::new(),
             survivors: Vec::new(),
         };
-        Self { command: Command { end: End::Succeeded, outcome }, report: Err(why) }
+        Self { command: Command { end: End::Succeeded, outcome }, report: Err(why), coverage: None }
     }
 
     /// How many tests failed, where it was only tests and few of them, each with its name.
@@ -243,7 +252,7 @@ impl Run {
 impl Ran {
     /// How it ended and what was read make the verdict. A suite that says nothing of its tests has not passed.
     fn judge(name: &str, flaky: Flaky, run: Run) -> Self {
-        let Run { command: ran, report } = run;
+        let Run { command: ran, report, coverage } = run;
         let tail = ran.outcome.tail.clone();
         let report = match report {
             Ok(report) => report,
@@ -279,6 +288,7 @@ impl Ran {
             flaky: named(report.flaky).collect(),
             slowest: report.slowest.into_iter().map(slow).collect(),
             tests: report.tests,
+            coverage,
             problem,
             tail,
         }
@@ -293,6 +303,7 @@ impl Ran {
             flaky: Vec::new(),
             slowest: Vec::new(),
             tests: Vec::new(),
+            coverage: None,
             problem: None,
             tail: Vec::new(),
         }

@@ -72,6 +72,7 @@ impl Bench {
             source: self.archive(source).await,
             keep: None,
             deploy: build.deploy,
+            covered_before: None,
         }
     }
 
@@ -97,9 +98,11 @@ impl Bench {
     }
 }
 
-/// The one event that ends the job.
+/// The one event that ends the job; after it the timer by which the run is remembered.
 fn said<E: Event>(effects: &Effects<TestBot>) -> E {
-    let [Effect::Say { event_type, data, .. }] = effects.list.as_slice() else { panic!("{effects:?}") };
+    let [Effect::Say { event_type, data, .. }, Effect::SetTimer { .. }] = effects.list.as_slice() else {
+        panic!("{effects:?}")
+    };
     assert_eq!(*event_type, E::TYPE, "{data}");
     serde_json::from_value(data.clone()).unwrap()
 }
@@ -223,6 +226,30 @@ async fn a_test_that_fails_twice_failed() {
     assert_eq!((failed.suites[0].failed, failed.suites[0].flaky, failed.failures.len()), (1, 0, 1));
     let log = bench.log(failed.log).await;
     assert_eq!(log.matches("[unit] run\n").count(), 3, "once in the first run, twice in the second: {log}");
+}
+
+#[tokio::test]
+async fn coverage_is_merged_over_the_suites_and_held_against_the_last() {
+    let bench = Bench::new();
+    let lcov = "SF:src/a.rs\nDA:1,1\nDA:2,0\nDA:3,0\nDA:4,0\nend_of_record\n";
+    let cobertura = "<coverage><class filename='src/a.rs'><line number='2' hits='5'/></class></coverage>";
+    let pipeline = format!(
+        "version: 1\ntest:\n  suites:\n    one: {{run: \"cp one.txt lcov.info; {0}\", coverage: [lcov.info]}}\n    two: {{run: \"sed s#src#$PWD/src# two.txt > cov.xml; {0}\", coverage: [cov.xml]}}\n",
+        PASSING.replace('\\', "\\\\")
+    );
+    let files = [(".lotabots.yaml", pipeline.as_str()), ("one.txt", lcov), ("two.txt", cobertura)];
+    let mut job = bench.job(&files).await;
+    job.covered_before = serde_json::from_str("{\"covered\": 1, \"total\": 4}").unwrap();
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    let coverage = done.coverage.unwrap();
+    assert_eq!((coverage.lines_covered, coverage.lines_total), (2, 4));
+    assert_eq!((coverage.percent, coverage.change), (50.0, Some(25.0)));
+    let missing = pipeline.replace("> cov.xml", "> other.xml");
+    let job = bench.job(&[(".lotabots.yaml", &missing), ("one.txt", lcov), ("two.txt", cobertura)]).await;
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    assert_eq!(done.coverage, None, "a part would look like a fall");
+    let log = bench.log(done.log).await;
+    assert!(log.contains("[two] the coverage of this run is not told: no file fits cov.xml"), "{log}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Code, Event, FailureReason, ObjectRef, Revision, SafeError, failure::example_error, pipeline::DeployStage,
+    Code, Event, FailureReason, Kind, ObjectRef, Revision, SafeError, failure::example_error, pipeline::DeployStage,
 };
 
 /// How one suite went.
@@ -40,6 +40,20 @@ pub struct SlowTest {
     pub name: String,
     /// Milliseconds.
     pub duration_ms: u64,
+}
+
+/// Lines that the tests ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Coverage {
+    /// That were run.
+    pub lines_covered: u64,
+    /// That can be run.
+    pub lines_total: u64,
+    /// 0 to 100.
+    pub percent: f64,
+    /// In percentage points, against the last run on the same ref; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<f64>,
 }
 
 /// A test that failed.
@@ -95,6 +109,9 @@ pub struct TestCompleted {
     /// The 10 slowest tests, the slowest first, where the reports say how long they took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slowest: Vec<SlowTest>,
+    /// Of all suites together, where they name coverage files and all of these could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// The full log, `text/plain`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<ObjectRef>,
@@ -122,6 +139,7 @@ impl Event for TestCompleted {
             }],
             flaky: vec![example_failure("tests::once", "connection refused", "src/client.rs:14")],
             slowest: vec![SlowTest { suite: "unit".into(), name: "tests::adds".into(), duration_ms: 310 }],
+            coverage: Some(Coverage { lines_covered: 412, lines_total: 500, percent: 82.4, change: Some(-0.6) }),
             log: Some(ObjectRef::example("text/plain")),
             deploy: BTreeMap::from([("staging".into(), DeployStage::default())]),
             duration_ms: 1_204,
@@ -186,6 +204,93 @@ impl Event for TestFailed {
             log: Some(ObjectRef::example("text/plain")),
             duration_ms: 1_204,
         }
+    }
+}
+
+/// Which tests are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TestReportKind {
+    /// All, those with the most trouble first.
+    #[default]
+    All,
+    /// Those that were flaky, the most often flaky first.
+    Flaky,
+    /// Those whose duration is known, the slowest first.
+    Slow,
+}
+
+/// Someone asks how a repository's tests went so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestReportRequested {
+    /// As in its revisions.
+    pub repository: String,
+    /// Which tests.
+    #[serde(default)]
+    pub kind: TestReportKind,
+    /// How many at most; absent: 20. More than 100 are never told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+impl Event for TestReportRequested {
+    const TYPE: &'static str = "test.report_requested";
+    const KIND: Kind = Kind::Command;
+    const SUMMARY: &'static str = "Someone asks how a repository's tests went so far.";
+    fn example() -> Self {
+        Self { repository: "shop/api".into(), kind: TestReportKind::Flaky, limit: Some(10) }
+    }
+}
+
+/// One test over the last 50 runs in which it was there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestHistory {
+    /// The suite.
+    pub suite: String,
+    /// The test's full name, cut after 200 bytes.
+    pub name: String,
+    /// Runs in which it was not skipped.
+    pub runs: u32,
+    /// Runs in which it failed.
+    pub failed: u32,
+    /// Runs in which it failed and then passed without a change.
+    pub flaky: u32,
+    /// Of its runs, 0 to 100.
+    pub flaky_percent: f64,
+    /// Mean of the newer half of its last 10 durations, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent_ms: Option<u64>,
+    /// Mean of the older half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_ms: Option<u64>,
+}
+
+/// How a repository's tests went so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TestReported {
+    /// As it was asked for.
+    pub repository: String,
+    /// As it was asked for.
+    pub kind: TestReportKind,
+    /// How many tests are remembered.
+    pub known: u32,
+    /// The first of those that were asked for.
+    pub tests: Vec<TestHistory>,
+}
+impl Event for TestReported {
+    const TYPE: &'static str = "test.reported";
+    const SUMMARY: &'static str = "How a repository's tests went so far.";
+    fn example() -> Self {
+        let test = TestHistory {
+            suite: "unit".into(),
+            name: "tests::once".into(),
+            runs: 40,
+            failed: 1,
+            flaky: 3,
+            flaky_percent: 7.5,
+            recent_ms: Some(310),
+            earlier_ms: Some(120),
+        };
+        Self { repository: "shop/api".into(), kind: TestReportKind::Flaky, known: 214, tests: vec![test] }
     }
 }
 

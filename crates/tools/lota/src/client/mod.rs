@@ -19,4 +19,5 @@ pub(crate) mod status;
 mod story;
 mod table;
 mod terminal;
+pub(crate) mod test_report;
 pub(crate) mod watch;
