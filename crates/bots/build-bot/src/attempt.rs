@@ -276,7 +276,6 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     for step in &pipeline.build.steps {
         let used = [
             ("secrets", !step.secrets.is_empty()),
-            ("services", !step.services.is_empty()),
             ("image", step.image.is_some()),
             ("when.path and when.event", !only_ref(&step.when)),
         ];
@@ -288,8 +287,8 @@ fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
         return refused("build.matrix".to_owned());
     }
     for (name, suite) in &pipeline.test.suites {
-        if !suite.secrets.is_empty() || !suite.services.is_empty() {
-            return refused(format!("suite `{name}`: secrets and services"));
+        if !suite.secrets.is_empty() {
+            return refused(format!("suite `{name}`: secrets"));
         }
     }
     let held = pipeline.deploy.iter().find(|(_, stage)| !only_ref(&stage.when));

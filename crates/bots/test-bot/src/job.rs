@@ -17,7 +17,8 @@ use crate::{
     history::{self, Record},
     report::{FAILURES_MAX, SLOWEST_MAX, Test, Verdict},
     source::{self, lay},
-    suite::{Problem, Ran, Suites},
+    suite::Suites,
+    verdict::{Problem, Ran},
 };
 
 /// Lines of output in `test.failed`.

@@ -12,10 +12,10 @@
 //! Results come from report files, or else from the output, in one of the formats of `formats.rs`; old report files are
 //! deleted before a suite runs.
 //!
-//! **How it fails**: a failing test, a suite that ends badly, one that found no test, one over its limits: `test.failed`
-//! as the answer of the job. Objects that are missing, archives and pipelines that are broken: rejected, and `test.failed`
-//! says so. A full disk, a store that does not answer: tried again. After a crash a job begins anew; what an earlier
-//! attempt left running is ended first.
+//! **How it fails**: a failing test, a suite that ends badly, a service that cannot be used, one that found no test,
+//! one over its limits: `test.failed` as the answer of the job. Objects that are missing, archives and pipelines that
+//! are broken: rejected, and `test.failed` says so. A full disk, a store that does not answer: tried again. After a
+//! crash a job begins anew; what an earlier attempt left running is ended first.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -41,6 +41,7 @@ mod report;
 mod reports;
 mod source;
 mod suite;
+mod verdict;
 
 pub use coverage::Covered;
 pub use history::History;

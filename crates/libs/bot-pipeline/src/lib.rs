@@ -6,8 +6,10 @@ mod copy;
 mod folder;
 mod log;
 mod run;
+mod services;
 
 pub use copy::copy_tree;
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
 pub use run::{End, Ran, Runner, Task};
+pub use services::said_by;
