@@ -9,6 +9,7 @@
 mod container;
 mod dead_letters;
 mod demo;
+mod flaky_tests;
 mod killed_bots;
 mod outage;
 mod plain_client;

@@ -11,10 +11,7 @@ use bot_sandbox::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Folder,
-    services::{self, Listener},
-};
+use crate::Folder;
 
 /// How often the disk is looked at while a command runs.
 const DISK_EVERY: Duration = Duration::from_secs(5);
@@ -26,14 +23,14 @@ pub struct Task {
     pub title: String,
     /// For the shell; any failing line ends it, also in a pipe where the shell can tell.
     pub run: String,
+    /// What runs beside it.
+    pub services: Vec<Service>,
     /// Whether it may use the network.
     pub network: bool,
     /// Absent: the limits' own.
     pub timeout: Option<Duration>,
     /// Goes over what the runner sets.
     pub env: BTreeMap<String, String>,
-    /// What runs beside it.
-    pub services: Vec<Service>,
 }
 
 impl From<&Step> for Task {
@@ -41,10 +38,10 @@ impl From<&Step> for Task {
         Self {
             title: format!("step `{}`", step.name),
             run: step.run.clone(),
+            services: step.services.clone(),
             network: step.network,
             timeout: step.timeout.map(|span| span.0),
             env: step.env.clone(),
-            services: step.services.clone(),
         }
     }
 }
@@ -54,10 +51,10 @@ impl From<(&str, &Suite)> for Task {
         Self {
             title: format!("suite `{name}`"),
             run: suite.run.clone(),
+            services: suite.services.clone(),
             network: suite.network,
             timeout: suite.timeout.map(|span| span.0),
             env: suite.env.clone(),
-            services: suite.services.clone(),
         }
     }
 }
@@ -139,7 +136,7 @@ impl Runner<'_> {
         let command = Command { output: Some(sender), cancel: stop.clone(), ..command };
         let run = async {
             let show = async {
-                let mut listener = Listener::new(&task.services);
+                let mut listener = crate::services::Listener::new(&task.services);
                 while let Some(line) = lines.recv().await {
                     let told = listener.hear(&line.text);
                     on_line(told.as_deref().unwrap_or(&line.text));
@@ -157,7 +154,7 @@ impl Runner<'_> {
                 (run.await?, used)
             }
         };
-        outcome.tail = services::unmarked(outcome.tail);
+        outcome.tail = crate::services::unmarked(outcome.tail);
         let end = if used > self.disk_bytes_max {
             let (used, max) = (used >> 20, self.disk_bytes_max >> 20);
             let message =
@@ -176,7 +173,7 @@ impl Runner<'_> {
         let limits = Limits { time: task.timeout.unwrap_or(self.limits.time), ..self.limits.clone() };
         let mut command = Command::new(
             self.label,
-            Program::Shell(services::wrap(&script(&task.run), &task.services)),
+            Program::Shell(crate::services::wrap(&script(&task.run), &task.services)),
             workspace,
             limits,
         );
