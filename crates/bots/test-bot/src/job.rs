@@ -24,6 +24,9 @@ use crate::{
 /// Lines of output in `test.failed`.
 const TAIL_LINES: usize = 40;
 const TAIL_LINE_CHARS: usize = 400;
+/// As JSON, so that with all else they fit into a message.
+const FAILURES_BYTES_MAX: usize = 90 << 10;
+const FLAKY_BYTES_MAX: usize = 30 << 10;
 /// A timer by which a run is remembered begins so.
 pub(crate) const REMEMBER: &str = "remember:";
 
@@ -187,7 +190,7 @@ impl TestJob {
             revision: self.revision.clone(),
             job_id: cx.id.clone(),
             artifact: self.artifact.clone(),
-            flaky: flaky_of(&ran),
+            flaky: fitting(ran.iter().flat_map(|r| &r.flaky), FLAKY_BYTES_MAX),
             slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
             coverage: coverage.map(|lines| lines.told(self.covered_before)),
@@ -205,14 +208,14 @@ impl TestJob {
         log: Option<ObjectRef>,
     ) -> Effects<TestBot> {
         let tail = ran.iter().find(|r| r.problem.is_some()).map(|r| r.tail.clone()).unwrap_or_default();
-        let failures = ran.iter().flat_map(|r| r.failures.clone()).take(FAILURES_MAX).collect();
+        let failures = fitting(ran.iter().flat_map(|r| &r.failures), FAILURES_BYTES_MAX);
         let whole = sum_up(problems);
         Effects::none().say(TestFailed {
             revision: self.revision.clone(),
             job_id: Some(cx.id.clone()),
             reason: whole.reason,
             error: SafeError::new(whole.code, whole.message, cx.now()),
-            flaky: flaky_of(&ran),
+            flaky: fitting(ran.iter().flat_map(|r| &r.flaky), FLAKY_BYTES_MAX),
             slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
             failures,
@@ -241,8 +244,14 @@ fn covered(ran: &[Ran], log: &Log<'_>) -> Option<Covered> {
     all.map(|lines| lines.count())
 }
 
-fn flaky_of(ran: &[Ran]) -> Vec<TestFailure> {
-    ran.iter().flat_map(|r| r.flaky.clone()).take(FAILURES_MAX).collect()
+/// The first, as many as are promised and fit.
+fn fitting<'a>(all: impl Iterator<Item = &'a TestFailure>, bytes_max: usize) -> Vec<TestFailure> {
+    let mut bytes = 0;
+    let fits = |failure: &&TestFailure| {
+        bytes += serde_json::to_vec(failure).map_or(0, |json| json.len());
+        bytes <= bytes_max
+    };
+    all.take(FAILURES_MAX).take_while(fits).cloned().collect()
 }
 
 /// Of all suites, the slowest first.
@@ -314,6 +323,16 @@ mod tests {
             duration_ms: 7,
         };
         assert_eq!(job.gave_up(&bot(dir.path()), &end), Effects::none().say(said));
+    }
+
+    #[test]
+    fn what_failing_tests_said_fits_into_a_message() {
+        let failure = TestFailure { message: "\u{1}".repeat(2048), ..TestFailed::example().failures[0].clone() };
+        let all = vec![failure; 80];
+        let told = fitting(all.iter(), FAILURES_BYTES_MAX);
+        assert!(!told.is_empty() && serde_json::to_vec(&told).unwrap().len() <= FAILURES_BYTES_MAX + 100);
+        let short = vec![TestFailed::example().failures[0].clone(); 80];
+        assert_eq!(fitting(short.iter(), FAILURES_BYTES_MAX).len(), FAILURES_MAX);
     }
 
     #[test]

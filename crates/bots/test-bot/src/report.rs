@@ -6,6 +6,8 @@ use std::path::Path;
 pub(crate) const FAILURES_MAX: usize = 50;
 /// So many tests are known by name; the rest is counted.
 pub(crate) const TESTS_MAX: usize = 10_000;
+/// All their names together, bytes.
+const NAMES_BYTES_MAX: usize = 1 << 20;
 /// Of a suite and of a job.
 pub(crate) const SLOWEST_MAX: usize = 10;
 /// A longer message is cut, bytes.
@@ -38,8 +40,11 @@ pub(crate) struct Report {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
-    /// The first [`TESTS_MAX`].
+    /// The first [`TESTS_MAX`], and fewer where their names are long.
     pub(crate) tests: Vec<Test>,
+    pub(crate) names_bytes: usize,
+    /// There are more tests than `tests` holds.
+    pub(crate) has_more: bool,
     /// The first [`FAILURES_MAX`].
     pub(crate) failures: Vec<Failure>,
     /// Tests that failed at first and passed when they were run again, the first [`FAILURES_MAX`].
@@ -78,7 +83,7 @@ impl Report {
         let mut same = self.tests.iter().filter(|test| test.name == name).peekable();
         match same.peek() {
             Some(_) => same.all(|test| test.verdict == Verdict::Passed),
-            None => self.tests.len() == TESTS_MAX,
+            None => self.has_more,
         }
     }
 
@@ -98,8 +103,11 @@ impl Report {
         if let Some(ms) = test.duration_ms {
             self.may_be_slow(&test.name, ms);
         }
-        if self.tests.len() < TESTS_MAX {
+        if self.tests.len() < TESTS_MAX && self.names_bytes + test.name.len() <= NAMES_BYTES_MAX {
+            self.names_bytes += test.name.len();
             self.tests.push(test);
+        } else {
+            self.has_more = true;
         }
     }
 
@@ -132,13 +140,16 @@ impl Report {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
         self.skipped = self.skipped.saturating_add(other.skipped);
-        let room = TESTS_MAX.saturating_sub(self.tests.len());
-        self.tests.extend(other.tests.into_iter().take(room));
+        other.tests.into_iter().for_each(|test| self.keep(test));
         other.failures.into_iter().for_each(|failure| self.fail(failure));
         other.flaky.into_iter().for_each(|failure| self.flake(failure));
+        // Of tests that have no place in `tests`.
         for (name, ms) in other.slowest {
-            self.may_be_slow(&name, ms);
+            if !self.slowest.contains(&(name.clone(), ms)) {
+                self.may_be_slow(&name, ms);
+            }
         }
+        self.has_more |= other.has_more;
     }
 
     fn may_be_slow(&mut self, name: &str, ms: u64) {
@@ -219,6 +230,10 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_between_characters() {
+        let mut long = Report::default();
+        (0..5_000).for_each(|i| long.count(Test::new(&format!("{i}{}", "x".repeat(500)), Verdict::Passed, None)));
+        assert!(long.passed == 5_000 && long.tests.len() < 2_200, "{}", long.tests.len());
+        assert!(long.has_passed("one that is not known by name"));
         let failure = Failure::new(&"é".repeat(400), &"é".repeat(2000), Some("x".repeat(400)));
         assert_eq!((failure.name.len(), failure.message.len(), failure.location), (500, 2048, None));
         let mut all = Report::default();

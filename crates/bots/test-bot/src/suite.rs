@@ -2,14 +2,17 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bot_core::Fail;
 use bot_messages::pipeline::Suite;
 use bot_pipeline::{End, Folder, Log, Runner, Task, copy_tree, said_by};
 use bot_sandbox::Workspace;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use crate::{
     Config, blocking,
@@ -26,6 +29,14 @@ pub(crate) struct Suites<'a> {
     pub(crate) log: &'a Log<'a>,
 }
 
+/// All suites of a job, while they run.
+struct Running<'a> {
+    suites: Suites<'a>,
+    in_copies: bool,
+    ended: AtomicUsize,
+    first_failure: Mutex<Option<Fail>>,
+}
+
 /// A suite in the tree where it runs.
 struct Place<'a> {
     name: &'a str,
@@ -38,36 +49,33 @@ struct Place<'a> {
 impl Suites<'_> {
     /// Runs all of them, several at a time, and tells how each went in the order of their names. Suites may write where
     /// they like, so of more than one each gets a copy of the tree; a copy goes as soon as its suite has ended. An error
-    /// means that one could not be run, or was told to stop; then the others end too.
+    /// means that one could not be run, or was told to stop; then the others are ended, and have ended.
     pub(crate) async fn run_all(
         &self,
         suites: &BTreeMap<String, Suite>,
         on_start: impl Fn(usize, &str) + Sync,
     ) -> Result<Vec<Ran>, Fail> {
-        let ended = AtomicUsize::new(0);
+        // Of its own, so that a suite that cannot be run ends the others and not the job.
+        let stop = self.runner.stop.child_token();
+        let all = Running {
+            suites: Suites {
+                runner: Runner { stop: &stop, ..self.runner.clone() },
+                config: self.config,
+                log: self.log,
+            },
+            in_copies: suites.len() > 1,
+            ended: AtomicUsize::new(0),
+            first_failure: Mutex::new(None),
+        };
         let mut runs = Vec::new();
         for (name, suite) in suites {
-            runs.push(self.run_one(name, suite, suites.len() > 1, &ended, &on_start));
+            runs.push(all.run(name, suite, &on_start));
         }
-        stream::iter(runs).buffered(self.config.parallel_suites).try_collect().await
-    }
-
-    async fn run_one(
-        &self,
-        name: &str,
-        suite: &Suite,
-        in_copy: bool,
-        ended: &AtomicUsize,
-        on_start: &(impl Fn(usize, &str) + Sync),
-    ) -> Result<Ran, Fail> {
-        on_start(ended.load(Ordering::Relaxed), name);
-        let ran = if in_copy {
-            self.run_in_copy(name, suite).await
-        } else {
-            self.run_in(self.runner.folder, name, suite).await
-        };
-        ended.fetch_add(1, Ordering::Relaxed);
-        ran
+        let ran: Vec<Option<Ran>> = stream::iter(runs).buffer_unordered(self.config.parallel_suites).collect().await;
+        let failure = all.first_failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut ran: Vec<Ran> = failure.map_or(Ok(ran), Err)?.into_iter().flatten().collect();
+        ran.sort_by(|a, b| a.result.name.cmp(&b.result.name));
+        Ok(ran)
     }
 
     async fn run_in_copy(&self, name: &str, suite: &Suite) -> Result<Ran, Fail> {
@@ -82,6 +90,32 @@ impl Suites<'_> {
         let runner = Runner { folder, ..self.runner.clone() };
         Place { name, suite, runner, config: self.config, log: self.log }.run().await
     }
+}
+
+impl Running<'_> {
+    /// `None`: it could not be run, or was told to stop.
+    async fn run(&self, name: &str, suite: &Suite, on_start: &(impl Fn(usize, &str) + Sync)) -> Option<Ran> {
+        on_start(self.ended.load(Ordering::Relaxed), name);
+        let stop = self.suites.runner.stop;
+        let ran = if stop.is_cancelled() {
+            Err(told_to_stop(name))
+        } else if self.in_copies {
+            self.suites.run_in_copy(name, suite).await
+        } else {
+            self.suites.run_in(self.suites.runner.folder, name, suite).await
+        };
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        let keep = |fail| {
+            let mut first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(fail);
+            stop.cancel();
+        };
+        ran.map_err(keep).ok()
+    }
+}
+
+fn told_to_stop(suite: &str) -> Fail {
+    Fail::retry(anyhow::anyhow!("suite `{suite}` was told to stop"))
 }
 
 impl Place<'_> {
@@ -120,7 +154,7 @@ impl Place<'_> {
         });
         let command = ran.await.map_err(Fail::retry)?;
         if command.end == End::Stopped {
-            return Err(Fail::retry(anyhow::anyhow!("suite `{name}` was told to stop")));
+            return Err(told_to_stop(name));
         }
         let report = if suite.reports.is_empty() {
             Ok(printed.finish().unwrap_or_default())

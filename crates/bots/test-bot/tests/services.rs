@@ -152,7 +152,8 @@ async fn what_a_service_prints_is_no_result_and_the_commands_status_is_the_suite
 #[tokio::test]
 async fn a_service_that_cannot_be_used_is_named_with_its_last_lines() {
     for bench in Bench::both() {
-        let passing = "run: \"echo 1..1; touch ran; while ! test -e stop; do sleep 0.02; done; echo ok 1\"";
+        let passing =
+            "run: \"echo 1..1; touch ran; while kill -0 $(cat pid) 2>/dev/null; do sleep 0.02; done; echo ok 1\"";
         for (service, why) in [
             (
                 "{name: db, run: \"echo no disk >&2; exit 3\", ready: {tcp: $PORT}}",
@@ -163,7 +164,7 @@ async fn a_service_that_cannot_be_used_is_named_with_its_last_lines() {
                 "the service `db` was not ready within 1 s; its last lines: loading",
             ),
             (
-                "{name: db, run: \"echo up; until test -e ran; do sleep 0.02; done; touch stop; echo out of memory; exit 9\", ready: {log: up}}",
+                "{name: db, run: \"echo $$ > pid; echo up; until test -e ran; do sleep 0.02; done; echo out of memory; exit 9\", ready: {log: up}}",
                 "the service `db` ended with exit code 9 while it was needed; its last lines: up | out of memory",
             ),
         ] {

@@ -332,16 +332,19 @@ async fn what_is_missing_or_broken_is_refused_for_good() {
 #[tokio::test]
 async fn a_job_that_is_told_to_stop_stops_and_says_nothing_itself() {
     let bench = Bench::new();
-    let job = bench.suites("    slow: {run: \"echo begin; sleep 600\"}\n").await;
+    let slow = "{run: \"echo begin; sleep 600\"}";
+    let job = bench.suites(&format!("    late: {slow}\n    slow: {slow}\n    third: {slow}\n")).await;
     let record = JobRecord::new();
+    let begun = |suite: &str| record.lines().contains(&format!("[{suite}] begin"));
     let stop = async {
-        while !record.lines().contains(&"[slow] begin".to_owned()) {
+        while !begun("slow") || !begun("late") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         record.stop_job(Stop::Asked("wrong branch".into()));
     };
     let (outcome, ()) = tokio::join!(bench.run(&job, &record), stop);
     assert!(matches!(outcome, Err(Fail::Retry(_))), "the runtime gives it up, because it knows why: {outcome:?}");
+    assert!(!begun("third"), "two at a time, and none after");
 }
 
 #[tokio::test]

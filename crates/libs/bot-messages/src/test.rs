@@ -103,7 +103,7 @@ pub struct TestCompleted {
     pub artifact: ObjectRef,
     /// How each suite went.
     pub suites: Vec<SuiteResult>,
-    /// The first 50 tests that failed and then passed without a change.
+    /// The first tests that failed and then passed without a change: at most 50, and 30 KiB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flaky: Vec<TestFailure>,
     /// The 10 slowest tests, the slowest first, where the reports say how long they took.
@@ -162,10 +162,10 @@ pub struct TestFailed {
     /// How each suite that ran went.
     #[serde(default)]
     pub suites: Vec<SuiteResult>,
-    /// The first 50 failing tests.
+    /// The first failing tests: at most 50, and 90 KiB.
     #[serde(default)]
     pub failures: Vec<TestFailure>,
-    /// The first 50 tests that failed and then passed without a change.
+    /// The first tests that failed and then passed without a change: at most 50, and 30 KiB.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flaky: Vec<TestFailure>,
     /// The 10 slowest tests, the slowest first, where the reports say how long they took.
