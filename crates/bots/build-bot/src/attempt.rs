@@ -321,14 +321,13 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
 fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
     for step in &pipeline.build.steps {
-        let used = [("services", !step.services.is_empty()), ("image", step.image.is_some())];
-        if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used) {
-            return refused(format!("step `{}`: {key}", step.name));
+        if step.image.is_some() {
+            return refused(format!("step `{}`: image", step.name));
         }
     }
     for (name, suite) in &pipeline.test.suites {
-        if !suite.secrets.is_empty() || !suite.services.is_empty() {
-            return refused(format!("suite `{name}`: secrets and services"));
+        if !suite.secrets.is_empty() {
+            return refused(format!("suite `{name}`: secrets"));
         }
     }
     Ok(())

@@ -162,6 +162,7 @@ impl Attempt<'_> {
             timeout: Some(VERSIONS_TIMEOUT),
             env: BTreeMap::new(),
             secrets: Vec::new(),
+            services: Vec::new(),
         };
         let mut said = Vec::new();
         let ran = runner.run(&task, |line| said.push(line.to_owned())).await.map_err(Fail::retry)?;

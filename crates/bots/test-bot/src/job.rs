@@ -1,12 +1,12 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use bot_clients::Kind;
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
     pipeline::{DeployStage, Pipeline},
-    test::{TestCompleted, TestFailed, TestStarted},
+    test::{SlowTest, TestCompleted, TestFailed, TestFailure, TestStarted},
 };
 use bot_pipeline::{Folder, Log, Runner, Secrets};
 use bot_sandbox::Sandbox;
@@ -14,14 +14,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     TestBot, bytes,
-    report::FAILURES_MAX,
+    coverage::{Covered, Lines},
+    history::{self, Record},
+    report::{FAILURES_MAX, SLOWEST_MAX, Test, Verdict},
     source::{self, lay},
-    suite::{Problem, Ran, Suites},
+    suite::Suites,
+    verdict::{Problem, Ran},
 };
 
 /// Lines of output in `test.failed`.
 const TAIL_LINES: usize = 40;
 const TAIL_LINE_CHARS: usize = 400;
+/// As JSON, so that with all else they fit into a message.
+const FAILURES_BYTES_MAX: usize = 90 << 10;
+const FLAKY_BYTES_MAX: usize = 30 << 10;
+/// A timer by which a run is remembered begins so.
+pub(crate) const REMEMBER: &str = "remember:";
 
 /// Tests one build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +44,9 @@ pub struct TestJob {
     pub keep: Option<ObjectRef>,
     /// Handed on.
     pub deploy: BTreeMap<String, DeployStage>,
+    /// What the tests of this ref covered last.
+    #[serde(default)]
+    pub covered_before: Option<Covered>,
 }
 
 impl Job for TestJob {
@@ -65,6 +76,8 @@ impl Job for TestJob {
             error: end.error.clone(),
             suites: Vec::new(),
             failures: Vec::new(),
+            flaky: Vec::new(),
+            slowest: Vec::new(),
             log_tail: Vec::new(),
             log: None,
             duration_ms: end.duration_ms,
@@ -91,7 +104,7 @@ impl TestJob {
         cx.emit("started", Effects::none().say(started)).await?;
         if suites.is_empty() {
             let problems = if may_be_untested { Vec::new() } else { vec![no_suites()] };
-            return Ok(self.ended(cx, Vec::new(), problems, None));
+            return Ok(self.ended(cx, Vec::new(), problems, None, None));
         }
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
@@ -109,16 +122,13 @@ impl TestJob {
             disk_bytes_max: bytes(bot.config.workspace_mib),
             stop: &cx.cancelled,
         };
-        let all = Suites { runner, config: &bot.config, folder, log: &log };
-        let mut ran = Vec::new();
-        for (i, (name, suite)) in suites.iter().enumerate() {
-            cx.progress((i * 100 / suites.len()) as u8, name);
-            ran.push(all.run(name, suite).await?);
-        }
+        let on_start = |ended: usize, name: &str| cx.progress((ended * 100 / suites.len()) as u8, name);
+        let ran = Suites { runner, config: &bot.config, log: &log }.run_all(&suites, on_start).await?;
+        let coverage = covered(&ran, &log);
         log.flush().map_err(Fail::retry)?;
         let stored = bot.objects.put_file(&log_file, Kind::Log, "text/plain").await.map_err(Fail::retry)?;
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
-        Ok(self.ended(cx, ran, problems, Some(stored)))
+        Ok(self.ended(cx, ran, problems, Some(stored), coverage))
     }
 
     /// Unpacks all there is. The pipeline is read before anything else could replace it.
@@ -140,16 +150,53 @@ impl TestJob {
         ran: Vec<Ran>,
         problems: Vec<Problem>,
         log: Option<ObjectRef>,
+        coverage: Option<Covered>,
     ) -> Effects<TestBot> {
-        if problems.is_empty() { self.completed(cx, ran, log) } else { self.failed(cx, ran, problems, log) }
+        let record = self.record(&ran, coverage.filter(|_| problems.is_empty()));
+        let ended = if problems.is_empty() {
+            self.completed(cx, ran, log, coverage)
+        } else {
+            self.failed(cx, ran, problems, log)
+        };
+        let Ok(record) = serde_json::to_value(record) else { return ended };
+        // Jobs have no state; the timer's handler does, and the timer is committed with the end of the job.
+        ended.set_timer(&format!("{REMEMBER}{}", cx.id), &self.revision.repository, Duration::ZERO, record)
     }
 
-    fn completed(&self, cx: &JobCx<TestBot>, ran: Vec<Ran>, log: Option<ObjectRef>) -> Effects<TestBot> {
+    /// What is to be remembered of this run.
+    fn record(&self, ran: &[Ran], coverage: Option<Covered>) -> Record {
+        let mut record = Record { git_ref: self.revision.git_ref.clone(), coverage, suites: BTreeMap::new() };
+        for ran in ran {
+            let suite = &ran.result.name;
+            let is_flaky = |test: &Test| ran.flaky.iter().any(|flaky| flaky.name == test.name);
+            for test in &ran.tests {
+                let went = match test.verdict {
+                    Verdict::Failed => history::FAILED,
+                    Verdict::Passed if is_flaky(test) => history::FLAKY,
+                    Verdict::Passed => history::PASSED,
+                    Verdict::Skipped => history::SKIPPED,
+                };
+                record.add(suite, &test.name, went, test.duration_ms);
+            }
+        }
+        record
+    }
+
+    fn completed(
+        &self,
+        cx: &JobCx<TestBot>,
+        ran: Vec<Ran>,
+        log: Option<ObjectRef>,
+        coverage: Option<Covered>,
+    ) -> Effects<TestBot> {
         Effects::none().say(TestCompleted {
             revision: self.revision.clone(),
             job_id: cx.id.clone(),
             artifact: self.artifact.clone(),
+            flaky: fitting(ran.iter().flat_map(|r| &r.flaky), FLAKY_BYTES_MAX),
+            slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
+            coverage: coverage.map(|lines| lines.told(self.covered_before)),
             log,
             deploy: self.deploy.clone(),
             duration_ms: cx.duration_ms(),
@@ -164,13 +211,15 @@ impl TestJob {
         log: Option<ObjectRef>,
     ) -> Effects<TestBot> {
         let tail = ran.iter().find(|r| r.problem.is_some()).map(|r| r.tail.clone()).unwrap_or_default();
-        let failures = ran.iter().flat_map(|r| r.failures.clone()).take(FAILURES_MAX).collect();
+        let failures = fitting(ran.iter().flat_map(|r| &r.failures), FAILURES_BYTES_MAX);
         let whole = sum_up(problems);
         Effects::none().say(TestFailed {
             revision: self.revision.clone(),
             job_id: Some(cx.id.clone()),
             reason: whole.reason,
             error: SafeError::new(whole.code, whole.message, cx.now()),
+            flaky: fitting(ran.iter().flat_map(|r| &r.flaky), FLAKY_BYTES_MAX),
+            slowest: slowest_of(&ran),
             suites: ran.into_iter().map(|r| r.result).collect(),
             failures,
             log_tail: tail.iter().skip(tail.len().saturating_sub(TAIL_LINES)).map(|line| cut(line)).collect(),
@@ -178,6 +227,42 @@ impl TestJob {
             duration_ms: cx.duration_ms(),
         })
     }
+}
+
+/// Of all suites that name coverage files. A part that is missing would look like a fall, so then there is none, and the
+/// log says why.
+fn covered(ran: &[Ran], log: &Log<'_>) -> Option<Covered> {
+    let mut all: Option<Lines> = None;
+    for ran in ran {
+        let Some(coverage) = &ran.coverage else { continue };
+        let added = coverage.as_ref().map_err(String::clone).and_then(|lines| {
+            let all = all.get_or_insert_default();
+            all.add(lines)
+        });
+        if let Err(why) = added {
+            log.line(&ran.result.name, &format!("the coverage of this run is not told: {why}"));
+            return None;
+        }
+    }
+    all.map(|lines| lines.count())
+}
+
+/// The first, as many as are promised and fit.
+fn fitting<'a>(all: impl Iterator<Item = &'a TestFailure>, bytes_max: usize) -> Vec<TestFailure> {
+    let mut bytes = 0;
+    let fits = |failure: &&TestFailure| {
+        bytes += serde_json::to_vec(failure).map_or(0, |json| json.len());
+        bytes <= bytes_max
+    };
+    all.take(FAILURES_MAX).take_while(fits).cloned().collect()
+}
+
+/// Of all suites, the slowest first.
+fn slowest_of(ran: &[Ran]) -> Vec<SlowTest> {
+    let mut all: Vec<SlowTest> = ran.iter().flat_map(|r| r.slowest.clone()).collect();
+    all.sort_by_key(|test| Reverse(test.duration_ms));
+    all.truncate(SLOWEST_MAX);
+    all
 }
 
 /// The whole log is stored; what travels in a message is small.
@@ -211,8 +296,14 @@ mod tests {
     fn one_event_ends_a_job_that_was_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let e = BuildCompleted::example();
-        let job =
-            TestJob { revision: e.revision, artifact: e.artifact, source: e.source, keep: None, deploy: e.deploy };
+        let job = TestJob {
+            revision: e.revision,
+            artifact: e.artifact,
+            source: e.source,
+            keep: None,
+            deploy: e.deploy,
+            covered_before: None,
+        };
         let error = SafeError::new(Code::Cancelled, "cancelled by operator: wrong branch", chrono::DateTime::default());
         let end = GaveUp {
             job_id: "job-1".into(),
@@ -228,11 +319,23 @@ mod tests {
             error,
             suites: Vec::new(),
             failures: Vec::new(),
+            flaky: Vec::new(),
+            slowest: Vec::new(),
             log_tail: Vec::new(),
             log: None,
             duration_ms: 7,
         };
         assert_eq!(job.gave_up(&bot(dir.path()), &end), Effects::none().say(said));
+    }
+
+    #[test]
+    fn what_failing_tests_said_fits_into_a_message() {
+        let failure = TestFailure { message: "\u{1}".repeat(2048), ..TestFailed::example().failures[0].clone() };
+        let all = vec![failure; 80];
+        let told = fitting(all.iter(), FAILURES_BYTES_MAX);
+        assert!(!told.is_empty() && serde_json::to_vec(&told).unwrap().len() <= FAILURES_BYTES_MAX + 100);
+        let short = vec![TestFailed::example().failures[0].clone(); 80];
+        assert_eq!(fitting(short.iter(), FAILURES_BYTES_MAX).len(), FAILURES_MAX);
     }
 
     #[test]

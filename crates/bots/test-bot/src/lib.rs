@@ -1,26 +1,31 @@
 //! `TestBot` runs the test suites of a build.
 //!
-//! **Hears** `build.completed`. **Says** `test.started`, then exactly one of `test.completed` (every suite passed; it
+//! **Hears** `build.completed`, and `test.report_requested`, which it answers with `test.reported` from what it remembers of
+//! a repository's tests. **Says** `test.started`, then exactly one of `test.completed` (every suite passed; it
 //! vouches for the artifact and hands the deploy section on) and `test.failed`.
 //!
 //! One job per build: source, artifacts and kept files are unpacked into a workspace of the job's own, the pipeline is
-//! read from the source (before artifacts could replace it), and the suites run one after the other in the sandbox.
-//! Results come from `JUnit` files, or from what libtest prints; old report files are deleted before a suite runs.
+//! read from the source (before artifacts could replace it), and the suites run in the sandbox, a few at a time, each in
+//! a copy of the tree of its own where there are several. A suite with a few failing tests is run once more: a test that
+//! passes then is flaky, and told as such.
 //!
-//! **How it fails**: a failing test, a suite that ends badly, one that found no test, one over its limits: `test.failed`
-//! as the answer of the job. Objects that are missing, archives and pipelines that are broken: rejected, and `test.failed`
-//! says so. A full disk, a store that does not answer: tried again. After a crash a job begins anew; what an earlier
-//! attempt left running is ended first.
+//! Results come from report files, or else from the output, in one of the formats of `formats.rs`; old report files are
+//! deleted before a suite runs.
+//!
+//! **How it fails**: a failing test, a suite that ends badly, a service that cannot be used, one that found no test,
+//! one over its limits: `test.failed` as the answer of the job. Objects that are missing, archives and pipelines that
+//! are broken: rejected, and `test.failed` says so. A full disk, a store that does not answer: tried again. After a
+//! crash a job begins anew; what an earlier attempt left running is ended first.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bot_clients::Objects;
-use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, Tools};
+use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
     Category,
     build::BuildCompleted,
-    test::{TestCompleted, TestFailed, TestStarted},
+    test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
 use bot_pipeline::short_hash;
 use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, Search, Toolchains, split_path};
@@ -28,15 +33,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
+mod coverage;
+mod formats;
+mod history;
 mod job;
-mod junit;
-mod libtest;
 mod report;
 mod reports;
 mod source;
 mod suite;
+mod verdict;
 
+pub use coverage::Covered;
+pub use history::History;
 pub use job::TestJob;
+
+use crate::{history::Record, job::REMEMBER};
+
+/// Tests in an answer where nobody says how many.
+const REPORTED: usize = 20;
 
 /// The section `settings` of its configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,8 +76,12 @@ pub struct Config {
     pub report_mib: u64,
     /// Report files of one suite.
     pub reports: usize,
-    /// What a job may hold on disk: the tree, what the suites write, and their home, MiB.
+    /// What a job may hold on disk: the tree, the copies in which suites run, what they write, and their home, MiB.
     pub workspace_mib: u64,
+    /// Suites of one job that run at a time.
+    pub parallel_suites: usize,
+    /// How often a suite with a few failing tests is run again, to tell flaky tests from broken ones. 0: never.
+    pub retries: u32,
 }
 
 impl Default for Config {
@@ -80,6 +98,8 @@ impl Default for Config {
             report_mib: 16,
             reports: 500,
             workspace_mib: 16_384,
+            parallel_suites: 2,
+            retries: 1,
         }
     }
 }
@@ -99,6 +119,7 @@ impl Config {
             ("report_mib", self.report_mib),
             ("reports", self.reports as u64),
             ("workspace_mib", self.workspace_mib),
+            ("parallel_suites", self.parallel_suites as u64),
         ];
         limits.into_iter().filter(|(_, limit)| *limit == 0).map(|(name, _)| name).collect()
     }
@@ -149,11 +170,12 @@ impl Bot for TestBot {
         dependencies: &["BuildBot"],
         observes: &[],
     };
-    type Hears = (BuildCompleted, ());
-    type Says = (TestStarted, (TestCompleted, (TestFailed, ())));
+    type Hears = (BuildCompleted, (TestReportRequested, ()));
+    type Says = (TestStarted, (TestCompleted, (TestFailed, (TestReported, ()))));
     type Jobs = (TestJob, ());
     type Config = Config;
-    type State = ();
+    /// Of a repository.
+    type State = Option<History>;
 
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         let zeros = config.zeros();
@@ -166,6 +188,17 @@ impl Bot for TestBot {
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let network = NetworkEnv::of(&tools.toolchain_env);
         Ok(Self { config, tools, objects, work, toolchains, network, sandbox: OnceCell::new() })
+    }
+
+    fn on_timer(&self, timer: &TimerDue, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
+        if !timer.name.starts_with(REMEMBER) {
+            return Ok(Effects::ignored(format!("no use for the timer {}", timer.name)));
+        }
+        match serde_json::from_value::<Record>(timer.data.clone()) {
+            Ok(record) => state.get_or_insert_default().remember(record),
+            Err(e) => return Ok(Effects::ignored(format!("the run of {} cannot be read: {e}", timer.name))),
+        }
+        Ok(Effects::none())
     }
 
     /// Finds out at the start what confines the suites, so that the heartbeat says it before the first job.
@@ -209,7 +242,8 @@ impl Handle<BuildCompleted> for TestBot {
     fn key(&self, event: &BuildCompleted) -> String {
         event.revision.repository.clone()
     }
-    fn handle(&self, event: BuildCompleted, (): &mut (), _: &Meta) -> Outcome<Self> {
+    fn handle(&self, event: BuildCompleted, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
+        let covered_before = state.as_ref().and_then(|history| history.coverage_of(&event.revision.git_ref));
         let repository = event.revision.repository.clone();
         let job = TestJob {
             revision: event.revision,
@@ -217,15 +251,28 @@ impl Handle<BuildCompleted> for TestBot {
             source: event.source,
             keep: event.keep,
             deploy: event.deploy,
+            covered_before,
         };
         Ok(Effects::none().start(&repository, &job))
+    }
+}
+
+impl Handle<TestReportRequested> for TestBot {
+    fn key(&self, event: &TestReportRequested) -> String {
+        event.repository.clone()
+    }
+    fn handle(&self, event: TestReportRequested, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
+        let limit = event.limit.map_or(REPORTED, |limit| limit as usize);
+        let (known, tests) = state.as_ref().map(|history| history.report(event.kind, limit)).unwrap_or_default();
+        Ok(Effects::none().say(TestReported { repository: event.repository, kind: event.kind, known, tests }))
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use bot_messages::{Event, Priority};
+    use bot_core::Effect;
+    use bot_messages::{Event, Priority, test::TestReportKind};
 
     pub(crate) fn bot(dir: &std::path::Path) -> TestBot {
         let mut tools = Tools::default();
@@ -234,26 +281,59 @@ pub(crate) mod tests {
         TestBot::new(Config::default(), tools).unwrap()
     }
 
-    #[test]
-    fn a_build_starts_a_job_that_knows_all_it_needs() {
-        let dir = tempfile::tempdir().unwrap();
-        let event = BuildCompleted::example();
-        let meta = Meta {
+    fn meta() -> Meta {
+        Meta {
             id: "m1".into(),
             publisher: "build-bot".into(),
             correlation_id: "c1".into(),
             priority: Priority::Medium,
             attempt: 1,
             now: chrono::DateTime::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_build_starts_a_job_that_knows_all_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let event = BuildCompleted::example();
+        let meta = meta();
         let job = TestJob {
             revision: event.revision.clone(),
             artifact: event.artifact.clone(),
             source: event.source.clone(),
             keep: None,
             deploy: event.deploy.clone(),
+            covered_before: None,
         };
-        assert_eq!(bot(dir.path()).handle(event, &mut (), &meta), Ok(Effects::none().start("shop/api", &job)));
+        assert_eq!(bot(dir.path()).handle(event, &mut None, &meta), Ok(Effects::none().start("shop/api", &job)));
+    }
+
+    #[test]
+    fn what_a_run_came_to_is_remembered_and_told_to_who_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bot, meta) = (bot(dir.path()), meta());
+        let mut state = None;
+        let mut record = Record { git_ref: "refs/heads/main".into(), ..Record::default() };
+        record.coverage = Some(Covered { covered: 3, total: 4 });
+        record.add("unit", "shaky", history::FLAKY, Some(7));
+        let timer = TimerDue { name: "remember:job-1".into(), data: serde_json::to_value(record).unwrap() };
+        assert_eq!(bot.on_timer(&timer, &mut state, &meta), Ok(Effects::none()));
+        // As the store keeps it.
+        let mut state: Option<History> = serde_json::from_value(serde_json::to_value(&state).unwrap()).unwrap();
+        let ask = TestReportRequested { repository: "shop/api".into(), kind: TestReportKind::Flaky, limit: None };
+        let answer = bot.handle(ask, &mut state, &meta).unwrap();
+        let [Effect::Say { event_type: TestReported::TYPE, data, .. }] = answer.list.as_slice() else {
+            panic!("{answer:?}")
+        };
+        let told: TestReported = serde_json::from_value(data.clone()).unwrap();
+        assert_eq!((told.known, told.tests[0].name.as_str(), told.tests[0].flaky), (1, "shaky", 1));
+        let mut event = BuildCompleted::example();
+        event.revision.git_ref = "refs/heads/main".into();
+        let started = bot.handle(event, &mut state, &meta).unwrap();
+        let [Effect::Start { payload, .. }] = started.list.as_slice() else { panic!("{started:?}") };
+        assert_eq!(payload["covered_before"], serde_json::json!({"covered": 3, "total": 4}));
+        let old: Option<History> = serde_json::from_value(serde_json::Value::Null).unwrap();
+        assert!(old.is_none(), "a store of before there was a history can be read");
     }
 
     #[test]

@@ -1,7 +1,15 @@
-//! What tests came to, however it was written down: counts, the failures, and where in the source they are.
+//! What tests came to, however it was written down: counts, each test by name, the failures and where in the source they
+//! are, the slowest. All of it is bounded, because what is tested wrote it.
+use std::path::Path;
 
 /// So many failing tests are told by name; the rest is counted.
 pub(crate) const FAILURES_MAX: usize = 50;
+/// So many tests are known by name; the rest is counted.
+pub(crate) const TESTS_MAX: usize = 10_000;
+/// All their names together, bytes.
+const NAMES_BYTES_MAX: usize = 1 << 20;
+/// Of a suite and of a job.
+pub(crate) const SLOWEST_MAX: usize = 10;
 /// A longer message is cut, bytes.
 const MESSAGE_BYTES_MAX: usize = 2048;
 /// A longer name is cut, bytes.
@@ -9,14 +17,40 @@ const NAME_BYTES_MAX: usize = 500;
 /// A longer location is none, bytes.
 const LOCATION_BYTES_MAX: usize = 300;
 
+/// How one test went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// One test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Test {
+    pub(crate) name: String,
+    pub(crate) verdict: Verdict,
+    /// Where the report says.
+    pub(crate) duration_ms: Option<u64>,
+}
+
 /// Tests of one suite.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
+    /// The first [`TESTS_MAX`], and fewer where their names are long.
+    pub(crate) tests: Vec<Test>,
+    pub(crate) names_bytes: usize,
+    /// There are more tests than `tests` holds.
+    pub(crate) has_more: bool,
     /// The first [`FAILURES_MAX`].
     pub(crate) failures: Vec<Failure>,
+    /// Tests that failed at first and passed when they were run again, the first [`FAILURES_MAX`].
+    pub(crate) flaky: Vec<Failure>,
+    /// At most [`SLOWEST_MAX`], the slowest first: name and milliseconds.
+    pub(crate) slowest: Vec<(String, u64)>,
 }
 
 /// A test that failed.
@@ -28,10 +62,77 @@ pub(crate) struct Failure {
     pub(crate) location: Option<String>,
 }
 
+impl Test {
+    /// Cuts a name that is too long.
+    pub(crate) fn new(name: &str, verdict: Verdict, duration_ms: Option<u64>) -> Self {
+        Self { name: cut(name, NAME_BYTES_MAX).to_owned(), verdict, duration_ms }
+    }
+}
+
 impl Report {
     /// All tests that were found.
     pub(crate) fn total(&self) -> u32 {
         self.passed.saturating_add(self.failed).saturating_add(self.skipped)
+    }
+
+    /// Whether every test of this name passed. Of more tests than are known by name, those passed that did not fail.
+    pub(crate) fn has_passed(&self, name: &str) -> bool {
+        if self.failures.iter().any(|failure| failure.name == name) {
+            return false;
+        }
+        let mut same = self.tests.iter().filter(|test| test.name == name).peekable();
+        match same.peek() {
+            Some(_) => same.all(|test| test.verdict == Verdict::Passed),
+            None => self.has_more,
+        }
+    }
+
+    /// Counts a test and keeps it.
+    pub(crate) fn count(&mut self, test: Test) {
+        let count = match test.verdict {
+            Verdict::Passed => &mut self.passed,
+            Verdict::Failed => &mut self.failed,
+            Verdict::Skipped => &mut self.skipped,
+        };
+        *count = count.saturating_add(1);
+        self.keep(test);
+    }
+
+    /// Keeps a test that is counted elsewhere.
+    pub(crate) fn keep(&mut self, test: Test) {
+        if let Some(ms) = test.duration_ms {
+            self.may_be_slow(&test.name, ms);
+        }
+        if self.tests.len() < TESTS_MAX && self.names_bytes + test.name.len() <= NAMES_BYTES_MAX {
+            self.names_bytes += test.name.len();
+            self.tests.push(test);
+        } else {
+            self.has_more = true;
+        }
+    }
+
+    /// Places below this folder (the tree, as the tests saw it) are told as ones of the repository.
+    pub(crate) fn relative_to(mut self, tree: &Path) -> Self {
+        for location in self.failures.iter_mut().chain(&mut self.flaky).filter_map(|f| f.location.as_mut()) {
+            if let Some(below) = Path::new(location).strip_prefix(tree).ok().and_then(Path::to_str) {
+                *location = below.to_owned();
+            }
+        }
+        self
+    }
+
+    /// Keeps a failure of a test that is counted.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(failure);
+        }
+    }
+
+    /// Keeps what a test said that passed when it was run again.
+    pub(crate) fn flake(&mut self, failure: Failure) {
+        if self.flaky.len() < FAILURES_MAX {
+            self.flaky.push(failure);
+        }
     }
 
     /// Both together.
@@ -39,9 +140,30 @@ impl Report {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
         self.skipped = self.skipped.saturating_add(other.skipped);
-        let room = FAILURES_MAX.saturating_sub(self.failures.len());
-        self.failures.extend(other.failures.into_iter().take(room));
+        other.tests.into_iter().for_each(|test| self.keep(test));
+        other.failures.into_iter().for_each(|failure| self.fail(failure));
+        other.flaky.into_iter().for_each(|failure| self.flake(failure));
+        // Of tests that have no place in `tests`.
+        for (name, ms) in other.slowest {
+            if !self.slowest.contains(&(name.clone(), ms)) {
+                self.may_be_slow(&name, ms);
+            }
+        }
+        self.has_more |= other.has_more;
     }
+
+    fn may_be_slow(&mut self, name: &str, ms: u64) {
+        let place = self.slowest.iter().position(|(_, other)| *other < ms).unwrap_or(self.slowest.len());
+        if place < SLOWEST_MAX {
+            self.slowest.insert(place, (name.to_owned(), ms));
+            self.slowest.truncate(SLOWEST_MAX);
+        }
+    }
+}
+
+/// Seconds, as most tools write them.
+pub(crate) fn milliseconds(seconds: f64) -> Option<u64> {
+    (seconds.is_finite() && seconds >= 0.0).then(|| (seconds * 1000.0).round() as u64)
 }
 
 impl Failure {
@@ -108,6 +230,10 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut_between_characters() {
+        let mut long = Report::default();
+        (0..5_000).for_each(|i| long.count(Test::new(&format!("{i}{}", "x".repeat(500)), Verdict::Passed, None)));
+        assert!(long.passed == 5_000 && long.tests.len() < 2_200, "{}", long.tests.len());
+        assert!(long.has_passed("one that is not known by name"));
         let failure = Failure::new(&"é".repeat(400), &"é".repeat(2000), Some("x".repeat(400)));
         assert_eq!((failure.name.len(), failure.message.len(), failure.location), (500, 2048, None));
         let mut all = Report::default();
@@ -116,6 +242,28 @@ mod tests {
             all.add(Report { failed: u32::MAX / 2, failures, ..Report::default() });
         }
         assert_eq!((all.failed, all.failures.len()), (u32::MAX, FAILURES_MAX));
+    }
+
+    #[test]
+    fn the_slowest_come_first_and_are_few() {
+        let mut all = Report::default();
+        for ms in (0..40).chain([100, 7]) {
+            all.count(Test::new(&format!("t{ms}"), Verdict::Passed, Some(ms)));
+        }
+        let slowest: Vec<u64> = all.slowest.iter().map(|(_, ms)| *ms).collect();
+        assert_eq!(slowest, [100, 39, 38, 37, 36, 35, 34, 33, 32, 31]);
+        assert_eq!((milliseconds(0.0015), milliseconds(f64::NAN), milliseconds(-1.0)), (Some(2), None, None));
+    }
+
+    #[test]
+    fn a_place_in_the_sandbox_is_told_as_one_of_the_repository() {
+        let mut report = Report::default();
+        for place in ["/workspace/src/a.rs:3", "/usr/lib/b.py:4", "src/c.rs:5"] {
+            report.fail(Failure::new("a", "", Some(place.into())));
+        }
+        let report = report.relative_to(Path::new("/workspace"));
+        let places: Vec<_> = report.failures.iter().filter_map(|f| f.location.as_deref()).collect();
+        assert_eq!(places, ["src/a.rs:3", "/usr/lib/b.py:4", "src/c.rs:5"]);
     }
 
     proptest! {

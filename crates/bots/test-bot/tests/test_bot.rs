@@ -1,4 +1,5 @@
 //! Jobs of `TestBot` with a real object store, real archives and the real sandbox: what a build's tests come to.
+#![allow(clippy::disallowed_methods, reason = "the test reads where bubblewrap is")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
 use std::{
     path::{Path, PathBuf},
@@ -21,6 +22,8 @@ use test_bot::{Config, TestBot, TestJob};
 const PASSING: &str =
     "printf 'running 2 tests\\ntest a ... ok\\ntest b ... ok\\ntest result: ok. 2 passed; 0 failed; 0 ignored\\n'";
 
+const FLAKY: &str = "version: 1\ntest: {suites: {unit: {run: sh it.sh}}}\n";
+
 /// A bot with an object store in a folder of the test.
 struct Bench {
     dir: TempDir,
@@ -39,6 +42,8 @@ impl Bench {
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
+        // With walls where a bubblewrap is named, without them otherwise.
+        tools.bwrap = std::env::var_os("LOTA_TEST_BWRAP").map(PathBuf::from);
         let objects = Objects::open(&tools.objects).unwrap();
         let bot = TestBot::new(config, tools).unwrap();
         Self { dir, objects, bot }
@@ -67,6 +72,7 @@ impl Bench {
             source: self.archive(source).await,
             keep: None,
             deploy: build.deploy,
+            covered_before: None,
         }
     }
 
@@ -92,9 +98,11 @@ impl Bench {
     }
 }
 
-/// The one event that ends the job.
+/// The one event that ends the job; after it the timer by which the run is remembered.
 fn said<E: Event>(effects: &Effects<TestBot>) -> E {
-    let [Effect::Say { event_type, data, .. }] = effects.list.as_slice() else { panic!("{effects:?}") };
+    let [Effect::Say { event_type, data, .. }, Effect::SetTimer { .. }] = effects.list.as_slice() else {
+        panic!("{effects:?}")
+    };
     assert_eq!(*event_type, E::TYPE, "{data}");
     serde_json::from_value(data.clone()).unwrap()
 }
@@ -121,10 +129,9 @@ async fn suites_that_pass_vouch_for_the_artifact() {
         record.lines()
     );
     let log = bench.log(done.log).await;
-    assert!(
-        log.starts_with("[unit] printf") && log.contains("[unit] test b ... ok") && log.ends_with("\n[web] built\n"),
-        "{log}"
-    );
+    for line in ["[unit] printf", "[unit] test b ... ok\n", "[web] built\n"] {
+        assert!(log.contains(line), "{log}");
+    }
 }
 
 #[tokio::test]
@@ -142,6 +149,112 @@ async fn a_failing_test_is_told_with_its_message_and_place() {
     let [failure] = failed.failures.as_slice() else { panic!("{failed:?}") };
     assert_eq!((failure.name.as_str(), failure.location.as_deref()), ("tests::adds", Some("src/lib.rs:21")));
     assert!(failed.log_tail.last().unwrap().contains("1 failed") && failed.log_tail.len() <= 40);
+}
+
+#[tokio::test]
+async fn what_a_real_tool_prints_is_read_and_its_format_found() {
+    let bench = Bench::new();
+    assert!(Path::new("/usr/bin/node").exists(), "this test runs Node's own tests: apt-get install nodejs");
+    let script = "const test = require('node:test');\ntest('adds', () => {});\ntest('group', async (t) => {\n  await t.test('broken', () => { throw new Error('boom'); });\n});\n";
+    let run = "node --test --test-reporter=tap sum.test.js";
+    let as_output = format!("version: 1\ntest: {{suites: {{web: {{run: {run}}}}}}}\n");
+    let as_file = format!("version: 1\ntest: {{suites: {{web: {{run: '{run} > web.tap', reports: [web.tap]}}}}}}\n");
+    for pipeline in [as_output, as_file] {
+        let job = bench.job(&[(".lotabots.yaml", &pipeline), ("sum.test.js", script)]).await;
+        let failed = bench.failed(&job).await;
+        assert_eq!((failed.suites[0].passed, failed.suites[0].failed), (1, 1), "{failed:?}");
+        let [failure] = failed.failures.as_slice() else { panic!("{failed:?}") };
+        assert_eq!((failure.name.as_str(), failure.location.as_deref()), ("group > broken", Some("sum.test.js:4")));
+        assert!(failure.message.starts_with("boom"), "{}", failure.message);
+        let names: Vec<&str> = failed.slowest.iter().map(|t| t.name.as_str()).collect();
+        assert!(names.len() == 2 && names.contains(&"adds"), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn suites_run_side_by_side_and_do_not_disturb_each_other() {
+    let bench = Bench::new();
+    let script = format!(
+        "test ! -e mark && echo $ME > mark && touch began\nuntil test -e go; do sleep 0.02; done\ntest \"$(cat mark)\" = $ME && {PASSING}"
+    );
+    let suites = "    one: {run: sh it.sh, timeout: 60s, env: {ME: one}}\n    two: {run: sh it.sh, timeout: 60s, env: {ME: two}}\n";
+    let pipeline = format!("version: 1\ntest:\n  suites:\n{suites}");
+    let job = bench.job(&[(".lotabots.yaml", &pipeline), ("it.sh", &script)]).await;
+    // Both have begun before one may go on.
+    let meet = async {
+        let tree = |name: &str| Some(job_folder(bench.dir.path())?.join("parts").join(name).join("tree"));
+        let began = |name| tree(name).is_some_and(|tree| tree.join("began").exists());
+        while !began("one") || !began("two") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for name in ["one", "two"] {
+            std::fs::write(tree(name).unwrap().join("go"), "").unwrap();
+        }
+    };
+    let record = JobRecord::new();
+    let run = bench.run(&job, &record);
+    tokio::pin!(run);
+    tokio::select! {
+        outcome = &mut run => panic!("they never met: {outcome:?}"),
+        () = meet => {}
+    }
+    let done: TestCompleted = said(&run.await.unwrap());
+    let names: Vec<_> = done.suites.iter().map(|s| (s.name.as_str(), s.passed)).collect();
+    assert_eq!(names, [("one", 2), ("two", 2)]);
+}
+
+#[tokio::test]
+async fn a_test_that_passes_when_it_is_run_again_is_flaky() {
+    let bench = Bench::new();
+    let tap = "echo 1..2; echo ok 1 - steady; if test -e mark; then echo ok 2 - shaky; else touch mark; echo not ok 2 - shaky; echo '# no answer'; exit 1; fi";
+    let job = bench.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await;
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    assert_eq!((done.suites[0].passed, done.suites[0].failed, done.suites[0].flaky), (2, 0, 1));
+    let [flaky] = done.flaky.as_slice() else { panic!("{done:?}") };
+    assert_eq!((flaky.suite.as_str(), flaky.name.as_str(), flaky.message.as_str()), ("unit", "shaky", "no answer"));
+    let log = bench.log(done.log).await;
+    assert!(log.contains("the suite is run again (1 of 1)"), "{log}");
+    assert!(log.contains("[unit] flaky: shaky failed and then passed: no answer"), "{log}");
+    let strict = FLAKY.replace("sh it.sh", "sh it.sh, flaky: fail");
+    let failed = bench.failed(&bench.job(&[(".lotabots.yaml", &strict), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.error.code, failed.flaky.len()), (Code::TestsFailed, 1));
+    let never = Bench::with(Config { retries: 0, ..Config::default() });
+    let failed = never.failed(&never.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.suites[0].failed, failed.flaky.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_test_that_fails_twice_failed() {
+    let bench = Bench::new();
+    let tap = "echo run >> runs; echo 1..1; echo not ok 1 - broken; cat runs; exit 1";
+    let failed = bench.failed(&bench.job(&[(".lotabots.yaml", FLAKY), ("it.sh", tap)]).await).await;
+    assert_eq!((failed.suites[0].failed, failed.suites[0].flaky, failed.failures.len()), (1, 0, 1));
+    let log = bench.log(failed.log).await;
+    assert_eq!(log.matches("[unit] run\n").count(), 3, "once in the first run, twice in the second: {log}");
+}
+
+#[tokio::test]
+async fn coverage_is_merged_over_the_suites_and_held_against_the_last() {
+    let bench = Bench::new();
+    let lcov = "SF:src/a.rs\nDA:1,1\nDA:2,0\nDA:3,0\nDA:4,0\nend_of_record\n";
+    let cobertura = "<coverage><class filename='src/a.rs'><line number='2' hits='5'/></class></coverage>";
+    let pipeline = format!(
+        "version: 1\ntest:\n  suites:\n    one: {{run: \"cp one.txt lcov.info; {0}\", coverage: [lcov.info]}}\n    two: {{run: \"sed s#src#$PWD/src# two.txt > cov.xml; {0}\", coverage: [cov.xml]}}\n",
+        PASSING.replace('\\', "\\\\")
+    );
+    let files = [(".lotabots.yaml", pipeline.as_str()), ("one.txt", lcov), ("two.txt", cobertura)];
+    let mut job = bench.job(&files).await;
+    job.covered_before = serde_json::from_str("{\"covered\": 1, \"total\": 4}").unwrap();
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    let coverage = done.coverage.unwrap();
+    assert_eq!((coverage.lines_covered, coverage.lines_total), (2, 4));
+    assert_eq!((coverage.percent, coverage.change), (50.0, Some(25.0)));
+    let missing = pipeline.replace("> cov.xml", "> other.xml");
+    let job = bench.job(&[(".lotabots.yaml", &missing), ("one.txt", lcov), ("two.txt", cobertura)]).await;
+    let done: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+    assert_eq!(done.coverage, None, "a part would look like a fall");
+    let log = bench.log(done.log).await;
+    assert!(log.contains("[two] the coverage of this run is not told: no file fits cov.xml"), "{log}");
 }
 
 #[tokio::test]
@@ -224,16 +337,19 @@ async fn what_is_missing_or_broken_is_refused_for_good() {
 #[tokio::test]
 async fn a_job_that_is_told_to_stop_stops_and_says_nothing_itself() {
     let bench = Bench::new();
-    let job = bench.suites("    slow: {run: \"echo begin; sleep 600\"}\n").await;
+    let slow = "{run: \"echo begin; sleep 600\"}";
+    let job = bench.suites(&format!("    late: {slow}\n    slow: {slow}\n    third: {slow}\n")).await;
     let record = JobRecord::new();
+    let begun = |suite: &str| record.lines().contains(&format!("[{suite}] begin"));
     let stop = async {
-        while !record.lines().contains(&"[slow] begin".to_owned()) {
+        while !begun("slow") || !begun("late") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         record.stop_job(Stop::Asked("wrong branch".into()));
     };
     let (outcome, ()) = tokio::join!(bench.run(&job, &record), stop);
     assert!(matches!(outcome, Err(Fail::Retry(_))), "the runtime gives it up, because it knows why: {outcome:?}");
+    assert!(!begun("third"), "two at a time, and none after");
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ pub fn all() -> Vec<Entry> {
         entry::<test::TestStarted>(),
         entry::<test::TestCompleted>(),
         entry::<test::TestFailed>(),
+        entry::<test::TestReportRequested>(),
+        entry::<test::TestReported>(),
         entry::<deploy::DeployRequested>(),
         entry::<deploy::DeployStarted>(),
         entry::<deploy::DeployCompleted>(),

@@ -127,6 +127,7 @@ impl OutsidePublisher {
     pub fn operator() -> Self {
         let says = [
             "repository.pushed",
+            "test.report_requested",
             "deploy.requested",
             "deploy.rollback_requested",
             "approval.granted",

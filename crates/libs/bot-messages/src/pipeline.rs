@@ -99,7 +99,7 @@ pub struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TestStage {
-    /// By name; run one after the other.
+    /// By name. Several run at a time; of more than one each has a copy of the tree to itself.
     #[serde(default)]
     pub suites: BTreeMap<String, Suite>,
 }
@@ -110,12 +110,18 @@ pub struct TestStage {
 pub struct Suite {
     /// The command.
     pub run: String,
-    /// JUnit XML files it writes (glob patterns). Without any, its output is read as Rust's libtest prints it.
+    /// Reports it writes (glob patterns). Without any, its output is read.
     #[serde(default)]
     pub reports: Vec<String>,
+    /// What the reports, or else the output, are written in. Absent: found by what is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ReportFormat>,
     /// Whether it may use the network.
     #[serde(default)]
     pub network: bool,
+    /// What a test means that fails and then passes without a change.
+    #[serde(default, skip_serializing_if = "Flaky::is_pass")]
+    pub flaky: Flaky,
     /// Ends the suite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
@@ -131,6 +137,40 @@ pub struct Suite {
     /// What runs beside it, started fresh before and ended after.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+}
+
+/// What a test means that fails and then passes without a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Flaky {
+    /// It passed, and is told as flaky.
+    #[default]
+    Pass,
+    /// Its suite failed.
+    Fail,
+}
+
+impl Flaky {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+    fn is_pass(&self) -> bool {
+        *self == Self::Pass
+    }
+}
+
+/// How tools tell of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportFormat {
+    /// JUnit XML; only in files.
+    Junit,
+    /// What Rust's own test programs print.
+    Libtest,
+    /// What cargo-nextest prints.
+    Nextest,
+    /// `go test -json`.
+    GoTestJson,
+    /// The Test Anything Protocol, 13 or 14: `node --test`, bats, prove.
+    Tap,
 }
 
 /// What runs beside a step or a suite. Finds a free port in `PORT` and an empty folder in `DATA`; the command it is for

@@ -2,6 +2,7 @@
 //! or several in it, limits on time, memory, processes, output and disk, and a log that names who said a line.
 //!
 //! Nothing here knows of messages on their way, of jobs or of stores: what a command came to is for the caller to tell.
+mod copy;
 mod folder;
 mod log;
 mod matrix;
@@ -10,8 +11,10 @@ mod repositories;
 mod run;
 mod schedule;
 mod secrets;
+mod services;
 mod steps;
 
+pub use copy::copy_tree;
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
 pub use matrix::Combination;
@@ -20,4 +23,5 @@ pub use repositories::{Listed, Repositories, Trust};
 pub use run::{End, Ran, Runner, Task};
 pub use schedule::{Schedule, needs_of};
 pub use secrets::{Redactor, SecretError, Secrets, SecretsDir};
+pub use services::said_by;
 pub use steps::{StepBroken, StepEnd, Steps, Unit};

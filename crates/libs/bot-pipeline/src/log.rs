@@ -7,6 +7,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use crate::said_by;
+
 /// As the messages promise.
 const TAIL_LINES: usize = 40;
 /// So that forty of them stay far below what a message may hold.
@@ -32,9 +34,12 @@ impl<'a> Log<'a> {
         Ok(Self { kept: Mutex::new(kept), bytes_max, live })
     }
 
-    /// One line, without its end, said by `part`.
+    /// One line, without its end, said by `part`, or by a service of it.
     pub fn line(&self, part: &str, text: &str) {
-        let line = format!("[{part}] {text}");
+        let (line, text) = match said_by(text) {
+            Some((service, text)) => (format!("[{part}/{service}] {text}"), format!("[{service}] {text}")),
+            None => (format!("[{part}] {text}"), text.to_owned()),
+        };
         (self.live)(&line);
         let mut kept = self.kept();
         let tail = kept.tails.entry(part.to_owned()).or_default();
@@ -87,18 +92,22 @@ mod tests {
         let path = dir.path().join("log");
         let seen = Mutex::new(Vec::new());
         let live = |line: &str| seen.lock().unwrap().push(line.to_owned());
-        let log = Log::create(&path, 40, &live).unwrap();
+        let log = Log::create(&path, 55, &live).unwrap();
         log.line("fetch", "one");
+        log.line("fetch", "\u{1e}db\u{1f}two");
         for i in 0..50 {
             log.line("compile", &format!("{i} {}", "x".repeat(500)));
         }
         log.flush().unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[fetch] one\n[the log ends here: more than 40 bytes]\n");
-        assert_eq!(seen.lock().unwrap().len(), 51);
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "[fetch] one\n[fetch/db] two\n[the log ends here: more than 55 bytes]\n"
+        );
+        assert_eq!(seen.lock().unwrap().len(), 52);
         let tail = log.tail("compile");
         assert_eq!(tail.len(), TAIL_LINES);
         assert!(tail[39].starts_with("49 ") && tail[39].len() == TAIL_LINE_CHARS);
-        assert_eq!(log.tail("fetch"), ["one"]);
+        assert_eq!(log.tail("fetch"), ["one", "[db] two"]);
         log.forget("fetch");
         assert!(log.tail("fetch").is_empty());
     }

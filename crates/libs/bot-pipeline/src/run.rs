@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bot_messages::{
     Code, Revision,
-    pipeline::{Step, Suite},
+    pipeline::{Service, Step, Suite},
 };
 use bot_sandbox::{
     Command, Ending, Limits, NetworkEnv, Outcome, Program, Sandbox, SandboxError, Toolchains, Workspace,
@@ -23,6 +23,8 @@ pub struct Task {
     pub title: String,
     /// For the shell; any failing line ends it, also in a pipe where the shell can tell.
     pub run: String,
+    /// What runs beside it.
+    pub services: Vec<Service>,
     /// Whether it may use the network.
     pub network: bool,
     /// Absent: the limits' own.
@@ -38,6 +40,7 @@ impl From<&Step> for Task {
         Self {
             title: format!("step `{}`", step.name),
             run: step.run.clone(),
+            services: step.services.clone(),
             network: step.network,
             timeout: step.timeout.map(|span| span.0),
             env: step.env.clone(),
@@ -51,6 +54,7 @@ impl From<(&str, &Suite)> for Task {
         Self {
             title: format!("suite `{name}`"),
             run: suite.run.clone(),
+            services: suite.services.clone(),
             network: suite.network,
             timeout: suite.timeout.map(|span| span.0),
             env: suite.env.clone(),
@@ -127,7 +131,8 @@ impl Runner<'_> {
         known.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
-    /// Runs it; `on_line` gets each line of its output. An error is one of this machine.
+    /// Runs it; `on_line` gets each line of its output, and of its services' ([`crate::said_by`] tells which). An error is
+    /// one of this machine.
     pub async fn run(&self, task: &Task, mut on_line: impl FnMut(&str) + Send) -> Result<Ran, SandboxError> {
         // Of its own, so that a full disk ends the command and not the job.
         let stop = self.stop.child_token();
@@ -137,25 +142,32 @@ impl Runner<'_> {
         let command = Command { output: Some(sender), cancel: stop.clone(), ..command };
         let run = async {
             let show = async {
+                let mut listener = crate::services::Listener::new(&task.services);
                 while let Some(line) = lines.recv().await {
-                    on_line(&line.text);
+                    let told = listener.hear(&line.text);
+                    on_line(told.as_deref().unwrap_or(&line.text));
                 }
+                listener
             };
-            tokio::join!(self.sandbox.run(command), show).0
+            let (outcome, listener) = tokio::join!(self.sandbox.run(command), show);
+            outcome.map(|outcome| (outcome, listener))
         };
         tokio::pin!(run);
-        let (outcome, used) = tokio::select! {
-            outcome = &mut run => (outcome?, self.folder.used().await),
+        let ((mut outcome, listener), used) = tokio::select! {
+            ran = &mut run => (ran?, self.folder.used().await),
             used = self.disk_is_full() => {
                 stop.cancel();
                 (run.await?, used)
             }
         };
+        outcome.tail = crate::services::unmarked(outcome.tail);
         let end = if used > self.disk_bytes_max {
             let (used, max) = (used >> 20, self.disk_bytes_max >> 20);
             let message =
                 format!("{} filled the disk: {used} MiB, {max} are allowed (settings.workspace_mib)", task.title);
             End::Failed { code: Code::LimitExceeded, message }
+        } else if let (Some(message), Ending::Exited(_)) = (listener.trouble(&task.title), outcome.ending) {
+            End::Failed { code: Code::HealthCheckFailed, message }
         } else {
             end_of(&task.title, outcome.ending, &limits)
         };
@@ -165,7 +177,12 @@ impl Runner<'_> {
     fn command(&self, task: &Task) -> Command {
         let workspace = Workspace { tree: self.folder.tree(), home: self.folder.home() };
         let limits = Limits { time: task.timeout.unwrap_or(self.limits.time), ..self.limits.clone() };
-        let mut command = Command::new(self.label, Program::Shell(script(&task.run)), workspace, limits);
+        let mut command = Command::new(
+            self.label,
+            Program::Shell(crate::services::wrap(&script(&task.run), &task.services)),
+            workspace,
+            limits,
+        );
         command.env = if task.network { self.network.variables.clone() } else { BTreeMap::new() };
         command.env.extend(self.env.clone());
         command.env.extend(task.env.clone());

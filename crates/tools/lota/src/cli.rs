@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Jobs(client::status::JobsArgs),
     /// How the fleet is
     Status(client::status::StatusArgs),
+    /// How a repository's tests went so far: flaky, failing, slow
+    Tests(client::test_report::TestsArgs),
     /// Dead letters
     Dlq(client::dlq::DlqArgs),
     /// How an outside publisher connects

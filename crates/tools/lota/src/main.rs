@@ -71,6 +71,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => client::logs::run(&home, args).await,
         Command::Jobs(args) => client::status::jobs(&home, args).await,
         Command::Status(args) => client::status::run(&home, args).await,
+        Command::Tests(args) => client::test_report::run(&home, args).await,
         Command::Dlq(args) => client::dlq::run(&home, args).await,
         Command::Connection(args) => client::connection::run(&home, args).await,
         Command::Pause(args) => client::control::pause(&home, args).await,

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    DeployStage, Pipeline, Service, Step, Suite,
+    DeployStage, Pipeline, ReportFormat, Service, Step, Suite,
     read::{Part, meant},
     when::{Patterns, When},
 };
@@ -121,6 +121,10 @@ fn check_suites(suites: &BTreeMap<String, Suite>) -> Checked {
             under("run", command_fits(&suite.run))?;
             under("env", env_fits(&suite.env))?;
             under("reports", each(&suite.reports, |_, p| path_fits(p)))?;
+            if suite.format == Some(ReportFormat::Junit) && suite.reports.is_empty() {
+                let why = "JUnit XML is read from files: name those that the suite writes under `reports`";
+                return under("format", Err(wrong(why)));
+            }
             under("coverage", each(&suite.coverage, |_, p| path_fits(p)))?;
             under("secrets", check_secrets(&suite.secrets))?;
             under("services", check_services(&suite.services))

@@ -79,6 +79,8 @@ fn every_mistake_has_its_place_and_what_was_meant() {
             ":4:",
             "expected a port",
         ),
+        ("version: 1\ntest:\n  suites:\n    a: {run: x, format: junit}\n".to_owned(), ":4:", "name those"),
+        ("version: 1\ntest:\n  suites:\n    a: {run: x, format: tapp}\n".to_owned(), ":4:", "tap"),
         (
             "version: 1\ntest:\n  suites:\n    a: {run: x, services: [{name: d, run: y, ready: {}}]}\n".to_owned(),
             ":4:",

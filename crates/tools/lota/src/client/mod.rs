@@ -20,4 +20,5 @@ pub(crate) mod status;
 mod story;
 mod table;
 pub(crate) mod terminal;
+pub(crate) mod test_report;
 pub(crate) mod watch;

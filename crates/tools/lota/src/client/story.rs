@@ -130,25 +130,28 @@ fn test_started(e: &TestStarted) -> Story {
     Story::new(Tone::Plain, &format!("{}: {suites} ({})", revision(&e.revision), job(&e.job_id)))
 }
 
-/// `12 passed, 1 failed, 1 skipped`
-fn counts(passed: u64, failed: u64, skipped: u64) -> String {
+/// `12 passed, 1 failed, 1 skipped, 1 flaky`
+fn counts(passed: u64, failed: u64, skipped: u64, flaky: u64) -> String {
     let mut words = vec![format!("{passed} passed")];
     words.extend(
-        [(failed, "failed"), (skipped, "skipped")].iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")),
+        [(failed, "failed"), (skipped, "skipped"), (flaky, "flaky")]
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, w)| format!("{n} {w}")),
     );
     words.join(", ")
 }
 
 fn suites(all: &[SuiteResult]) -> String {
     let sum = |of: fn(&SuiteResult) -> u32| all.iter().map(|s| u64::from(of(s))).sum::<u64>();
-    let total = counts(sum(|s| s.passed), sum(|s| s.failed), sum(|s| s.skipped));
+    let total = counts(sum(|s| s.passed), sum(|s| s.failed), sum(|s| s.skipped), sum(|s| s.flaky));
     let each: Vec<String> = all
         .iter()
         .map(|s| {
             format!(
                 "{}: {} in {}",
                 s.name,
-                counts(s.passed.into(), s.failed.into(), s.skipped.into()),
+                counts(s.passed.into(), s.failed.into(), s.skipped.into(), s.flaky.into()),
                 took(s.duration_ms)
             )
         })
@@ -324,7 +327,7 @@ mod tests {
             ("repository.pushed", "shop/api@4f2d9c1e on main: Answer with the version"),
             ("build.started", "shop/api@4f2d9c1e by .lotabots.yaml: compile (job 0198c5d2-7b3a)"),
             ("build.completed", "in 8.4 s: compile 8.1 s; artifact 3f8a3f8a3f8a of 470.8 KiB"),
-            ("test.completed", "in 1.2 s: unit: 12 passed, 1 skipped in 940 ms"),
+            ("test.completed", "in 1.2 s: unit: 12 passed, 1 skipped, 1 flaky in 940 ms"),
             ("deploy.completed", "staging has shop/api@4f2d9c1e (3f8a3f8a3f8a) at http://127.0.0.1:8600/ after 214 ms"),
             (
                 "message.dead_lettered",
@@ -367,8 +370,14 @@ mod tests {
 
     #[test]
     fn several_suites_are_summed_up() {
-        let suite =
-            |name: &str, failed| SuiteResult { name: name.into(), passed: 5, failed, skipped: 0, duration_ms: 10 };
+        let suite = |name: &str, failed| SuiteResult {
+            name: name.into(),
+            passed: 5,
+            failed,
+            skipped: 0,
+            flaky: 0,
+            duration_ms: 10,
+        };
         assert_eq!(
             suites(&[suite("a", 0), suite("b", 1)]),
             "10 passed, 1 failed (a: 5 passed in 10 ms; b: 5 passed, 1 failed in 10 ms)"

@@ -2,7 +2,8 @@
 //! failed tests. Nothing a line holds can end the reading; what is kept is bounded.
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::report::{FAILURES_MAX, Failure, Report, cut};
+use super::Lines;
+use crate::report::{FAILURES_MAX, Failure, Report, Test, Verdict, cut};
 
 /// Kept of one test's output; the message is cut further.
 const SECTION_BYTES_MAX: usize = 16 * 1024;
@@ -20,6 +21,8 @@ pub(crate) struct Reader {
     outputs: BTreeMap<String, String>,
     /// Whose output is being read.
     section: Option<String>,
+    /// What is being read is the output of tests that passed.
+    passed_are_told: bool,
 }
 
 #[derive(Debug, Default)]
@@ -29,19 +32,21 @@ struct Counts {
     skipped: u32,
 }
 
-impl Reader {
-    /// A line of output.
-    pub(crate) fn line(&mut self, line: &str) {
-        let line = plain(line);
+impl Lines for Reader {
+    fn line(&mut self, line: &str) {
         let line = line.trim_end();
         if let Some(summary) = line.strip_prefix("test result: ") {
-            self.section = None;
+            (self.section, self.passed_are_told) = (None, false);
             self.finish_program(summary);
-        } else if let Some(name) = section_of(line) {
+        } else if line == "successes:" {
+            // `--show-output` prints them before the failures.
+            self.section = Some(String::new());
+            self.passed_are_told = true;
+        } else if let Some(name) = section_of(line).filter(|_| !self.passed_are_told) {
             self.failed(name);
             self.section = Some(name.to_owned());
         } else if line == "failures:" || self.section.is_none() {
-            self.section = None;
+            (self.section, self.passed_are_told) = (None, false);
             self.verdict(line);
         } else if let Some(output) = self.section.as_ref().and_then(|name| self.outputs.get_mut(name)) {
             let room = SECTION_BYTES_MAX.saturating_sub(output.len() + 1);
@@ -53,30 +58,46 @@ impl Reader {
     }
 
     /// What all programs came to. One that ended without saying how (it crashed) counts with the tests it had told of.
-    pub(crate) fn finish(mut self) -> Report {
+    fn finish(mut self: Box<Self>) -> Report {
         self.close(None);
-        let failures = self.failed.iter().map(|name| {
+        // A test may print what looks like a failure; the counts know better.
+        for name in self.failed.iter().take(self.done.failed as usize) {
             let output = self.outputs.get(name).map(String::as_str).unwrap_or_default();
-            Failure::new(name, &message(output), place(output))
-        });
-        self.done.failures = failures.collect();
+            self.done.fail(Failure::new(name, &message(output), place(output)));
+        }
         self.done
     }
+}
 
+/// Whether only libtest prints such a line.
+pub(super) fn is_told_by(line: &str) -> bool {
+    let is_start = || {
+        let count = line.strip_prefix("running ")?;
+        let count = count.strip_suffix(" tests").or_else(|| count.strip_suffix(" test"))?;
+        count.parse::<u32>().ok()
+    };
+    line.starts_with("test result: ")
+        || is_start().is_some()
+        || (line.starts_with("test ") && [" ... ok", " ... FAILED", " ... ignored"].iter().any(|v| line.contains(v)))
+}
+
+impl Reader {
     /// `test a::b ... ok`; anything else is no verdict.
     fn verdict(&mut self, line: &str) {
         let Some((name, verdict)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) else {
             return;
         };
         let name = name.trim_end_matches(" - should panic");
-        match verdict.split([',', ':', ' ']).next().unwrap_or_default() {
-            "ok" | "bench" => self.now.passed = self.now.passed.saturating_add(1),
-            "FAILED" | "failed" => {
-                self.now.failed = self.now.failed.saturating_add(1);
-                self.failed(name);
-            }
-            "ignored" => self.now.skipped = self.now.skipped.saturating_add(1),
-            _ => {}
+        let (count, verdict) = match verdict.split([',', ':', ' ']).next().unwrap_or_default() {
+            "ok" | "bench" => (&mut self.now.passed, Verdict::Passed),
+            "FAILED" | "failed" => (&mut self.now.failed, Verdict::Failed),
+            "ignored" => (&mut self.now.skipped, Verdict::Skipped),
+            _ => return,
+        };
+        *count = count.saturating_add(1);
+        self.done.keep(Test::new(name, verdict, None));
+        if verdict == Verdict::Failed {
+            self.failed(name);
         }
     }
 
@@ -113,7 +134,7 @@ impl Reader {
     fn close(&mut self, told: Option<Counts>) {
         let counted = std::mem::take(&mut self.now);
         let Counts { passed, failed, skipped } = told.unwrap_or(counted);
-        self.done.add(Report { passed, failed, skipped, failures: Vec::new() });
+        self.done.add(Report { passed, failed, skipped, ..Report::default() });
     }
 }
 
@@ -124,28 +145,15 @@ fn section_of(line: &str) -> Option<&str> {
 }
 
 /// What a failed test said, without what libtest adds for people at a terminal.
-fn message(output: &str) -> String {
+pub(super) fn message(output: &str) -> String {
     let noise = |line: &&str| !line.starts_with("note: run with `RUST_BACKTRACE=");
     output.trim().lines().filter(noise).collect::<Vec<_>>().join("\n")
 }
 
 /// Where it panicked: the last place, because output before it may tell of other panics.
-fn place(output: &str) -> Option<String> {
+pub(super) fn place(output: &str) -> Option<String> {
     let panic = output.lines().rev().find(|line| line.contains(" panicked at "))?;
     Failure::new("", panic, None).location
-}
-
-/// Without the colours that `CARGO_TERM_COLOR=always` brings.
-fn plain(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("\u{1b}[") {
-        plain.push_str(before);
-        rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
-        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
-    }
-    plain.push_str(rest);
-    plain
 }
 
 #[cfg(test)]
@@ -154,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Report {
-        let mut reader = Reader::default();
+        let mut reader = Box::<Reader>::default();
         text.lines().for_each(|line| reader.line(line));
         reader.finish()
     }
@@ -213,6 +221,14 @@ error: test failed, to rerun pass `--lib`
     }
 
     #[test]
+    fn what_passed_tests_printed_is_no_failure() {
+        let text = "running 2 tests\ntest a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nfine\n\n\nsuccesses:\n    a\n\nfailures:\n\n---- b stdout ----\nbad\n\nfailures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        let report = read(text);
+        let told: Vec<_> = report.failures.iter().map(|f| (f.name.as_str(), f.message.as_str())).collect();
+        assert_eq!(told, [("b", "bad")]);
+    }
+
+    #[test]
     fn a_program_that_crashed_counts_with_what_it_told() {
         assert_eq!(
             counts("running 3 tests\ntest a ... ok\ntest b ... FAILED\nthread 'c' has overflowed its stack\n"),
@@ -225,11 +241,6 @@ error: test failed, to rerun pass `--lib`
         let text =
             "running 2 tests\ntest a ... hello\nok\ntest b ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored";
         assert_eq!(counts(text), (2, 0, 0));
-    }
-
-    #[test]
-    fn colours_are_no_part_of_a_verdict() {
-        assert_eq!(counts("test a ... \u{1b}[32mok\u{1b}[0m\ntest b ... \u{1b}[31mFAILED\u{1b}[0m"), (1, 1, 0));
     }
 
     #[test]

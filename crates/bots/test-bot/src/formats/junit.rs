@@ -6,7 +6,7 @@ use quick_xml::{
     events::{BytesStart, Event},
 };
 
-use crate::report::{FAILURES_MAX, Failure, Report, cut};
+use crate::report::{FAILURES_MAX, Failure, Report, Test, Verdict, cut, milliseconds};
 
 /// Elements in elements; real reports have five.
 const DEPTH_MAX: usize = 64;
@@ -81,7 +81,10 @@ struct Reading {
 struct Case {
     name: String,
     location: Option<String>,
+    duration_ms: Option<u64>,
     failed: bool,
+    /// It failed at first, and the tool ran it again until it passed.
+    flaked: bool,
     skipped: bool,
     message: String,
     text: String,
@@ -102,8 +105,8 @@ impl Reading {
         match (name, &mut self.case) {
             ("testcase", None) => self.case = Some(Case::new(element)),
             // `error` is an exception, `failure` a failed assertion; for who reads the result they are one.
-            ("failure" | "error", Some(case)) if self.failure_at.is_none() => {
-                case.fail(element);
+            ("failure" | "error" | "flakyFailure" | "flakyError", Some(case)) if self.failure_at.is_none() => {
+                case.fail(element, !name.starts_with("flaky"));
                 self.failure_at = Some(self.depth);
             }
             ("skipped" | "disabled", Some(case)) => case.skipped = true,
@@ -132,21 +135,24 @@ impl Reading {
     }
 
     fn settle(&mut self, case: &Case) {
-        let count = match (case.failed, case.skipped) {
-            (true, _) => &mut self.report.failed,
-            (false, true) => &mut self.report.skipped,
-            (false, false) => &mut self.report.passed,
+        let verdict = match (case.failed, case.skipped) {
+            (true, _) => Verdict::Failed,
+            (false, true) => Verdict::Skipped,
+            (false, false) => Verdict::Passed,
         };
-        *count = count.saturating_add(1);
-        if case.failed && self.report.failures.len() < FAILURES_MAX {
-            self.report.failures.push(Failure::new(&case.name, &case.said(), case.location.clone()));
+        self.report.count(Test::new(&case.name, verdict, case.duration_ms));
+        let room = if case.failed { &self.report.failures } else { &self.report.flaky };
+        if (case.failed || case.flaked) && room.len() < FAILURES_MAX {
+            let failure = Failure::new(&case.name, &case.said(), case.location.clone());
+            if case.failed { self.report.fail(failure) } else { self.report.flake(failure) }
         }
     }
 }
 
 impl Case {
     fn new(element: &BytesStart<'_>) -> Self {
-        let [name, class, file, line, status] = attributes(element, ["name", "classname", "file", "line", "status"]);
+        let [name, class, file, line, status, time] =
+            attributes(element, ["name", "classname", "file", "line", "status", "time"]);
         // `Class.method` as Java and Python say it, `module::test` as Rust does.
         let separator = if class.contains("::") { "::" } else { "." };
         let full = match (class.is_empty(), name.starts_with(&class)) {
@@ -155,18 +161,21 @@ impl Case {
         };
         let location = (!file.is_empty() && line.parse::<u32>().is_ok()).then(|| format!("{file}:{line}"));
         let skipped = matches!(status.as_str(), "notrun" | "disabled" | "skipped");
-        Self { name: full, location, skipped, ..Self::default() }
+        // Java writes `1,234.5` for more than a thousand seconds.
+        let duration_ms = time.replace(',', "").parse().ok().and_then(milliseconds);
+        Self { name: full, location, duration_ms, skipped, ..Self::default() }
     }
 
     /// A case may hold several failures; the first says the most.
-    fn fail(&mut self, element: &BytesStart<'_>) {
+    fn fail(&mut self, element: &BytesStart<'_>, at_last: bool) {
         let [message, kind, file, line] = attributes(element, ["message", "type", "file", "line"]);
-        if !self.failed {
+        if !self.failed && !self.flaked {
             self.message = if message.is_empty() { kind } else { message };
         } else if !self.text.is_empty() {
             self.text.push('\n');
         }
-        self.failed = true;
+        self.failed |= at_last;
+        self.flaked |= !at_last;
         if self.location.is_none() && !file.is_empty() && line.parse::<u32>().is_ok() {
             self.location = Some(format!("{file}:{line}"));
         }
@@ -215,6 +224,7 @@ tests/test_sum.py:9: AssertionError</failure></testcase><testcase classname="tes
         assert_eq!((report.passed, report.failed, report.skipped), (1, 1, 1));
         let failure = &report.failures[0];
         assert_eq!(failure.name, "tests.test_sum.test_broken");
+        assert_eq!(report.slowest[0], ("tests.test_sum.test_broken".to_owned(), 1));
         assert_eq!(failure.location.as_deref(), Some("tests/test_sum.py:9"));
         assert!(failure.message.contains(">       assert sum([2, 2]) == 5"), "{}", failure.message);
     }
@@ -247,6 +257,8 @@ boom</failure>
             </testsuite></testsuite><testcase name="com.shop.A.d" classname="com.shop.A"/></testsuite>"#;
         let report = parse(text).unwrap();
         assert_eq!((report.passed, report.failed, report.skipped), (2, 1, 1), "what passed at last passed");
+        let flaky: Vec<_> = report.flaky.iter().map(|f| (f.name.as_str(), f.message.as_str())).collect();
+        assert_eq!(flaky, [("c", "once")]);
         let failure = Failure {
             name: "com.shop.A.a".into(),
             message: "java.lang.NPE\nat <A>".into(),
@@ -279,6 +291,13 @@ boom</failure>
         let text =
             "<testsuite><testcase name='&b;x'><failure message='m'>a&b;c&amp;d&#x41;</failure></testcase></testsuite>";
         assert_eq!(parse(text).unwrap().failures[0].message, "m\na\u{fffd}c&dA");
+    }
+
+    #[test]
+    fn the_time_of_a_case_is_read_as_tools_write_it() {
+        let text = "<testsuite><testcase name='a' time='1,234.5'/><testcase name='b' time='soon'/></testsuite>";
+        let tests = parse(text).unwrap().tests;
+        assert_eq!((tests[0].duration_ms, tests[1].duration_ms), (Some(1_234_500), None));
     }
 
     #[test]
