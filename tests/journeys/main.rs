@@ -9,6 +9,7 @@
 mod container;
 mod dead_letters;
 mod demo;
+mod environments;
 mod killed_bots;
 mod outage;
 mod plain_client;

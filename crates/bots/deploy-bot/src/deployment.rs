@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
-use bot_messages::{Code, FailureReason, deploy::DeployStarted};
-use serde_json::json;
+use bot_messages::{
+    Code, FailureReason,
+    deploy::{AttemptStep, DeployStarted},
+};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    DeployBot, DeployJob, Want,
+    DeployBot,
     application::{self, Host, Running},
     environments::Environment,
     health::{self, Answer, Question},
     history::{History, Kind, Switch},
+    job::{DeployJob, Want},
     journal::{Journal, JournalError, Wanted},
     release::{Release, Releases},
     report::{Up, Verdict},
+    words::{self, What},
 };
 
 /// A job that was told to stop has 15 s until it is dropped: then the former release has only this long to answer.
@@ -49,6 +53,11 @@ impl Deployment<'_> {
             journal.claim(&job, token).map_err(journal_fail)
         });
         claimed.await?;
+        let begun = match self.cx.attempt {
+            1 => "begun".to_owned(),
+            again => format!("begun again, attempt {again}: the one before did not come to its end"),
+        };
+        self.step(&format!("begun-{}", self.cx.attempt), begun).await?;
         let history = self.history().await?;
         let Some(first) = history.of_job(&self.cx.id).first().map(|first| (*first).clone()) else {
             return self.begin(&history).await;
@@ -89,15 +98,17 @@ impl Deployment<'_> {
         self.heed()?;
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         self.unpack(&release).await?;
+        self.step("unpacked", format!("unpacked {}", release.digest().short())).await?;
         self.heed()?;
         if let Some(there) = self.already_there(history, &release).await? {
             return Ok(there);
         }
         // Whoever has lost the lease learns it here, while nothing has been touched.
-        let from = history.current().map(Release::digest);
-        self.cx.remember("intent", &json!({"from": from, "to": release.digest()})).await?;
-        let (reason, by) = self.job.history();
-        let first = self.switch(0, Some(release), kind, reason, by).await?;
+        let from = history.current().map_or("nothing", |current| current.digest().short());
+        let intent = format!("switching from {from} to {}", release.digest().short());
+        self.step("intent", intent).await?;
+        let first = self.switch(0, Some(release), kind, self.job.reason(), Some(self.job.by.clone())).await?;
+        self.step("switched", format!("the journal says switch {}", first.seq)).await?;
         self.finish(&first).await
     }
 
@@ -239,6 +250,7 @@ impl Deployment<'_> {
     async fn take_back(&self, first: &Switch, verdict: Verdict) -> Outcome<DeployBot> {
         self.cx.remember("verdict", &verdict).await?;
         self.cx.line(&verdict.message);
+        self.step("verdict", format!("taking it back: {}", verdict.message)).await?;
         let former = self.history().await?.before(first.seq).cloned();
         if let Some(former) = &former
             && let Err(fail) = self.unpack(former).await
@@ -255,6 +267,15 @@ impl Deployment<'_> {
         };
         self.prune().await;
         Ok(self.failed(first, former.as_ref(), verdict, trouble.as_deref()))
+    }
+
+    /// Writes a step into the environment's history, once over all attempts.
+    async fn step(&self, step: &str, what: String) -> Result<(), Fail> {
+        let DeployJob { environment, number, .. } = self.job;
+        let word =
+            What::Step { number: *number, job_id: self.cx.id.clone(), step: AttemptStep { at: self.cx.now(), what } };
+        let told = words::say(environment, &format!("step:{environment}:{number}:{step}"), word);
+        self.cx.emit(step, told).await
     }
 
     async fn history(&self) -> Result<History, Fail> {

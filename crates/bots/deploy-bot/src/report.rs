@@ -2,15 +2,17 @@
 use bot_core::Effects;
 use bot_messages::{
     Code, FailureReason, SafeError,
-    deploy::{DeployCompleted, DeployFailed, DeployRolledBack},
+    deploy::{AttemptState, DeployCompleted, DeployFailed, DeployRolledBack},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DeployBot, Want,
+    DeployBot,
     deployment::Deployment,
     history::{Kind, Switch},
+    job::Want,
     release::Release,
+    words::End,
 };
 
 /// Why a switch is taken back. Remembered before that is done, so that a crash in between changes nothing.
@@ -34,8 +36,19 @@ impl Deployment<'_> {
             return Effects::none();
         };
         let environment = self.environment.name.clone();
+        let (kind, at) = match &up.url {
+            Some(url) => ("healthy", format!(" at {url}")),
+            None => ("in place", String::new()),
+        };
+        let told = self.job.ended(End {
+            job_id: self.cx.id.clone(),
+            state: AttemptState::Succeeded,
+            why: format!("{} is {kind}{at}", release.digest().short()),
+            digest: Some(release.digest().clone()),
+            current: Some(release.digest().clone()),
+        });
         match &self.job.want {
-            Want::Release(_) => Effects::none().say(DeployCompleted {
+            Want::Release(_) => told.say(DeployCompleted {
                 environment,
                 revision: release.revision.clone(),
                 job_id: self.cx.id.clone(),
@@ -45,7 +58,7 @@ impl Deployment<'_> {
                 health_url: up.health_url,
                 duration_ms: self.cx.duration_ms(),
             }),
-            Want::Back { reason, .. } => Effects::none().say(DeployRolledBack {
+            Want::Back { reason, .. } => told.say(DeployRolledBack {
                 environment,
                 job_id: self.cx.id.clone(),
                 from: first.from.clone().unwrap_or_else(|| release.digest().clone()),
@@ -88,8 +101,19 @@ impl Deployment<'_> {
             log_tail: verdict.log_tail,
             duration_ms: self.cx.duration_ms(),
         };
+        let told = self.job.ended(End {
+            job_id: self.cx.id.clone(),
+            state: match (trouble, verdict.reason) {
+                (Some(_), _) => AttemptState::Stranded,
+                (None, FailureReason::Cancelled) => AttemptState::Cancelled,
+                (None, _) => AttemptState::RolledBack,
+            },
+            why: failed.error.message.clone(),
+            digest: Some(release.digest().clone()),
+            current: failed.current.clone(),
+        });
         let effects = if first.kind == Kind::Deploy && trouble.is_none() {
-            Effects::none().say(DeployRolledBack {
+            told.say(DeployRolledBack {
                 environment,
                 job_id: self.cx.id.clone(),
                 from: release.digest().clone(),
@@ -97,7 +121,7 @@ impl Deployment<'_> {
                 reason: verdict.message,
             })
         } else {
-            Effects::none()
+            told
         };
         effects.say(failed)
     }

@@ -129,6 +129,9 @@ impl OutsidePublisher {
             "repository.pushed",
             "deploy.requested",
             "deploy.rollback_requested",
+            "deploy.freeze_requested",
+            "deploy.unfreeze_requested",
+            "deploy.report_requested",
             "approval.granted",
             "approval.denied",
         ];

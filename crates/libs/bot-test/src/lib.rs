@@ -9,6 +9,8 @@
 
 mod conversation;
 mod job;
+mod rehearsal;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
+pub use rehearsal::{Acts, Rehearsal};

@@ -52,6 +52,8 @@ pub(super) struct Flow {
     deploys_promised: Option<usize>,
     deploys_started: usize,
     deploys_done: usize,
+    /// For what a deployment waits that will not end soon.
+    held_for: Option<String>,
     /// Since when nothing is known to follow.
     quiet_since: Option<Duration>,
     /// Why that is.
@@ -86,6 +88,9 @@ impl Flow {
                 self.deploys_done += 1;
                 self.deployed(at)
             }
+            // It goes on by itself when someone says yes, or when the gate opens: nobody has to wait here for that.
+            "approval.requested" => self.held("a person's yes", at),
+            "deploy.held" if data.get("gate").is_none_or(|gate| gate != "busy") => self.held("an open gate", at),
             "message.dead_lettered" => gave_up(data),
             _ => None,
         };
@@ -189,12 +194,28 @@ impl Flow {
         let expected = self.deploys_promised.unwrap_or(0).max(self.deploys_started);
         let all = self.deploys_done >= expected;
         if all && (self.deploys_named <= 1 || self.deploys_promised.is_some()) {
-            return Some(End::good("built, tested and deployed"));
+            return Some(End::good(self.good()));
         }
         if all {
-            self.quiet(at, "built, tested and deployed");
+            self.quiet(at, &self.good());
         }
         None
+    }
+
+    /// A deployment that waits for something that may take days counts as done.
+    fn held(&mut self, for_what: &str, at: Duration) -> Option<End> {
+        self.held_for = Some(for_what.to_owned());
+        self.deploys_done += 1;
+        self.deploys_started += 1;
+        self.deployed(at)
+    }
+
+    /// How a push ended well.
+    fn good(&self) -> String {
+        match &self.held_for {
+            Some(for_what) => format!("built and tested; a deployment waits for {for_what}: see `lota history`"),
+            None => "built, tested and deployed".to_owned(),
+        }
     }
 
     fn quiet(&mut self, at: Duration, why: &str) {
@@ -231,7 +252,7 @@ impl Flow {
         if promised > 0 {
             self.deploys_promised = Some(promised);
             self.quiet_since = None;
-            return (self.deploys_done >= promised).then(|| End::good("built, tested and deployed"));
+            return (self.deploys_done >= promised).then(|| End::good(self.good()));
         }
         if self.deploys_started == 0 {
             let note = if note.is_empty() { "it gave no reason" } else { note };
@@ -298,6 +319,16 @@ mod tests {
         assert_eq!(f.passed(s(99)), None, "it runs");
         assert_eq!(f.doing(s(9)), "still deploying to local for 6.0 s");
         assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(100))), Some(true));
+    }
+
+    #[test]
+    fn a_deployment_that_waits_for_people_is_not_waited_for() {
+        let mut f = Flow::default();
+        f.said("t", "test.completed", &tested(&json!({"live": {}})), s(1));
+        assert_eq!(f.recorded(&record("DeployBot", "t", Outcome::Acted, "live: 3f8a goes there."), s(2)), None);
+        assert_eq!(f.said("h", "deploy.held", &json!({"environment": "live", "gate": "busy"}), s(2)), None);
+        let end = f.said("a", "approval.requested", &json!({"environment": "live"}), s(3)).unwrap();
+        assert!(end.success && end.why.contains("waits for a person's yes"), "{}", end.why);
     }
 
     #[test]
