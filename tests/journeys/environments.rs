@@ -1,6 +1,14 @@
 //! Environments with gates: approvals, freezes, promotion, pushes that overtake each other, and what was never tested; told
 //! by `lota` to a whole fleet on a real broker.
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tests::{Fleet, Repository, succeeds, text, wait_for};
@@ -151,4 +159,62 @@ fn a_freeze_holds_pushes_back_and_only_the_newest_goes_on() {
     assert_eq!(fleet.said(&second, "deploy.started"), 0);
     let refused = refused(&mut fleet.lota(&["unfreeze", "staging"]));
     assert!(refused.contains("staging is not frozen"), "{refused}");
+}
+
+/// Answers every line with `ok`, and keeps them.
+fn world() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, heard) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
+    let kept = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let _ = BufReader::new(&mut stream).read_line(&mut line);
+            kept.lock().unwrap().push(line.trim().to_owned());
+            let _ = stream.write_all(b"ok\n");
+        }
+    });
+    (port, heard)
+}
+
+#[test]
+fn a_command_gets_its_secret_and_nobody_else_does() {
+    let (port, heard) = world();
+    let say = "say() { exec 3<>/dev/tcp/127.0.0.1/$WORLD; echo \"$1\" >&3; read -r answer <&3; }";
+    let fleet = Fleet::start();
+    let secrets = fleet.home().join("config/deploy-secrets");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(secrets.join("API_TOKEN"), "canary-7f3a\n").unwrap();
+    fs::set_permissions(secrets.join("API_TOKEN"), fs::Permissions::from_mode(0o600)).unwrap();
+    let environments = format!(
+        "live:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target:
+    type: command
+    env: {{WORLD: '{port}'}}
+    secrets: [API_TOKEN]
+    deploy: |
+      {say}
+      echo \"with $API_TOKEN\"; say \"deploy $(cat $LOTA_RELEASE/index.html) with $API_TOKEN\"
+    verify: '{say}; say \"verify $LOTA_DIGEST\"'
+"
+    );
+    fs::write(fleet.home().join("config/environments.yaml"), environments).unwrap();
+    fleet.kill("deploy-bot");
+    let repository =
+        Repository::create(&fleet.beside("page"), &[(".lotabots.yaml", &pipeline(&["live"])), ("index.html", "one\n")]);
+    let followed = succeeds(&mut fleet.lota(&["push", repository.path.to_str().unwrap(), "--follow", "--verbose"]));
+    let digest = attempt(&fleet, "live", 1, "succeeded")["digest"].as_str().unwrap().to_owned();
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard, ["deploy one with canary-7f3a".to_owned(), format!("verify {digest}")]);
+    assert!(followed.contains("with ***"), "{followed}");
+    for log in fs::read_dir(fleet.home().join("logs")).unwrap().flatten() {
+        let text = fs::read_to_string(log.path()).unwrap();
+        assert!(!text.contains("canary-7f3a"), "{} tells a secret", log.path().display());
+    }
+    let stored = fleet.home().join("bots/deploy-bot");
+    let grep = Command::new("grep").args(["-r", "-l", "canary-7f3a", stored.to_str().unwrap()]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&grep.stdout), "", "nothing of it is kept");
 }

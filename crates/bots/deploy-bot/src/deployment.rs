@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     DeployBot,
     application::{self, Host, Running},
-    environments::Environment,
+    environments::{Environment, Target},
     health::{self, Answer, Question},
     history::{History, Kind, Switch},
     job::{DeployJob, Want},
@@ -25,7 +25,7 @@ use crate::{
 /// A job that was told to stop has 15 s until it is dropped: then the former release has only this long to answer.
 const HURRIED_DEADLINE: Duration = Duration::from_secs(6);
 
-enum Down {
+pub(crate) enum Down {
     /// It is not healthy.
     Bad(Verdict),
     /// It was not found out: the attempt ends.
@@ -96,6 +96,10 @@ impl Deployment<'_> {
             self.cx.emit("started", Effects::none().say(started)).await?;
         }
         self.heed()?;
+        if let Target::Scripts(scripts) = &self.environment.target {
+            // A secret that is missing is found out while nothing has been touched.
+            self.secrets(scripts)?;
+        }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         self.unpack(&release).await?;
         self.step("unpacked", format!("unpacked {}", release.digest().short())).await?;
@@ -144,7 +148,11 @@ impl Deployment<'_> {
         let Some(last) = history.last().filter(|last| last.to.as_ref().is_some_and(|to| to.is_same(release))) else {
             return Ok(None);
         };
-        match self.bring_up(last).await {
+        let up = match &self.environment.target {
+            Target::Directory => self.bring_up(last).await,
+            Target::Scripts(scripts) => self.still_there(last, scripts).await,
+        };
+        match up {
             Ok(up) => {
                 let there = Switch { to: Some(release.clone()), ..last.clone() };
                 let note = format!("{} is in {} already, and healthy", release.digest().short(), self.environment.name);
@@ -174,7 +182,9 @@ impl Deployment<'_> {
         }
         let name = to.as_ref().map_or("nothing", |release| release.digest().short());
         self.cx.progress(50, &format!("switching {} to {name}", self.environment.name));
-        self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
+        if self.environment.target == Target::Directory {
+            self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
+        }
         let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
         let wanted = Wanted { at, to, job, token, kind, reason, requested_by, nth };
         let journal = self.journal.clone();
@@ -193,8 +203,16 @@ impl Deployment<'_> {
         }
     }
 
-    /// Makes the machine what the journal says: link, application, answer.
+    /// Makes the world what the journal says.
     async fn bring_up(&self, switch: &Switch) -> Result<Up, Down> {
+        match &self.environment.target {
+            Target::Directory => self.serve(switch).await,
+            Target::Scripts(scripts) => self.put_there(switch, scripts).await,
+        }
+    }
+
+    /// On this machine: link, application, answer.
+    async fn serve(&self, switch: &Switch) -> Result<Up, Down> {
         let halted = Down::Halted;
         let (releases, digest) = (self.releases.clone(), switch.to.as_ref().map(|to| to.digest().clone()));
         beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry)).await.map_err(halted)?;
@@ -240,7 +258,7 @@ impl Deployment<'_> {
     }
 
     /// The smaller of what the pipeline and the operator allow.
-    fn deadline(&self, release: &Release) -> Duration {
+    pub(crate) fn deadline(&self, release: &Release) -> Duration {
         let asked = release.health.clone().unwrap_or_default().deadline.0;
         let deadline = asked.min(self.environment.health_deadline_max);
         if self.hurried() { deadline.min(HURRIED_DEADLINE) } else { deadline }
@@ -270,7 +288,7 @@ impl Deployment<'_> {
     }
 
     /// Writes a step into the environment's history, once over all attempts.
-    async fn step(&self, step: &str, what: String) -> Result<(), Fail> {
+    pub(crate) async fn step(&self, step: &str, what: String) -> Result<(), Fail> {
         let DeployJob { environment, number, .. } = self.job;
         let word =
             What::Step { number: *number, job_id: self.cx.id.clone(), step: AttemptStep { at: self.cx.now(), what } };
@@ -278,7 +296,7 @@ impl Deployment<'_> {
         self.cx.emit(step, told).await
     }
 
-    async fn history(&self) -> Result<History, Fail> {
+    pub(crate) async fn history(&self) -> Result<History, Fail> {
         let journal = self.journal.clone();
         beside(move || journal.read().map_err(journal_fail)).await
     }
@@ -310,7 +328,7 @@ impl Deployment<'_> {
     }
 
     /// Whether there is little time, because the runtime waits for the job to end.
-    fn hurried(&self) -> bool {
+    pub(crate) fn hurried(&self) -> bool {
         self.cx.cancelled.is_cancelled()
     }
 
@@ -321,7 +339,7 @@ impl Deployment<'_> {
     }
 
     /// What stopping means after so many switches of this job.
-    fn stopped(&self, switch: &Switch, switches: usize) -> Down {
+    pub(crate) fn stopped(&self, switch: &Switch, switches: usize) -> Down {
         match (self.cx.stop(), switches) {
             (Some(Stop::Asked(why)), 1..) => {
                 self.bad(switch, FailureReason::Cancelled, Code::Cancelled, format!("cancelled: {why}"))

@@ -2,11 +2,13 @@
 //! What an environment holds is not here but in its journal.
 mod fields;
 mod freeze;
+mod ssh;
+mod target;
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -19,6 +21,7 @@ pub(crate) use freeze::{Frozen, Window};
 use globset::{Glob, GlobBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+pub(crate) use target::{Scripts, Target};
 use tokio::sync::Mutex;
 
 const FILE_BYTES_MAX: usize = 256 * 1024;
@@ -61,6 +64,8 @@ pub(crate) struct Environment {
     freeze: Vec<Window>,
     /// The folder that holds its releases, its journal and its application; absolute.
     pub(crate) root: PathBuf,
+    /// How an artifact gets there.
+    pub(crate) target: Target,
     /// Whether applications are started here, where the pipeline asks for it.
     pub(crate) serves: bool,
     /// The operator's port; otherwise one is picked once and kept.
@@ -125,8 +130,17 @@ fn listed(path: &Path, mistakes: &[Told]) -> String {
     mistakes.iter().map(line).collect()
 }
 
-/// Reads the file. Relative target paths start from `base`. No file is no environments.
-pub(crate) fn read(path: &Path, base: &Path) -> Result<Environments, EnvironmentsError> {
+/// Where relative paths of targets start.
+#[derive(Clone, Copy)]
+pub(crate) struct Base<'a> {
+    /// The bot's own folder, for releases and journals.
+    pub(crate) bot: &'a Path,
+    /// The configuration folder, for the operator's files.
+    pub(crate) config: &'a Path,
+}
+
+/// Reads the file. No file is no environments.
+pub(crate) fn read(path: &Path, base: Base<'_>) -> Result<Environments, EnvironmentsError> {
     let broken = |mistakes| EnvironmentsError { path: path.to_owned(), mistakes };
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, base).map_err(broken),
@@ -138,7 +152,7 @@ pub(crate) fn read(path: &Path, base: &Path) -> Result<Environments, Environment
 }
 
 /// All mistakes together, each with its place.
-fn parse(text: &str, base: &Path) -> Result<Environments, Vec<Told>> {
+fn parse(text: &str, base: Base<'_>) -> Result<Environments, Vec<Told>> {
     if text.len() > FILE_BYTES_MAX {
         return Err(vec![format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len()).into()]);
     }
@@ -163,7 +177,7 @@ fn parse(text: &str, base: &Path) -> Result<Environments, Vec<Told>> {
     Err(told)
 }
 
-fn environments(file: Value, base: &Path, mistakes: &mut Vec<Mistake>) -> Environments {
+fn environments(file: Value, base: Base<'_>, mistakes: &mut Vec<Mistake>) -> Environments {
     let expected = "expected environments by name, such as `staging: {repositories: [\"shop/*\"], …}`";
     let mut environments = Environments::new();
     let Value::Object(file) = file else {
@@ -213,20 +227,6 @@ fn circles(environments: &Environments, mistakes: &mut Vec<Mistake>) {
             mistakes.push(Mistake { pointer: format!("/{name}/promote_from"), message });
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Target {
-    #[serde(rename = "type")]
-    kind: TargetKind,
-    path: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum TargetKind {
-    Directory,
 }
 
 #[derive(Deserialize)]
@@ -284,7 +284,7 @@ fn environment(
     name: &str,
     fields: Map<String, Value>,
     names: &[String],
-    base: &Path,
+    base: Base<'_>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Environment> {
     let mistakes_before = mistakes.len();
@@ -299,7 +299,7 @@ fn environment(
     let promote_from = promote_from(&mut from, names);
     let approval = approval(&mut from);
     let freeze = windows(&mut from);
-    let target: Option<Target> = from.required("target", "{type: directory, path: environments/local}");
+    let target = target::read(&mut from, base.bot, base.config);
     let serve = from.optional("serve").unwrap_or(ServeMode::Auto);
     let port = port(&mut from);
     let health = from.optional("health").unwrap_or(HealthMax { deadline: Span(Duration::from_secs(60)) });
@@ -314,10 +314,7 @@ fn environment(
     if limits.memory_mib == 0 || limits.processes == 0 || limits.log_mib == 0 {
         from.wrong("limits", "expected every limit above zero");
     }
-    if target.as_ref().is_some_and(|target| target.path.components().any(|part| part == Component::ParentDir)) {
-        from.wrong("target.path", "expected a path without `..`");
-    }
-    let Target { kind: TargetKind::Directory, path } = target?;
+    let (target, root) = target?;
     let (repositories, refs) = (repositories?, refs?);
     (mistakes.len() == mistakes_before).then(|| Environment {
         name: name.to_owned(),
@@ -327,8 +324,8 @@ fn environment(
         promote_from,
         approval,
         freeze,
-        // By its components, which leaves out every `.`: what is served must have a plain path.
-        root: base.join(path).components().collect(),
+        root,
+        target,
         serves: matches!(serve, ServeMode::Auto),
         port,
         health_deadline_max: health.deadline.0,

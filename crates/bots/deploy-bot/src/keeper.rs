@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     DeployBot,
     application::{self, Host},
-    environments::Environment,
+    environments::{Environment, Target},
     journal::Journal,
     release::Releases,
 };
@@ -33,7 +33,8 @@ struct Watch {
 pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
     let mut watches: BTreeMap<&str, Watch> = BTreeMap::new();
     while !cx.cancelled.is_cancelled() {
-        for environment in bot.environments.values() {
+        let served = |environment: &&Environment| environment.target == Target::Directory;
+        for environment in bot.environments.values().filter(served) {
             // A job that has the environment knows better what should run.
             if let Ok(_busy) = environment.busy.try_lock() {
                 let watch = watches.entry(&environment.name).or_default();

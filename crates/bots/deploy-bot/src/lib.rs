@@ -17,6 +17,7 @@ mod application;
 mod asked;
 mod deployment;
 mod desk;
+mod elsewhere;
 mod environments;
 mod health;
 mod history;
@@ -26,6 +27,7 @@ mod keeper;
 mod proofs;
 mod release;
 mod report;
+mod scripts;
 mod settings;
 mod words;
 
@@ -49,7 +51,7 @@ use bot_messages::{
     test::TestCompleted,
 };
 use desk::Desk;
-use environments::{Environment, Environments};
+use environments::{Base, Environment, Environments};
 use job::Want;
 use proofs::{Proof, Shelf};
 use release::Sizes;
@@ -146,7 +148,8 @@ impl Bot for DeployBot {
     fn new(settings: Settings, mut tools: Tools) -> anyhow::Result<Self> {
         tools.dir = std::path::absolute(&tools.dir).context("the bot's folder has no absolute path")?;
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
-        let environments = environments::read(&tools.config_dir.join(&settings.environments), &tools.dir)?;
+        let base = Base { bot: &tools.dir, config: &tools.config_dir };
+        let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
         let objects = Objects::directory(&tools.objects)?;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DeployBot,
     deployment::Deployment,
+    environments::Target,
     history::{Kind, Switch},
     job::Want,
     release::Release,
@@ -43,7 +44,10 @@ impl Deployment<'_> {
         let told = self.job.ended(End {
             job_id: self.cx.id.clone(),
             state: AttemptState::Succeeded,
-            why: format!("{} is {kind}{at}", release.digest().short()),
+            why: match self.job.reason() {
+                Some(reason) => format!("{} is {kind}{at}: {reason}", release.digest().short()),
+                None => format!("{} is {kind}{at}", release.digest().short()),
+            },
             digest: Some(release.digest().clone()),
             current: Some(release.digest().clone()),
         });
@@ -82,6 +86,10 @@ impl Deployment<'_> {
         let state = match (former.map(|former| former.digest().short()), &trouble) {
             (Some(former), None) => format!("{former}, which was there before, is back"),
             (None, None) => "nothing was there before, and nothing is there now".to_owned(),
+            (Some(former), Some(trouble)) if self.environment.target != Target::Directory => format!(
+                "going back failed too: {trouble}; the journal names {former}, and what is there is not known: look there, \
+                 then `lota deploy` or `lota rollback` it"
+            ),
             (Some(former), Some(trouble)) => format!(
                 "going back failed too: {trouble}; the journal and `current` name {former} now, it does not answer, and the \
                  bot goes on trying to keep it running"

@@ -1,10 +1,14 @@
 //! What the file may say, and how its mistakes are told.
 use super::*;
 
+fn base() -> Base<'static> {
+    Base { bot: Path::new("/bot"), config: Path::new("/config") }
+}
+
 const LOCAL: &str = "local:\n  repositories: [\"*\"]\n  refs: [\"refs/heads/*\"]\n  target: {type: directory, path: environments/local}\n";
 
 fn local(more: &str) -> Environment {
-    parse(&format!("{LOCAL}{more}"), Path::new("/bot")).unwrap().remove("local").unwrap()
+    parse(&format!("{LOCAL}{more}"), base()).unwrap().remove("local").unwrap()
 }
 
 fn revision(repository: &str, git_ref: &str) -> Revision {
@@ -27,7 +31,7 @@ fn a_short_entry_has_sensible_limits() {
 #[test]
 fn a_repository_fits_by_name_or_address_and_a_star_stays_in_its_part() {
     let text = LOCAL.replace("\"*\"", "\"shop/*\", \"https://git.example.org/tools/**\"");
-    let local = parse(&text, Path::new("/bot")).unwrap().remove("local").unwrap();
+    let local = parse(&text, base()).unwrap().remove("local").unwrap();
     assert!(local.admits(&revision("shop/api", "refs/heads/main")).is_ok());
     assert!(local.admits(&revision("tools/a/b", "refs/heads/main")).is_ok());
     let refused = local.admits(&revision("shop/evil/api", "refs/heads/main")).unwrap_err();
@@ -39,7 +43,7 @@ fn all_mistakes_are_told_at_once() {
     let text = format!(
         "{LOCAL}  keep: 1\n  port: none\n  helth: {{}}\nother:\n  refs: []\n  target: {{type: ftp, path: x}}\n  limits: {{memory: 3}}\n\"a b\": {{}}\n"
     );
-    let told = listed(Path::new("conf/e.yaml"), &parse(&text, Path::new("/bot")).unwrap_err());
+    let told = listed(Path::new("conf/e.yaml"), &parse(&text, base()).unwrap_err());
     for mistake in [
         "e.yaml:5:9: local.keep: expected 2",
         "e.yaml:6:9: local.port: expected auto or a number",
@@ -60,7 +64,7 @@ fn gates_are_read_and_their_mistakes_told_in_their_place() {
     let text = LOCAL.replace("local", "prod")
         + "  requires: [test.completed, build.completed]\n  promote_from: local\n  approval: {required: true, expires: 4h}\n"
         + "  freeze:\n    - {days: [fri], from: '16:00', to: '24:00', timezone: Europe/Berlin, reason: weekend}\n";
-    let environments = parse(&format!("{LOCAL}{text}"), Path::new("/bot")).unwrap();
+    let environments = parse(&format!("{LOCAL}{text}"), base()).unwrap();
     let prod = &environments["prod"];
     assert_eq!((prod.requires.len(), prod.promote_from.as_deref()), (2, Some("local")));
     assert_eq!(prod.approval, Some(Duration::from_secs(4 * 3600)));
@@ -69,7 +73,7 @@ fn gates_are_read_and_their_mistakes_told_in_their_place() {
     assert_eq!(environments["local"].frozen(friday), None);
 
     let wrong = "  requires: [tests.completed]\n  promote_from: lokal\n  approval: {required: true, expires: 0s}\n  freeze: [{from: a, until: b, reason: z}, {form: x}]\n";
-    let told = listed(Path::new("e.yaml"), &parse(&format!("{LOCAL}{wrong}"), Path::new("/bot")).unwrap_err());
+    let told = listed(Path::new("e.yaml"), &parse(&format!("{LOCAL}{wrong}"), base()).unwrap_err());
     for mistake in [
         "e.yaml:5:14: local.requires.0: `tests.completed` vouches for no artifact",
         "did you mean `test.completed`?",
@@ -81,26 +85,26 @@ fn gates_are_read_and_their_mistakes_told_in_their_place() {
     ] {
         assert!(told.contains(mistake), "{mistake} is not in\n{told}");
     }
-    let itself = parse(&format!("{LOCAL}  promote_from: local\n"), Path::new("/bot")).unwrap_err();
+    let itself = parse(&format!("{LOCAL}  promote_from: local\n"), base()).unwrap_err();
     assert!(itself[0].what.contains("no environment may wait for itself"), "{itself:?}");
 }
 
 #[test]
 fn two_environments_never_share_a_folder_or_a_port() {
     let text = format!("{LOCAL}  port: 8600\n{}  port: 8600\n", LOCAL.replace("local:", "twin:"));
-    let told = parse(&text, Path::new("/bot")).unwrap_err();
+    let told = parse(&text, base()).unwrap_err();
     assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[test]
 fn no_file_and_an_empty_file_are_no_environments() {
-    assert!(read(Path::new("/nowhere/environments.yaml"), Path::new("/bot")).unwrap().is_empty());
-    assert!(parse("# nothing yet\n", Path::new("/bot")).unwrap().is_empty());
+    assert!(read(Path::new("/nowhere/environments.yaml"), base()).unwrap().is_empty());
+    assert!(parse("# nothing yet\n", base()).unwrap().is_empty());
 }
 
 #[test]
 fn a_broken_file_says_where() {
-    let told = parse("local:\n  refs: [\n", Path::new("/bot")).unwrap_err();
+    let told = parse("local:\n  refs: [\n", base()).unwrap_err();
     assert_eq!(told[0].at, Some((2, 9)), "{told:?}");
     let error = EnvironmentsError { path: "environments.yaml".into(), mistakes: told };
     let expected = "environments.yaml cannot be used:\n  - environments.yaml:2:9: ";

@@ -3,6 +3,7 @@
 use std::{
     fs,
     future::Future,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -85,9 +86,19 @@ fn said_type(effect: &Effect) -> Option<&'static str> {
 
 impl Field {
     pub(crate) fn new() -> Self {
+        Self::with(ENVIRONMENTS, &[])
+    }
+
+    /// With these environments and secrets.
+    pub(crate) fn with(environments: &str, secrets: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("config")).unwrap();
-        fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
+        let secret_dir = dir.path().join("config/deploy-secrets");
+        fs::create_dir_all(&secret_dir).unwrap();
+        fs::write(dir.path().join("config/environments.yaml"), environments).unwrap();
+        for (name, value) in secrets {
+            fs::write(secret_dir.join(name), value).unwrap();
+            fs::set_permissions(secret_dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
         let field = Self { bot: Self::bot_in(dir.path()), dir, objects };
         fs::create_dir_all(field.root().join("data")).unwrap();
