@@ -34,8 +34,9 @@ brief:
 ";
 
 fn pipeline(environments: &[&str]) -> String {
-    let deploy: String = environments.iter().map(|name| format!("  {name}: {{}}\n")).collect();
-    format!("version: 1\nbuild:\n  artifacts: [index.html]\ntest:\n  suites: {{}}\ndeploy:\n{deploy}")
+    let deploy: Vec<String> = environments.iter().map(|name| format!("{name}: {{}}")).collect();
+    let deploy = deploy.join(", ");
+    format!("version: 1\nbuild:\n  artifacts: [index.html]\ntest:\n  suites: {{}}\ndeploy: {{{deploy}}}\n")
 }
 
 /// A fleet with these environments; DeployBot reads them when it starts.

@@ -15,4 +15,5 @@ mod outage;
 mod plain_client;
 mod push_by_path;
 mod retry;
+mod ssh_target;
 mod steering;

@@ -39,7 +39,11 @@ impl Deployment<'_> {
         // The intent, durable before anything outside is touched.
         self.cx.remember(&begun, &self.cx.attempt).await.map_err(Down::Halted)?;
         self.cx.progress(60, &format!("running {which:?}").to_lowercase());
-        self.judge(switch, runner.run(which, script).await)?;
+        if let Err(down) = self.judge(switch, runner.run(which, script).await) {
+            // What a script could not bring back may never have been away.
+            let never_away = self.is_taken_back().await && switch.to.is_some() && self.is_seen(&runner).await?;
+            return if never_away { Ok(up(scripts)) } else { Err(down) };
+        }
         if switch.to.is_some() {
             let deadline = switch.to.as_ref().map_or(self.environment.health_deadline_max, |to| self.deadline(to));
             self.cx.progress(80, "asking whether it is there");
@@ -82,13 +86,18 @@ impl Deployment<'_> {
         Secrets::read(scripts, &dir).map_err(|error| Fail::reject(Code::Rejected, error))
     }
 
+    /// Whether this job has switched, and switched back.
+    async fn is_taken_back(&self) -> bool {
+        self.history().await.is_ok_and(|history| history.of_job(&self.cx.id).len() > 1)
+    }
+
     async fn runner<'r>(&'r self, switch: &Switch, scripts: &'r Scripts) -> Result<Runner<'r>, Fail> {
         let secrets = self.secrets(scripts)?;
         let history = self.history().await?;
+        let is_taken_back = self.is_taken_back().await;
         let release = switch.to.as_ref().map(|to| self.releases.path(to.digest()));
         // What is taken back is taken back in time even where the job was told to stop.
-        let taken_back = history.of_job(&self.cx.id).len() > 1;
-        let stop = if taken_back { CancellationToken::new() } else { self.cx.cancelled.clone() };
+        let stop = if is_taken_back { CancellationToken::new() } else { self.cx.cancelled.clone() };
         let mut told = BTreeMap::from([
             ("LOTA_ENVIRONMENT", self.environment.name.clone()),
             ("LOTA_JOB", self.cx.id.clone()),

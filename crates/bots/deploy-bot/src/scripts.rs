@@ -122,7 +122,7 @@ fn read_private(path: &Path) -> anyhow::Result<String> {
         _ => anyhow::anyhow!("the secret {shown} cannot be read: {error}"),
     })?;
     anyhow::ensure!(
-        meta.mode() & 0o077 == 0,
+        matches!(meta.mode() & 0o077, 0),
         "the secret {shown} can be read by others than its owner: chmod 600 {shown}"
     );
     anyhow::ensure!(

@@ -99,6 +99,7 @@ pub(super) fn read(from: &mut Fields<'_>, base: &Path, config_dir: &Path) -> Opt
                 network: commands.network,
                 url: commands.url,
             };
+            check_names(from, &scripts);
             (Target::Scripts(Box::new(scripts)), path)
         }
         Written::Ssh(ssh) => {
@@ -129,6 +130,10 @@ fn check(from: &mut Fields<'_>, scripts: &Scripts) {
     if scripts.timeout.is_zero() || scripts.timeout > TIMEOUT_MAX {
         from.wrong("target.timeout", "expected more than zero and at most 1h, such as 10m");
     }
+}
+
+/// What the operator names is a variable, and none of those that scripts are told by.
+fn check_names(from: &mut Fields<'_>, scripts: &Scripts) {
     for name in &scripts.secrets {
         if !is_variable(name) {
             let what = format!("`{name}` is no name of a variable: expected such as KUBE_TOKEN, and not {OWN_PREFIX}…");

@@ -110,3 +110,52 @@ fn a_broken_file_says_where() {
     let expected = "environments.yaml cannot be used:\n  - environments.yaml:2:9: ";
     assert!(error.to_string().starts_with(expected), "{error}");
 }
+
+fn with_target(target: &str) -> Result<Scripts, String> {
+    let text = LOCAL.replace("{type: directory, path: environments/local}", target);
+    let environments = parse(&text, base()).map_err(|told| listed(Path::new("e.yaml"), &told))?;
+    match &environments["local"].target {
+        Target::Scripts(scripts) => Ok((**scripts).clone()),
+        Target::Directory => panic!("a folder"),
+    }
+}
+
+#[test]
+fn commands_are_a_target_with_its_own_mistakes() {
+    let scripts = with_target("{type: command, deploy: ./up, secrets: [TOKEN], env: {REGION: eu}}").unwrap();
+    assert_eq!((scripts.deploy.as_str(), scripts.verify, scripts.network), ("./up", None, true));
+    assert_eq!(scripts.timeout, Duration::from_secs(600));
+    let told =
+        with_target("{type: command, deploy: ' ', secrets: ['../x'], env: {LOTA_HEX: a}, timeout: 2h}").unwrap_err();
+    for mistake in [
+        "local.target.deploy: is empty",
+        "local.target.secrets: `../x` is no name of a variable",
+        "local.target.env: `LOTA_HEX` is no name of a variable",
+        "local.target.timeout: expected more than zero and at most 1h",
+    ] {
+        assert!(told.contains(mistake), "{mistake} is not in\n{told}");
+    }
+    let told = with_target("{type: command, deploi: ./up}").unwrap_err();
+    assert!(told.contains("unknown field `deploi`") && told.contains("did you mean `deploy`?"), "{told}");
+}
+
+#[test]
+fn another_host_is_a_target_and_nothing_of_it_reaches_a_shell_as_a_command() {
+    let ssh = "{type: ssh, host: app1, user: deploy, path: /srv/shop/, key: id, known_hosts: known, restart: 'a; b'}";
+    let scripts = with_target(ssh).unwrap();
+    assert_eq!(scripts.env["LOTA_SSH_PATH"], "/srv/shop");
+    assert_eq!(scripts.files["LOTA_SSH_KNOWN_HOSTS"], Path::new("/config/known"));
+    assert_eq!(scripts.secret_files["LOTA_SSH_KEY"], "id");
+    assert!(scripts.deploy.contains("StrictHostKeyChecking=yes") && scripts.deploy.contains("\na; b\n"));
+    for (right, wrong, field) in [
+        ("host: app1", "host: -oProxyCommand=x", "host"),
+        ("user: deploy", "user: 'a b'", "user"),
+        ("path: /srv/shop/", "path: \"/srv/$(x)\"", "path"),
+        ("path: /srv/shop/", "path: /srv/../etc", "path"),
+        ("path: /srv/shop/", "path: srv", "path"),
+        ("key: id", "key: ../id", "key"),
+    ] {
+        let told = with_target(&ssh.replace(right, wrong)).unwrap_err();
+        assert!(told.contains(&format!("local.target.{field}: expected")), "{wrong}: {told}");
+    }
+}

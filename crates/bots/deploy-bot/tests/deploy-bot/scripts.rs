@@ -1,4 +1,5 @@
 //! Targets of the operator's own commands: what they are told, what they may not tell, and bots that die between them.
+#![allow(clippy::unwrap_used, reason = "test support: a broken assumption ends the test")]
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
@@ -29,6 +30,8 @@ struct World {
     /// Never healthy.
     broken: Vec<String>,
     /// Nothing can be put there any more.
+    full: bool,
+    /// Nobody reaches it any more.
     closed: bool,
     tokens: Vec<String>,
 }
@@ -37,9 +40,10 @@ impl World {
     fn heed(&mut self, line: &str) -> bool {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["deploy" | "rollback", _] if self.closed => false,
+            _ if self.closed => false,
+            ["deploy" | "rollback", _] if self.full => false,
             ["deploy" | "rollback", hex] => {
-                self.current = (*hex).to_owned();
+                (*hex).clone_into(&mut self.current);
                 *self.deploys.entry(self.current.clone()).or_default() += 1;
                 true
             }
@@ -155,6 +159,10 @@ async fn a_rollback_that_fails_too_calls_someone() {
     let (world, field) = field(true);
     let (one, two) = (field.artifact("one", "good").await, field.artifact("two", "good").await);
     field.run("job-1", &plain(&field, &one)).await.event::<DeployCompleted>();
+    world.lock().unwrap().full = true;
+    let ended = field.run("job-0", &plain(&field, &two)).await;
+    assert_eq!(ended.said(), ["deploy.started", "deploy.rolled_back", "deploy.failed"], "it was never away");
+
     world.lock().unwrap().closed = true;
     let ended = field.run("job-2", &plain(&field, &two)).await;
     assert_eq!(ended.said(), ["deploy.started", "deploy.failed"], "it is not back, so that is not said");
