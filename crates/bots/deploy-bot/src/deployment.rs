@@ -53,6 +53,9 @@ impl Deployment<'_> {
             journal.claim(&job, token).map_err(journal_fail)
         });
         claimed.await?;
+        if self.environment.target != Target::Directory {
+            self.reap().await?;
+        }
         let begun = match self.cx.attempt {
             1 => "begun".to_owned(),
             again => format!("begun again, attempt {again}: the one before did not come to its end"),

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bot_core::Fail;
 use bot_messages::{Code, Digest, FailureReason};
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     deployment::{Deployment, Down},
-    environments::Scripts,
+    environments::{Environment, Scripts},
     history::{Kind, Switch},
     report::{Up, Verdict},
     scripts::{Runner, ScriptEnd, Secrets, Which},
@@ -80,6 +81,15 @@ impl Deployment<'_> {
         }
     }
 
+    /// Ends what scripts of an earlier process left running: before an attempt, nobody else may be at work there.
+    pub(crate) async fn reap(&self) -> Result<(), Fail> {
+        let reaped = self.host.sandbox.reap_stale(&label_of(self.environment)).await.map_err(Fail::retry)?;
+        if reaped > 0 {
+            self.cx.line(&format!("{reaped} processes of an earlier attempt were ended"));
+        }
+        Ok(())
+    }
+
     /// What the scripts name and the operator laid down.
     pub(crate) fn secrets(&self, scripts: &Scripts) -> Result<Secrets, Fail> {
         let dir = self.bot.tools.config_dir.join(&self.bot.settings.secret_dir);
@@ -118,7 +128,7 @@ impl Deployment<'_> {
             environment: self.environment,
             scripts,
             secrets,
-            label: format!("{}:{}", self.environment.name, self.cx.id),
+            label: format!("{}{}", label_of(self.environment), self.cx.id),
             told: told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             read_only: release.into_iter().collect(),
             stop,
@@ -134,6 +144,12 @@ fn chosen<'s>(switch: &Switch, scripts: &'s Scripts) -> Option<(Which, &'s str)>
         (Some(_), _, _) => Some((Which::Deploy, &scripts.deploy)),
         (None, _, None) => None,
     }
+}
+
+/// What the runs of an environment's scripts are called: several fleets of one machine may have one of that name.
+fn label_of(environment: &Environment) -> String {
+    let folder = Sha256::digest(environment.root.as_os_str().as_encoded_bytes());
+    format!("{}:{}:", environment.name, hex::encode(&folder[..6]))
 }
 
 fn up(scripts: &Scripts) -> Up {

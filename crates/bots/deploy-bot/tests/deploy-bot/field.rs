@@ -15,7 +15,7 @@ use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Job, JobCx, Outcome, ServiceCx, ServicePort, Tools};
 use bot_messages::{
     Digest, Event, ObjectRef, Revision,
-    deploy::{DeployRequested, DeployRollbackRequested},
+    deploy::{Attempt, DeployReportRequested, DeployReported, DeployRequested, DeployRollbackRequested},
     pipeline::{DeployStage, Health, Serve, Span, When},
     test::TestCompleted,
 };
@@ -189,6 +189,25 @@ impl Field {
         let digest = artifact.digest.clone();
         let asked = DeployRequested { environment: "local".into(), digest, requested_by: None };
         started(&rehearsal.hear("ask-1", "operator", &asked).unwrap())
+    }
+
+    /// What the environment's history says of a job that followed from a passed test.
+    pub(crate) fn explained(&self, artifact: &ObjectRef, stage: DeployStage, ended: &Ended) -> Attempt {
+        let mut rehearsal = Rehearsal::new(self.bot.clone());
+        let tested = TestCompleted {
+            artifact: artifact.clone(),
+            revision: Revision::example(),
+            deploy: [("local".to_owned(), stage)].into(),
+            ..TestCompleted::example()
+        };
+        rehearsal.hear("push-1", "test-bot", &tested).unwrap();
+        rehearsal.take("push-1", ended.record.effects());
+        rehearsal.take("push-1", ended.outcome.as_ref().unwrap().list.clone());
+        let question = DeployReportRequested { environment: "local".into(), attempts_max: None };
+        let acts = rehearsal.hear("ask-1", "operator", &question).unwrap();
+        let [(_, Effect::Say { data, .. })] = acts.as_slice() else { panic!("{acts:?}") };
+        let mut report: DeployReported = serde_json::from_value(data.clone()).unwrap();
+        report.attempts.remove(0)
     }
 
     pub(crate) fn rollback_job(&self, to: Option<Digest>) -> DeployJob {

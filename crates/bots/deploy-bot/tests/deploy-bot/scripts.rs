@@ -12,12 +12,15 @@ use bot_core::{Fail, Job};
 use bot_messages::{
     Code, FailureReason, ObjectRef,
     alert::AlertTriggered,
-    deploy::{DeployCompleted, DeployFailed, DeployRolledBack},
+    deploy::{AttemptState, DeployCompleted, DeployFailed, DeployRolledBack},
     pipeline::DeployStage,
 };
 use bot_test::{JobRecord, Rehearsal};
 
-use crate::field::{Ended, Field, cx, killed_after};
+use crate::{
+    field::{Ended, Field, cx, killed_after},
+    killed::explains,
+};
 
 const CANARY: &str = "canary-7f3a";
 
@@ -214,6 +217,9 @@ async fn a_bot_that_dies_between_any_two_steps_asks_before_it_repeats() {
         };
         assert_eq!(ended.terminal(), ["deploy.completed"], "{id}: {:?}", ended.outcome);
         assert_eq!((field.switches(&id), world.lock().unwrap().current.as_str()), (1, artifact.digest.hex()), "{id}");
+        let attempt = field.explained(&artifact, DeployStage::default(), &ended);
+        assert_eq!(attempt.state, AttemptState::Succeeded, "{attempt:#?}");
+        explains(&attempt, &ended, !is_last);
         let steps = format!("{:?}", ended.record.effects());
         found += u32::from(steps.contains("an earlier attempt had put it there"));
         if is_last {
