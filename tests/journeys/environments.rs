@@ -219,3 +219,38 @@ fn a_command_gets_its_secret_and_nobody_else_does() {
     let grep = Command::new("grep").args(["-r", "-l", "canary-7f3a", stored.to_str().unwrap()]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&grep.stdout), "", "nothing of it is kept");
 }
+
+#[test]
+fn a_deployment_that_was_killed_asks_before_it_repeats_and_its_history_says_so() {
+    let (port, heard) = world();
+    let say = "say() { exec 3<>/dev/tcp/127.0.0.1/$WORLD; echo \"$1\" >&3; read -r answer <&3; }";
+    let environments = format!(
+        "live:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target:
+    type: command
+    env: {{WORLD: '{port}'}}
+    deploy: '{say}; say deploy; sleep 600'
+    verify: '{say}; say verify'
+"
+    );
+    let fleet = fleet(&environments);
+    let repository =
+        Repository::create(&fleet.beside("page"), &[(".lotabots.yaml", &pipeline(&["live"])), ("index.html", "one\n")]);
+    let correlation = fleet.push(&repository.path);
+    wait_for("the command to be at work", LIMIT, || (!heard.lock().unwrap().is_empty()).then_some(()));
+    fleet.kill("deploy-bot");
+    attempt(&fleet, "live", 1, "succeeded");
+    assert_eq!(*heard.lock().unwrap(), ["deploy", "verify"], "once, and then asked");
+    for (event_type, times) in [("deploy.started", 1), ("deploy.completed", 1), ("deploy.failed", 0)] {
+        assert_eq!(fleet.said(&correlation, event_type), times, "{event_type}");
+    }
+    let told = succeeds(&mut fleet.lota(&["history", "live", "-v"]));
+    let expected =
+        ["begun\n", "switching from nothing to", "begun again, attempt 2", "an earlier attempt had put it there"];
+    let mut rest = told.as_str();
+    for part in expected {
+        rest = rest.split_once(part).unwrap_or_else(|| panic!("`{part}` is not next in:\n{told}")).1;
+    }
+}
