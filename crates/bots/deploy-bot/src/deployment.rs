@@ -6,6 +6,7 @@ use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
 use bot_messages::{
     Code, FailureReason,
     deploy::{AttemptStep, DeployStarted},
+    pipeline::Health,
 };
 use tokio::task::spawn_blocking;
 
@@ -262,8 +263,13 @@ impl Deployment<'_> {
 
     /// The smaller of what the pipeline and the operator allow.
     pub(crate) fn deadline(&self, release: &Release) -> Duration {
-        let asked = release.health.clone().unwrap_or_default().deadline.0;
-        let deadline = asked.min(self.environment.health_deadline_max);
+        let asked = release.health.as_ref().map(|health| health.deadline.0);
+        // Where the operator asks by a command of their own, the pipeline need not say anything about health.
+        let by_default = match self.environment.target {
+            Target::Directory => Health::default().deadline.0,
+            Target::Scripts(_) => self.environment.health_deadline_max,
+        };
+        let deadline = asked.unwrap_or(by_default).min(self.environment.health_deadline_max);
         if self.hurried() { deadline.min(HURRIED_DEADLINE) } else { deadline }
     }
 

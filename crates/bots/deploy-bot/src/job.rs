@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DeployBot,
     deployment::Deployment,
-    history::Kind,
     journal::Journal,
     release::{Release, Releases},
     words::{self, End, What},
@@ -94,13 +93,13 @@ impl Job for DeployJob {
         let history =
             history.and_then(|environment| Journal::in_folder(&environment.root).read().ok()).unwrap_or_default();
         let current = history.current().map(|release| release.digest().clone());
-        let switches = history.of_job(&end.job_id);
-        let halfway = switches.last().is_some_and(|last| switches.len() == 1 && last.kind == Kind::Deploy);
+        // A job that comes to its end after it has switched is not given up, whichever way it ends.
+        let halfway = !history.of_job(&end.job_id).is_empty();
         let (state, why) = match (halfway, end.reason) {
             (true, _) => {
                 let there = current.as_ref().map_or("nothing", Digest::short);
                 let why = format!(
-                    "{}; it was given up between the switch and its end: the journal names {there}, and whether that is \
+                    "{}; it was given up between a switch and its end: the journal names {there}, and whether that is \
                      healthy is not known",
                     end.error.message
                 );
