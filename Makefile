@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-containers check gen new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-containers bench check gen new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -31,6 +31,9 @@ test-containers: doctor ## the tests that need docker or podman and the image ra
 	cargo test --locked --package bot-provision --test container -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
 
+bench: build-demo ## what the fleet adds to a push, in milliseconds, measured on this machine
+	cargo bench --locked --profile demo --package tests --bench flow
+
 check: doctor ## formatting, lints, the rules of the tree, generated files, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -53,7 +56,7 @@ clean: ## delete what was built
 	cargo clean
 
 build-demo: doctor
-	@start=$$(date +%s); cargo build --locked --profile demo $(PROGRAMS) && echo "compiled in $$(($$(date +%s) - start)) s"
+	@deploy/compile.sh build --locked --profile demo $(PROGRAMS)
 
 doctor:
 	@deploy/doctor.sh

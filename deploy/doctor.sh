@@ -67,6 +67,10 @@ if [ "$(uname -s)" != Linux ]; then
 fi
 rust_tool cargo
 rust_tool rustc
+command -v make >/dev/null 2>&1 || say make "$(package make make make make)"
+for tool in setpriv setsid; do
+    command -v "$tool" >/dev/null 2>&1 || say "$tool" "$(package util-linux util-linux util-linux-misc util-linux)"
+done
 command -v git >/dev/null 2>&1 || say git "$(package git git git git)"
 if ! command -v cc >/dev/null 2>&1; then
     say 'cc, a C compiler' "$(package build-essential 'gcc glibc-devel' build-base base-devel)"
@@ -74,5 +78,36 @@ elif ! echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - >/dev/null 2
     # A compiler without the C library's headers and start files passes every check but the first link.
     say 'a C compiler that links (cc is here and fails)' "$(package build-essential 'gcc glibc-devel' build-base base-devel)"
 fi
+
+# What `lota doctor` looks for, too.
+. deploy/needs
+
+# A container's limit counts where it is lower than what the machine has.
+memory=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo 2>/dev/null)
+limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
+case $limit in
+    *[!0-9]* | '') ;;
+    *) [ $((limit / 1048576)) -ge "${memory:-0}" ] || memory=$((limit / 1048576)) ;;
+esac
+if [ -n "$memory" ] && [ "$memory" -lt "$memory_mib" ]; then
+    say "memory: $memory MiB are available, $memory_mib are needed" \
+        'end other programs (ps aux --sort=-rss | head shows the largest), or give this machine or container more'
+fi
+
+# folder PATH MIB WHAT-FOR ELSE: is so much free there, and what else helps.
+folder() {
+    free=$(df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print int($4 / 1024) }')
+    if [ -n "$free" ] && [ "$free" -lt "$2" ]; then
+        say "disk: $free MiB are free in $1, $2 are needed$3" \
+            "delete what is not needed (du -xh --max-depth=2 $1 | sort -h | tail shows the largest), or $4"
+    fi
+}
+
+if [ -x target/demo/lota ]; then
+    folder "$PWD" "$disk_mib" '' 'move this checkout to a larger disk'
+else
+    folder "$PWD" $((disk_mib + compile_disk_mib)) ' for the first compile and a fleet' 'move this checkout to a larger disk'
+fi
+folder "${TMPDIR:-/tmp}" "$disk_mib" ' for the demo' 'name a folder on a larger disk in TMPDIR'
 
 [ "$missing" = 0 ] || exit 69

@@ -28,7 +28,7 @@ deploy:
 fn tools(dir: &Path, slug: &str) -> Tools {
     let mut tools = Tools::default();
     tools.dir = dir.join(slug);
-    tools.objects = dir.join("objects");
+    tools.objects = dir.join("objects").to_string_lossy().into_owned();
     tools.config_dir = dir.join("config");
     tools.path = std::env::var("PATH").unwrap();
     tools.instance = format!("{slug}-1");

@@ -9,11 +9,15 @@
 mod container;
 mod dead_letters;
 mod demo;
+mod deployments;
 mod environments;
+mod full_disk;
+mod interrupted;
 mod killed_bots;
 mod outage;
 mod plain_client;
 mod push_by_path;
 mod retry;
+mod s3;
 mod ssh_target;
 mod steering;

@@ -2,25 +2,23 @@
 //! its end means to the fleet.
 use std::path::{Path, PathBuf};
 
-use bot_clients::{ArchiveError, ObjectError, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, Kind, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
     pipeline::{Pipeline, When},
 };
+use bot_pipeline::{End, Folder, Log, Runner, Task};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
 use crate::{
     BuildBot, BuildJob,
-    folder::Folder,
     git::Place,
-    log::Log,
     mirrors::{FetchError, Wanted},
     products::{ProductError, Products},
     remote::Remote,
-    steps::{Runner, StepEnd},
 };
 
 /// A tar.zst.
@@ -28,15 +26,21 @@ const ARCHIVE: &str = "application/zstd";
 /// So that `build.completed` fits into a message whatever the pipeline file says.
 const DEPLOY_BYTES_MAX: usize = 64 << 10;
 
+/// Parts of the log that no step says.
+const FETCH: &str = "fetch";
+const STORE: &str = "store";
+
 /// Why there is no build.
 pub(crate) struct Broken {
+    /// Of the log: the step, or the bot's own work.
+    pub(crate) part: String,
     pub(crate) step: Option<String>,
     pub(crate) fail: Fail,
 }
 
-impl From<Fail> for Broken {
-    fn from(fail: Fail) -> Self {
-        Self { step: None, fail }
+impl Broken {
+    fn at(part: &str) -> impl Fn(Fail) -> Self {
+        move |fail| Self { part: part.to_owned(), step: None, fail }
     }
 }
 
@@ -61,8 +65,17 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    pub(crate) async fn run(&self, log: &mut Log<'_>) -> Result<Built, Broken> {
+    pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
+        let (pipeline, products, source) = self.prepare(log).await.map_err(Broken::at(FETCH))?;
+        let steps = self.run_steps(&pipeline, log).await?;
+        self.cx.progress(90, "storing the artifacts");
+        let (artifact, keep) = self.store_all(&products, log).await.map_err(Broken::at(STORE))?;
+        Ok(Built { pipeline, source, artifact, keep, steps })
+    }
+
+    /// All that comes before the first step.
+    async fn prepare(&self, log: &Log<'_>) -> Result<(Pipeline, (Products, Option<Products>), ObjectRef), Fail> {
         self.fetch(log).await?;
         let source = self.store_source(log).await?;
         let tree = self.folder.tree();
@@ -74,24 +87,28 @@ impl Attempt<'_> {
             pipeline: origin.clone(),
             steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
         };
-        log.line(&format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
+        log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
         self.cx.emit("started", Effects::none().say(started)).await?;
-        let steps = self.run_steps(&pipeline, log).await?;
-        log.begin("store");
-        self.cx.progress(90, "storing the artifacts");
-        let artifact = self.store_products(&products.0, "artifact.tar.zst", log).await?;
-        let keep = match &products.1 {
-            Some(keep) => Some(self.store_products(keep, "keep.tar.zst", log).await?),
+        Ok((pipeline, products, source))
+    }
+
+    async fn store_all(
+        &self,
+        (artifacts, keep): &(Products, Option<Products>),
+        log: &Log<'_>,
+    ) -> Result<(ObjectRef, Option<ObjectRef>), Fail> {
+        let artifact = self.store_products(artifacts, Kind::Artifact, log).await?;
+        let keep = match keep {
+            Some(keep) => Some(self.store_products(keep, Kind::Keep, log).await?),
             None => None,
         };
-        Ok(Built { pipeline, source, artifact, keep, steps })
+        Ok((artifact, keep))
     }
 
     /// The commit's tree, unpacked.
-    async fn fetch(&self, log: &mut Log<'_>) -> Result<(), Fail> {
+    async fn fetch(&self, log: &Log<'_>) -> Result<(), Fail> {
         let revision = &self.job.revision;
-        log.begin("fetch");
-        log.line(&format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
+        log.line(FETCH, &format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
         let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
         let remote = remote.map_err(|why| fail(Code::InvalidField, why))?;
         let bundle = self.get_bundle().await?;
@@ -119,7 +136,7 @@ impl Attempt<'_> {
             unpacked.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))
         });
         let unpacked = unpacked.await??;
-        log.line(&format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
+        log.line(FETCH, &format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
         Ok(())
     }
 
@@ -132,13 +149,13 @@ impl Attempt<'_> {
         let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
-            Err(e @ (ObjectError::Io { .. } | ObjectError::Store { .. })) => Err(Fail::retry(e)),
+            Err(e) if e.may_pass() => Err(Fail::retry(e)),
             Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
 
     /// Before any step ran, so that it is what was committed and nothing else.
-    async fn store_source(&self, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+    async fn store_source(&self, log: &Log<'_>) -> Result<ObjectRef, Fail> {
         let (tree, to, limits) =
             (self.folder.tree(), self.folder.file("source.tar.zst"), self.bot.config.source_limits());
         let archive = to.clone();
@@ -147,58 +164,64 @@ impl Attempt<'_> {
             pack(&tree, &entries, &archive, &limits)
         });
         packed.await?.map_err(|e| of_archive(Code::FetchFailed, "the source of this commit", e))?;
-        self.store(&to, "source", log).await
+        self.store(&to, Kind::Source, FETCH, log).await
     }
 
-    async fn run_steps(&self, pipeline: &Pipeline, log: &mut Log<'_>) -> Result<Vec<StepResult>, Broken> {
+    async fn run_steps(&self, pipeline: &Pipeline, log: &Log<'_>) -> Result<Vec<StepResult>, Broken> {
         let runner = Runner {
             sandbox: self.sandbox,
             toolchains: &self.bot.toolchains,
             network: &self.bot.network,
             folder: self.folder,
             label: self.label,
-            revision: &self.job.revision,
+            env: Runner::env_of(&self.job.revision),
+            limits: self.bot.config.step_limits(None),
             disk_bytes_max: self.bot.config.workspace_mib << 20,
             stop: &self.cx.cancelled,
         };
         let mut results = Vec::new();
         let count = pipeline.build.steps.len();
         for (i, step) in pipeline.build.steps.iter().enumerate() {
-            self.go_on()?;
+            let broken = |fail| Broken { part: step.name.clone(), step: Some(step.name.clone()), fail };
+            self.go_on().map_err(broken)?;
             let occasion = step.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&self.job.revision.git_ref));
             if let Err(why) = occasion {
-                log.begin(&step.name);
-                log.line(&format!("skipped: {why}"));
+                log.line(&step.name, &format!("skipped: {why}"));
                 continue;
             }
             self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
-            let limits = self.bot.config.step_limits(step.timeout.map(|span| span.0));
-            let broken = |fail| Broken { step: Some(step.name.clone()), fail };
-            let (end, result) = runner.run(step, &limits, log).await.map_err(|e| broken(Fail::retry(e)))?;
-            match end {
-                StepEnd::Succeeded => results.push(result),
-                StepEnd::Failed { code, message } => return Err(broken(fail(code, message))),
-                StepEnd::Stopped => return Err(broken(stopped())),
+            let ran = runner.run(&Task::from(step), |line| log.line(&step.name, line)).await;
+            let ran = ran.map_err(|e| broken(Fail::retry(e)))?;
+            match ran.end.clone() {
+                End::Succeeded => log.forget(&step.name),
+                End::Failed { code, message } => return Err(broken(fail(code, message))),
+                End::Stopped => return Err(broken(stopped())),
             }
+            results.push(StepResult {
+                name: step.name.clone(),
+                duration_ms: ran.duration_ms(),
+                exit_code: ran.exit_code(),
+            });
         }
         Ok(results)
     }
 
-    async fn store_products(&self, products: &Products, name: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
+    async fn store_products(&self, products: &Products, kind: Kind, log: &Log<'_>) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) = (self.folder.tree(), self.folder.file(name), self.bot.config.artifact_limits());
+        let (tree, to, limits) =
+            (self.folder.tree(), self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
         let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
         packed.map_err(|e| match e {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        self.store(&to, name, log).await
+        self.store(&to, kind, STORE, log).await
     }
 
-    async fn store(&self, file: &Path, what: &str, log: &mut Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self.bot.objects.put_file(file, ARCHIVE).await.map_err(Fail::retry)?;
-        log.line(&format!("{what}: {}, {} bytes", stored.digest, stored.size));
+    async fn store(&self, file: &Path, kind: Kind, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
+        log.line(part, &format!("{kind}: {}, {} bytes", stored.digest, stored.size));
         // It is in the store now, and the disk may be small.
         tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
         Ok(stored)

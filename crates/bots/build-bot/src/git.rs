@@ -6,12 +6,11 @@ use std::{
 };
 
 use anyhow::Context;
-use bot_sandbox::{Command, Ending, Limits, Program, Sandbox, SandboxError, Workspace};
+use bot_sandbox::{Command, Ending, Limits, NetworkEnv, Program, Sandbox, SandboxError, Workspace};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    machine::NetworkEnv,
     remote::{Protocol, Remote},
 };
 

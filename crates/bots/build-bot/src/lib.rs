@@ -11,16 +11,13 @@
 //! The commit's own code runs only in the sandbox, in a folder of the job. Secrets it has none to give.
 mod attempt;
 mod config;
-mod folder;
 mod git;
 mod last_words;
-mod log;
 mod machine;
 mod mirrors;
 mod products;
 mod remote;
 mod repositories;
-mod steps;
 
 use std::{
     collections::BTreeMap,
@@ -29,24 +26,22 @@ use std::{
 };
 
 use anyhow::Context;
-use bot_clients::Objects;
+use bot_clients::{Kind, Objects};
 use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
     repository::RepositoryPushed,
 };
-use bot_sandbox::{Sandbox, Toolchains};
+use bot_pipeline::{Folder, Log};
+use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use crate::{
     attempt::{Attempt, Broken},
-    folder::Folder,
     git::Git,
     last_words::{LastWords, Remembered},
-    log::Log,
-    machine::NetworkEnv,
     mirrors::Mirrors,
     remote::{Remote, ref_fits},
     repositories::Repositories,
@@ -88,7 +83,7 @@ impl Bot for BuildBot {
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
         let repositories = Repositories::read(&tools.config_dir)?;
-        let objects = Objects::directory(&tools.objects)?;
+        let objects = Objects::open(&tools.objects)?;
         // Nothing of an earlier process is of use: its jobs begin anew.
         let leftovers = bot_clients::remove_tree(&work_dir(&tools));
         leftovers.with_context(|| format!("cannot clear {}", work_dir(&tools).display()))?;
@@ -195,21 +190,21 @@ impl Job for BuildJob {
 
     async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
-        let name = folder::name_of(&cx.id);
+        let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
         sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
         let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
-        let mut log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
+        let log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
         let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
-        let ended = attempt.run(&mut log).await;
-        if let Err(Broken { fail, .. }) = &ended {
-            log.line(&fail.message());
-        }
-        let stored = bot.store_log(&mut log, &log_file).await;
-        let tail = log.tail();
+        let ended = attempt.run(&log).await;
+        let tail = ended.as_ref().err().map(|broken| {
+            log.line(&broken.part, &broken.fail.message());
+            log.tail(&broken.part)
+        });
+        let stored = bot.store_log(&log, &log_file).await;
         if let Err(e) = folder.remove().await {
             tracing::warn!(job_id = cx.id, "the job's folder stays until the next start: {e}");
         }
@@ -225,7 +220,8 @@ impl Job for BuildJob {
                 deploy: built.pipeline.deploy,
                 duration_ms: cx.duration_ms(),
             })),
-            Err(Broken { step, fail }) => {
+            Err(Broken { step, fail, .. }) => {
+                let tail = tail.unwrap_or_default();
                 bot.last_words.keep(LastWords { job_id: cx.id.clone(), step, tail, log: stored.ok() });
                 Err(fail)
             }
@@ -257,10 +253,10 @@ impl BuildBot {
         self.sandbox.get_or_try_init(detect).await
     }
 
-    async fn store_log(&self, log: &mut Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
+    async fn store_log(&self, log: &Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
         let flushed = log.flush().context("writing the log");
         let stored = match flushed {
-            Ok(()) => self.objects.put_file(file, "text/plain").await.context("storing the log"),
+            Ok(()) => self.objects.put_file(file, Kind::Log, "text/plain").await.context("storing the log"),
             Err(e) => Err(e),
         };
         stored.inspect_err(|e| tracing::warn!("{e:#}"))
@@ -287,7 +283,7 @@ mod tests {
         std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects");
+        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.config_dir = dir.path().to_owned();
         std::fs::create_dir(&tools.dir).unwrap();
         let bot = BuildBot::new(Config::default(), tools).unwrap();

@@ -9,10 +9,10 @@ use std::{
 
 use bot_core::{Breaker, BreakerOptions, Tools};
 use bot_messages::{CommitId, Revision};
+use bot_pipeline::{remove_tree, size_of};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    folder::{remove_tree, size_of},
     git::{Answer, Git, GitError, Place},
     remote::Remote,
 };

@@ -16,6 +16,7 @@ use crate::{
     environments::{Environment, Target},
     health::{self, Answer, Question},
     history::{History, Kind, Switch},
+    in_use,
     job::{DeployJob, Want},
     journal::{Journal, JournalError, Wanted},
     release::{Release, Releases},
@@ -105,6 +106,11 @@ impl Deployment<'_> {
             self.secrets(scripts)?;
         }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
+        let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
+        if let Err(error) = in_use::tell(&self.bot.objects, self.environment, needed).await {
+            // The keeper says it again. What has to be fetched now fails by itself; what is on disk need not.
+            self.cx.line(&error.to_string());
+        }
         self.unpack(&release).await?;
         self.step("unpacked", format!("unpacked {}", release.digest().short())).await?;
         self.heed()?;

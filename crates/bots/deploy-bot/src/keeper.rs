@@ -1,14 +1,19 @@
 //! Keeps the applications of all environments running: finds them again after a restart of the bot, starts those that
 //! ended, ends those that take too much. Which release it is stays the journal's to say; jobs go first.
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bot_core::ServiceCx;
+use bot_messages::Digest;
 use tokio::time::Instant;
 
 use crate::{
     DeployBot,
     application::{self, Host},
     environments::{Environment, Target},
+    in_use,
     journal::Journal,
     release::Releases,
 };
@@ -32,14 +37,16 @@ struct Watch {
 /// Looks until cancelled. Applications go on: they outlive the bot.
 pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
     let mut watches: BTreeMap<&str, Watch> = BTreeMap::new();
+    let mut told: BTreeMap<&str, BTreeSet<Digest>> = BTreeMap::new();
     while !cx.cancelled.is_cancelled() {
-        let served = |environment: &&Environment| environment.target == Target::Directory;
-        for environment in bot.environments.values().filter(served) {
+        for environment in bot.environments.values() {
             // A job that has the environment knows better what should run.
             if let Ok(_busy) = environment.busy.try_lock() {
                 let watch = watches.entry(&environment.name).or_default();
                 let trouble = look(bot, environment, watch).await.unwrap_or_else(|error| Some(format!("{error:#}")));
                 bot.tools.degraded(&format!("environment {}", environment.name), trouble);
+                let trouble = tell(bot, environment, &mut told).await.err().map(|error| format!("{error:#}"));
+                bot.tools.degraded(&format!("retention for {}", environment.name), trouble);
             }
         }
         tokio::select! {
@@ -49,8 +56,25 @@ pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
     }
 }
 
+/// Tells the object store what the environment needs, first of all and whenever that has changed.
+async fn tell<'a>(
+    bot: &DeployBot,
+    environment: &'a Environment,
+    told: &mut BTreeMap<&'a str, BTreeSet<Digest>>,
+) -> anyhow::Result<()> {
+    let needed = in_use::needed(environment, &Journal::in_folder(&environment.root).read()?);
+    if told.get(environment.name.as_str()) != Some(&needed) {
+        in_use::tell(&bot.objects, environment, needed.clone()).await?;
+        told.insert(&environment.name, needed);
+    }
+    Ok(())
+}
+
 /// One look; says what is wrong, if anything is.
 async fn look(bot: &DeployBot, environment: &Environment, watch: &mut Watch) -> anyhow::Result<Option<String>> {
+    if environment.target != Target::Directory {
+        return Ok(None);
+    }
     let history = Journal::in_folder(&environment.root).read()?;
     let Some((switch, release)) = history.last().and_then(|last| Some((last, last.to.as_ref()?))) else {
         return Ok(None);

@@ -21,6 +21,7 @@ mod elsewhere;
 mod environments;
 mod health;
 mod history;
+mod in_use;
 mod job;
 mod journal;
 mod keeper;
@@ -150,7 +151,7 @@ impl Bot for DeployBot {
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
-        let objects = Objects::directory(&tools.objects)?;
+        let objects = Objects::open(&tools.objects)?;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),
             unpacked: ArchiveLimits {

@@ -35,7 +35,7 @@ fn bot_of(environments: &str) -> (tempfile::TempDir, anyhow::Result<DeployBot>) 
     fs::write(dir.path().join("environments.yaml"), environments).unwrap();
     let mut tools = Tools::default();
     tools.dir = dir.path().join("bot");
-    tools.objects = dir.path().join("objects");
+    tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
     tools.config_dir = dir.path().to_owned();
     let bot = DeployBot::new(Settings::default(), tools);
     (dir, bot)

@@ -1,21 +1,22 @@
 //! The job that tests one build: unpack, read the pipeline, run its suites, say what they came to.
 use std::collections::BTreeMap;
 
-use bot_clients::read_pipeline;
+use bot_clients::Kind;
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
     pipeline::{DeployStage, Pipeline},
     test::{TestCompleted, TestFailed, TestStarted},
 };
+use bot_pipeline::{Folder, Log, Runner};
 use bot_sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    TestBot,
+    TestBot, bytes,
     report::FAILURES_MAX,
-    suite::{Problem, Ran, Runner},
-    workspace::{self, Workspace, blocking},
+    source::{self, lay},
+    suite::{Problem, Ran, Suites},
 };
 
 /// Lines of output in `test.failed`.
@@ -43,11 +44,15 @@ impl Job for TestJob {
 
     async fn run(&self, bot: &TestBot, cx: &JobCx<TestBot>) -> Outcome<TestBot> {
         let sandbox = bot.sandbox().await?;
-        sandbox.reap_stale(&cx.id).await.map_err(Fail::retry)?;
-        let workspace = Workspace::create(bot.work.join(&cx.id)).await?;
-        let outcome = self.test(bot, sandbox, &workspace, cx).await;
-        if let Err(error) = workspace.remove().await {
-            tracing::warn!(job_id = cx.id, %error, "the workspace stays until the bot starts again");
+        let name = bot_pipeline::name_of(&cx.id);
+        // The separator keeps one job's processes apart from those of a job whose name begins alike.
+        let label = format!("{name}:");
+        sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        tokio::fs::create_dir_all(&bot.work).await.map_err(Fail::retry)?;
+        let folder = Folder::make(&bot.work, &name, cx.token).await.map_err(Fail::retry)?;
+        let outcome = self.test(bot, sandbox, &folder, &label, cx).await;
+        if let Err(error) = folder.remove().await {
+            tracing::warn!(job_id = cx.id, %error, "the job's folder stays until the bot starts again");
         }
         outcome
     }
@@ -72,16 +77,11 @@ impl TestJob {
         &self,
         bot: &TestBot,
         sandbox: &Sandbox,
-        workspace: &Workspace,
+        folder: &Folder,
+        label: &str,
         cx: &JobCx<TestBot>,
     ) -> Outcome<TestBot> {
-        cx.progress(0, "unpacking");
-        workspace.lay(&bot.objects, "source", &self.source.digest, &bot.config).await?;
-        let (pipeline, may_be_untested) = read(workspace).await?;
-        workspace.lay(&bot.objects, "artifact", &self.artifact.digest, &bot.config).await?;
-        if let Some(keep) = &self.keep {
-            workspace.lay(&bot.objects, "kept files", &keep.digest, &bot.config).await?;
-        }
+        let (pipeline, may_be_untested) = self.prepare(bot, folder, cx).await?;
         let suites = pipeline.test.suites;
         let started = TestStarted {
             revision: self.revision.clone(),
@@ -89,22 +89,57 @@ impl TestJob {
             suites: suites.keys().cloned().collect(),
         };
         cx.emit("started", Effects::none().say(started)).await?;
-        if suites.is_empty() && !may_be_untested {
-            return Ok(self.failed(cx, Vec::new(), vec![no_suites()], None));
+        if suites.is_empty() {
+            let problems = if may_be_untested { Vec::new() } else { vec![no_suites()] };
+            return Ok(self.ended(cx, Vec::new(), problems, None));
         }
-        let runner = Runner { sandbox, toolchains: &bot.toolchains, config: &bot.config, workspace, cx };
+        let live = |line: &str| cx.line(line);
+        let log_file = folder.file("log.txt");
+        let log = Log::create(&log_file, bytes(bot.config.output_mib), &live).map_err(Fail::retry)?;
+        let runner = Runner {
+            sandbox,
+            toolchains: &bot.toolchains,
+            network: &bot.network,
+            folder,
+            label,
+            env: Runner::env_of(&self.revision),
+            limits: bot.config.limits(),
+            disk_bytes_max: bytes(bot.config.workspace_mib),
+            stop: &cx.cancelled,
+        };
+        let all = Suites { runner, config: &bot.config, folder, log: &log };
         let mut ran = Vec::new();
         for (i, (name, suite)) in suites.iter().enumerate() {
             cx.progress((i * 100 / suites.len()) as u8, name);
-            ran.push(runner.run(name, suite).await?);
+            ran.push(all.run(name, suite).await?);
         }
-        let log = if workspace.log().exists() {
-            Some(bot.objects.put_file(&workspace.log(), "text/plain").await.map_err(Fail::retry)?)
-        } else {
-            None
-        };
-        let problems: Vec<Problem> = ran.iter().filter_map(|r| r.problem.clone()).collect();
-        Ok(if problems.is_empty() { self.completed(cx, ran, log) } else { self.failed(cx, ran, problems, log) })
+        log.flush().map_err(Fail::retry)?;
+        let stored = bot.objects.put_file(&log_file, Kind::Log, "text/plain").await.map_err(Fail::retry)?;
+        let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
+        Ok(self.ended(cx, ran, problems, Some(stored)))
+    }
+
+    /// Unpacks all there is. The pipeline is read before anything else could replace it.
+    async fn prepare(&self, bot: &TestBot, folder: &Folder, cx: &JobCx<TestBot>) -> Result<(Pipeline, bool), Fail> {
+        cx.progress(0, "unpacking");
+        let lay = async |what, object: &ObjectRef| lay(folder, &bot.objects, what, &object.digest, &bot.config).await;
+        lay("source", &self.source).await?;
+        let pipeline = source::pipeline(folder).await?;
+        lay("artifact", &self.artifact).await?;
+        if let Some(keep) = &self.keep {
+            lay("kept files", keep).await?;
+        }
+        Ok(pipeline)
+    }
+
+    fn ended(
+        &self,
+        cx: &JobCx<TestBot>,
+        ran: Vec<Ran>,
+        problems: Vec<Problem>,
+        log: Option<ObjectRef>,
+    ) -> Effects<TestBot> {
+        if problems.is_empty() { self.completed(cx, ran, log) } else { self.failed(cx, ran, problems, log) }
     }
 
     fn completed(&self, cx: &JobCx<TestBot>, ran: Vec<Ran>, log: Option<ObjectRef>) -> Effects<TestBot> {
@@ -146,14 +181,6 @@ impl TestJob {
 /// The whole log is stored; what travels in a message is small.
 fn cut(line: &str) -> String {
     line.chars().take(TAIL_LINE_CHARS).collect()
-}
-
-/// The pipeline of the source, and whether it is all right that it has no suites.
-async fn read(workspace: &Workspace) -> Result<(Pipeline, bool), Fail> {
-    let tree = workspace.tree();
-    let read = blocking(move || read_pipeline(&tree).map(|found| (found, workspace::asks_for_no_tests(&tree))));
-    let ((pipeline, origin), asks_for_none) = read.await?.map_err(|e| Fail::reject(Code::InvalidPipeline, e))?;
-    Ok((pipeline, origin == "static" || asks_for_none))
 }
 
 fn no_suites() -> Problem {

@@ -12,7 +12,7 @@
 //! says so. A full disk, a store that does not answer: tried again. After a crash a job begins anew; what an earlier
 //! attempt left running is ended first.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bot_clients::Objects;
@@ -22,7 +22,8 @@ use bot_messages::{
     build::BuildCompleted,
     test::{TestCompleted, TestFailed, TestStarted},
 };
-use bot_sandbox::{Options, Sandbox, Search, Toolchains};
+use bot_pipeline::short_hash;
+use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -31,8 +32,9 @@ mod job;
 mod junit;
 mod libtest;
 mod report;
+mod reports;
+mod source;
 mod suite;
-mod workspace;
 
 pub use job::TestJob;
 
@@ -46,7 +48,7 @@ pub struct Config {
     pub memory_mib: u64,
     /// Processes and threads of a suite.
     pub processes: u32,
-    /// What a suite may print, MiB.
+    /// What a suite may print, and the log of a job, MiB.
     pub output_mib: u64,
     /// The largest file a suite may write, MiB.
     pub file_mib: u64,
@@ -60,6 +62,8 @@ pub struct Config {
     pub report_mib: u64,
     /// Report files of one suite.
     pub reports: usize,
+    /// What a job may hold on disk: the tree, what the suites write, and their home, MiB.
+    pub workspace_mib: u64,
 }
 
 impl Default for Config {
@@ -75,6 +79,7 @@ impl Default for Config {
             entries: 500_000,
             report_mib: 16,
             reports: 500,
+            workspace_mib: 16_384,
         }
     }
 }
@@ -93,9 +98,28 @@ impl Config {
             ("entries", self.entries),
             ("report_mib", self.report_mib),
             ("reports", self.reports as u64),
+            ("workspace_mib", self.workspace_mib),
         ];
         limits.into_iter().filter(|(_, limit)| *limit == 0).map(|(name, _)| name).collect()
     }
+
+    /// Of one suite.
+    fn limits(&self) -> Limits {
+        Limits {
+            time: Duration::from_secs(self.suite_timeout_s),
+            memory_bytes: bytes(self.memory_mib),
+            processes: self.processes,
+            output_bytes: bytes(self.output_mib),
+            line_bytes: 16 * 1024,
+            file_bytes: bytes(self.file_mib),
+            open_files: 4096,
+        }
+    }
+}
+
+/// Runs what blocks beside the runtime.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
+    tokio::task::spawn_blocking(run).await.map_err(Fail::retry)
 }
 
 /// MiB as bytes.
@@ -111,6 +135,7 @@ pub struct TestBot {
     /// One folder per job.
     work: PathBuf,
     toolchains: Toolchains,
+    network: NetworkEnv,
     sandbox: OnceCell<Sandbox>,
 }
 
@@ -135,17 +160,12 @@ impl Bot for TestBot {
         if !zeros.is_empty() {
             bail!("settings: {} must be at least 1, and is 0: no suite could run", zeros.join(", "));
         }
-        let objects = Objects::directory(&tools.objects).context("TestBot needs the object store of the fleet")?;
+        let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
-        let variable = |name: &str| tools.toolchain_env.get(name).map(PathBuf::from);
-        let toolchains = Toolchains::find(&Search {
-            path: search_path(&tools),
-            home: tools.home.clone().unwrap_or_default(),
-            cargo_home: variable("CARGO_HOME"),
-            rustup_home: variable("RUSTUP_HOME"),
-            java_home: variable("JAVA_HOME"),
-        });
-        Ok(Self { config, tools, objects, work, toolchains, sandbox: OnceCell::new() })
+        let home = tools.home.as_deref().unwrap_or(&tools.dir);
+        let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
+        let network = NetworkEnv::of(&tools.toolchain_env);
+        Ok(Self { config, tools, objects, work, toolchains, network, sandbox: OnceCell::new() })
     }
 
     /// Finds out at the start what confines the suites, so that the heartbeat says it before the first job.
@@ -158,10 +178,6 @@ impl Bot for TestBot {
     }
 }
 
-fn search_path(tools: &Tools) -> Vec<PathBuf> {
-    tools.path.split(':').filter(|part| part.starts_with('/')).map(PathBuf::from).collect()
-}
-
 impl TestBot {
     /// What confines the suites. The first call ends what an earlier process of this bot left, and its workspaces.
     async fn sandbox(&self) -> Result<&Sandbox, Fail> {
@@ -169,7 +185,7 @@ impl TestBot {
             let options = Options {
                 owner: self.owner(),
                 bwrap: self.tools.bwrap.clone(),
-                path: search_path(&self.tools),
+                path: split_path(&self.tools.path),
                 state: self.work.with_file_name("sandbox"),
                 try_bubblewrap: true,
             };
@@ -185,10 +201,7 @@ impl TestBot {
 
     /// The same over restarts, and another for each fleet on a machine: by this name stale processes are ended.
     fn owner(&self) -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let place: String = self.work.to_string_lossy().chars().map(plain).collect();
-        let begin = place.len().saturating_sub(150);
-        format!("test-bot{}", place.get(begin..).unwrap_or_default())
+        format!("test-bot:{}", short_hash(&self.work))
     }
 }
 
@@ -217,7 +230,7 @@ pub(crate) mod tests {
     pub(crate) fn bot(dir: &std::path::Path) -> TestBot {
         let mut tools = Tools::default();
         tools.dir = dir.join("bot");
-        tools.objects = dir.join("objects");
+        tools.objects = dir.join("objects").to_string_lossy().into_owned();
         TestBot::new(Config::default(), tools).unwrap()
     }
 
@@ -241,17 +254,6 @@ pub(crate) mod tests {
             deploy: event.deploy.clone(),
         };
         assert_eq!(bot(dir.path()).handle(event, &mut (), &meta), Ok(Effects::none().start("shop/api", &job)));
-    }
-
-    #[test]
-    fn the_owner_is_the_same_over_restarts_and_fits_a_marker() {
-        let dir = tempfile::tempdir().unwrap();
-        let owner = bot(dir.path()).owner();
-        assert_eq!(owner, bot(dir.path()).owner());
-        assert!(
-            owner.len() < 200 && owner.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')),
-            "{owner}"
-        );
     }
 
     #[test]

@@ -1,30 +1,17 @@
 //! One suite: run in the sandbox, read, judged. The judgement is a function of how the command ended and what was read.
-use std::{io, path::Path, time::Duration};
+use std::path::Path;
 
-use bot_core::{Fail, JobCx};
+use bot_core::Fail;
 use bot_messages::{
     Code, FailureReason,
     pipeline::Suite,
     test::{SuiteResult, TestFailure},
 };
-use bot_sandbox::{Command, Ending, Limits, Outcome, Program, Sandbox, Toolchains, Workspace as Folders};
-use tokio::{
-    fs::{File, OpenOptions},
-    io::AsyncWriteExt,
-    sync::mpsc,
-};
+use bot_pipeline::{End, Folder, Log, Ran as Command, Runner, Task};
+use bot_sandbox::Ending;
 
-use crate::{
-    Config, TestBot, bytes, libtest,
-    report::Report,
-    workspace::{self, Workspace, blocking},
-};
+use crate::{Config, blocking, libtest, report::Report, reports};
 
-/// Lines on their way from the command to who follows.
-const LINES_WAITING: usize = 256;
-/// As the pipeline file promises: the first command that fails ends the suite, also inside a pipe. An old `sh` does not
-/// know `pipefail`.
-const STRICT: &str = "set -e; if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n";
 /// So many failing tests are named in a sentence.
 const NAMED_MAX: usize = 3;
 
@@ -49,70 +36,33 @@ pub(crate) struct Ran {
 }
 
 /// What running a suite takes besides the suite.
-pub(crate) struct Runner<'a> {
-    pub(crate) sandbox: &'a Sandbox,
-    pub(crate) toolchains: &'a Toolchains,
+pub(crate) struct Suites<'a> {
+    pub(crate) runner: Runner<'a>,
     pub(crate) config: &'a Config,
-    pub(crate) workspace: &'a Workspace,
-    pub(crate) cx: &'a JobCx<TestBot>,
+    pub(crate) folder: &'a Folder,
+    pub(crate) log: &'a Log<'a>,
 }
 
-impl Runner<'_> {
+impl Suites<'_> {
     /// Runs one. An error means that it could not be run, or was told to stop.
     pub(crate) async fn run(&self, name: &str, suite: &Suite) -> Result<Ran, Fail> {
-        let header = format!("== suite {name}: {}", suite.run.lines().next().unwrap_or_default());
-        self.cx.line(&header);
-        if let Err(why) = self.on_reports(suite, workspace::clear_reports).await? {
+        self.log.line(name, suite.run.lines().next().unwrap_or_default());
+        if let Err(why) = self.on_reports(suite, reports::clear).await? {
             return Ok(Ran::unreadable(name, &why));
         }
-        let (outcome, printed) = self.execute(suite).await?;
-        if outcome.ending == Ending::Cancelled {
+        let mut printed = libtest::Reader::default();
+        let task = Task::from((name, suite));
+        let ran = self.runner.run(&task, |line| {
+            self.log.line(name, line);
+            printed.line(line);
+        });
+        let ran = ran.await.map_err(Fail::retry)?;
+        if ran.end == End::Stopped {
             return Err(Fail::retry(anyhow::anyhow!("suite `{name}` was told to stop")));
         }
-        self.keep_log(&header).await.map_err(Fail::retry)?;
-        let report = if suite.reports.is_empty() {
-            Ok(printed)
-        } else {
-            self.on_reports(suite, workspace::read_reports).await?
-        };
-        Ok(Ran::judge(name, &outcome, self.limit(suite), report))
-    }
-
-    fn limit(&self, suite: &Suite) -> Duration {
-        suite.timeout.map_or(Duration::from_secs(self.config.suite_timeout_s), |span| span.0)
-    }
-
-    async fn execute(&self, suite: &Suite) -> Result<(Outcome, Report), Fail> {
-        let folders = Folders { tree: self.workspace.tree(), home: self.workspace.home() };
-        let limits = Limits {
-            time: self.limit(suite),
-            memory_bytes: bytes(self.config.memory_mib),
-            processes: self.config.processes,
-            output_bytes: bytes(self.config.output_mib),
-            line_bytes: 16 * 1024,
-            file_bytes: bytes(self.config.file_mib),
-            open_files: 4096,
-        };
-        let (lines, mut printed) = mpsc::channel(LINES_WAITING);
-        let program = Program::Shell(format!("{STRICT}{}", suite.run));
-        let mut command = Command::new(self.cx.id.as_str(), program, folders, limits);
-        command.env.insert("CI".into(), "true".into());
-        command.env.extend(suite.env.clone());
-        command.toolchains = self.toolchains.clone();
-        command.network = suite.network;
-        command.output = Some(lines);
-        command.log_file = Some(self.workspace.suite_log());
-        command.cancel = self.cx.cancelled.clone();
-        let read = async {
-            let mut reader = libtest::Reader::default();
-            while let Some(line) = printed.recv().await {
-                self.cx.line(&line.text);
-                reader.line(&line.text);
-            }
-            reader.finish()
-        };
-        let (outcome, report) = tokio::join!(self.sandbox.run(command), read);
-        Ok((outcome.map_err(Fail::retry)?, report))
+        let report =
+            if suite.reports.is_empty() { Ok(printed.finish()) } else { self.on_reports(suite, reports::read).await? };
+        Ok(Ran::judge(name, &ran, report))
     }
 
     async fn on_reports<T: Default + Send + 'static>(
@@ -123,36 +73,26 @@ impl Runner<'_> {
         if suite.reports.is_empty() {
             return Ok(Ok(T::default()));
         }
-        let (tree, patterns, config) = (self.workspace.tree(), suite.reports.clone(), self.config.clone());
+        let (tree, patterns, config) = (self.folder.tree(), suite.reports.clone(), self.config.clone());
         blocking(move || what(&tree, &patterns, &config)).await
-    }
-
-    /// Adds what the suite printed to the log of the job.
-    async fn keep_log(&self, header: &str) -> io::Result<()> {
-        let mut log = OpenOptions::new().create(true).append(true).open(self.workspace.log()).await?;
-        log.write_all(format!("{header}\n").as_bytes()).await?;
-        let mut printed = File::open(self.workspace.suite_log()).await?;
-        tokio::io::copy(&mut printed, &mut log).await?;
-        log.flush().await
     }
 }
 
 impl Ran {
     /// How it ended and what was read make the verdict. A suite that says nothing of its tests has not passed.
-    fn judge(name: &str, outcome: &Outcome, limit: Duration, report: Result<Report, String>) -> Self {
-        let duration_ms = outcome.wall.as_millis() as u64;
-        let tail = outcome.tail.clone();
+    fn judge(name: &str, ran: &Command, report: Result<Report, String>) -> Self {
+        let tail = ran.outcome.tail.clone();
         let report = match report {
             Ok(report) => report,
             // The command's own failure explains a broken report, never the other way round.
-            Err(_) if outcome.ending != Ending::Exited(0) => Report::default(),
+            Err(_) if ran.end != End::Succeeded => Report::default(),
             Err(why) => {
-                let mut ran = Self::unreadable(name, &why);
-                (ran.result.duration_ms, ran.tail) = (duration_ms, tail);
-                return ran;
+                let mut own = Self::unreadable(name, &why);
+                (own.result.duration_ms, own.tail) = (ran.duration_ms(), tail);
+                return own;
             }
         };
-        let problem = problem(name, outcome.ending, limit, &report);
+        let problem = problem(name, ran, &report);
         let failures = report.failures.into_iter().map(|f| TestFailure {
             suite: name.to_owned(),
             name: f.name,
@@ -164,7 +104,7 @@ impl Ran {
             passed: report.passed,
             failed: report.failed,
             skipped: report.skipped,
-            duration_ms,
+            duration_ms: ran.duration_ms(),
         };
         Self { result, failures: failures.collect(), problem, tail }
     }
@@ -177,61 +117,58 @@ impl Ran {
     }
 }
 
-fn problem(name: &str, ending: Ending, limit: Duration, report: &Report) -> Option<Problem> {
-    let exceeded = |what: &str| {
-        let message = format!(
-            "suite `{name}` used more {what} than it may and was ended: use less, or raise the limit in TestBot's settings"
-        );
-        (FailureReason::Failed, Code::LimitExceeded, message)
-    };
-    let (reason, code, message) = match ending {
-        Ending::TimedOut => {
-            let message = format!(
-                "suite `{name}` did not end within {} s: make it faster, or give it a longer `timeout`",
-                limit.as_secs_f64()
-            );
-            (FailureReason::TimedOut, Code::TimedOut, message)
+fn problem(name: &str, ran: &Command, report: &Report) -> Option<Problem> {
+    let failed = |code, message| Some(Problem { reason: FailureReason::Failed, code, message });
+    let (code, message) = match (&ran.end, ran.outcome.ending) {
+        (End::Failed { code: Code::TimedOut, message }, _) => {
+            return Some(Problem { reason: FailureReason::TimedOut, code: Code::TimedOut, message: message.clone() });
         }
-        Ending::MemoryExceeded => exceeded("memory"),
-        Ending::ProcessesExceeded => exceeded("processes"),
-        Ending::OutputExceeded => exceeded("output"),
-        _ if report.failed > 0 => {
-            let mut names: Vec<String> =
-                report.failures.iter().take(NAMED_MAX).map(|f| format!("{name}::{}", f.name)).collect();
-            if report.failed as usize > names.len() {
-                names.push("…".to_owned());
-            }
-            let message = format!("{} of {} tests failed: {}", report.failed, report.total(), names.join(", "));
-            (FailureReason::Failed, Code::TestsFailed, message)
+        (End::Failed { code, message }, _) if *code != Code::CommandFailed => (*code, message.clone()),
+        _ if report.failed > 0 => return failed(Code::TestsFailed, of_failing(name, report)),
+        (End::Failed { code, .. }, Ending::Exited(status)) => {
+            (*code, format!("suite `{name}` ended with exit code {status} and reported no failing test; see the log"))
         }
-        Ending::Exited(0) if report.total() == 0 => {
+        (End::Failed { code, message }, _) => (*code, message.clone()),
+        (End::Succeeded, _) if report.total() == 0 => {
             let message = format!(
                 "suite `{name}` ended well and no test was found: name the JUnit files it writes under `reports`, or let it print as Rust's libtest does"
             );
-            (FailureReason::Failed, Code::NoTests, message)
+            (Code::NoTests, message)
         }
-        Ending::Exited(0) => return None,
-        Ending::Exited(code) => {
-            let message =
-                format!("suite `{name}` ended with exit code {code} and reported no failing test; see the log");
-            (FailureReason::Failed, Code::CommandFailed, message)
+        (End::Succeeded, _) => return None,
+        (End::Stopped, _) => {
+            let message = format!("suite `{name}` was told to stop");
+            return Some(Problem { reason: FailureReason::Cancelled, code: Code::Cancelled, message });
         }
-        Ending::Signalled(signal) => {
-            let message =
-                format!("suite `{name}` was ended by signal {signal} and reported no failing test; see the log");
-            (FailureReason::Failed, Code::CommandFailed, message)
-        }
-        Ending::Cancelled => (FailureReason::Cancelled, Code::Cancelled, format!("suite `{name}` was told to stop")),
     };
-    Some(Problem { reason, code, message })
+    failed(code, message)
+}
+
+fn of_failing(name: &str, report: &Report) -> String {
+    let mut names: Vec<String> =
+        report.failures.iter().take(NAMED_MAX).map(|f| format!("{name}::{}", f.name)).collect();
+    if report.failed as usize > names.len() {
+        names.push("…".to_owned());
+    }
+    format!("{} of {} tests failed: {}", report.failed, report.total(), names.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bot_sandbox::Outcome;
+
     use super::*;
     use crate::report::Failure;
 
     fn judge(ending: Ending, report: Result<Report, String>) -> Option<(FailureReason, Code, String)> {
+        let end = match ending {
+            Ending::Exited(0) => End::Succeeded,
+            Ending::TimedOut => End::Failed { code: Code::TimedOut, message: "late".into() },
+            Ending::MemoryExceeded => End::Failed { code: Code::LimitExceeded, message: "large".into() },
+            _ => End::Failed { code: Code::CommandFailed, message: "bad".into() },
+        };
         let outcome = Outcome {
             ending,
             wall: Duration::from_millis(1500),
@@ -241,7 +178,7 @@ mod tests {
             tail: vec!["last".into()],
             survivors: Vec::new(),
         };
-        let ran = Ran::judge("unit", &outcome, Duration::from_secs(9), report);
+        let ran = Ran::judge("unit", &Command { end, outcome }, report);
         assert_eq!((ran.result.duration_ms, ran.tail), (1500, vec!["last".to_owned()]));
         ran.problem.map(|p| (p.reason, p.code, p.message))
     }

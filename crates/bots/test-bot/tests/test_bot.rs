@@ -1,8 +1,12 @@
 //! Jobs of `TestBot` with a real object store, real archives and the real sandbox: what a build's tests come to.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Effects, Fail, Job, Outcome, Stop, Tools};
 use bot_messages::{
     Code, Digest, Event, FailureReason, ObjectRef,
@@ -33,9 +37,9 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects");
+        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
-        let objects = Objects::directory(&tools.objects).unwrap();
+        let objects = Objects::open(&tools.objects).unwrap();
         let bot = TestBot::new(config, tools).unwrap();
         Self { dir, objects, bot }
     }
@@ -51,7 +55,7 @@ impl Bench {
         let to = self.dir.path().join("packed");
         let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 20 };
         pack(tree.path(), &list_tree(tree.path(), 100).unwrap(), &to, &limits).unwrap();
-        self.objects.put_file(&to, "application/zstd").await.unwrap()
+        self.objects.put_file(&to, Kind::Artifact, "application/zstd").await.unwrap()
     }
 
     /// The job that a build of this source starts.
@@ -111,10 +115,14 @@ async fn suites_that_pass_vouch_for_the_artifact() {
     assert_eq!(counts, [("unit", 2, 0, 0), ("web", 1, 0, 1)]);
     assert_eq!((done.artifact, done.deploy, done.revision), (job.artifact, job.deploy, job.revision));
     assert_eq!(record.said(), ["test.started"]);
-    assert!(record.lines().contains(&"test a ... ok".to_owned()), "lines come while it runs: {:?}", record.lines());
+    assert!(
+        record.lines().contains(&"[unit] test a ... ok".to_owned()),
+        "lines come while it runs: {:?}",
+        record.lines()
+    );
     let log = bench.log(done.log).await;
     assert!(
-        log.starts_with("== suite unit: printf") && log.contains("test b ... ok") && log.ends_with("\nbuilt\n"),
+        log.starts_with("[unit] printf") && log.contains("[unit] test b ... ok") && log.ends_with("\n[web] built\n"),
         "{log}"
     );
 }
@@ -202,7 +210,7 @@ async fn what_is_missing_or_broken_is_refused_for_good() {
     job.artifact.digest = Digest::from_hex(&"0".repeat(64)).unwrap();
     let (code, told) = refused(&job).await;
     assert!(code == Code::FetchFailed && told.starts_with("could not fetch the artifact"), "{told}");
-    job.source = bench.objects.put_bytes(b"no archive".to_vec(), "x/y").await.unwrap();
+    job.source = bench.objects.put_bytes(b"no archive".to_vec(), Kind::Source, "x/y").await.unwrap();
     assert_eq!(refused(&job).await.0, Code::FetchFailed);
     let broken = bench.job(&[(".lotabots.yaml", "version: 1\ntset: {}\n")]).await;
     let (code, told) = refused(&broken).await;
@@ -219,7 +227,7 @@ async fn a_job_that_is_told_to_stop_stops_and_says_nothing_itself() {
     let job = bench.suites("    slow: {run: \"echo begin; sleep 600\"}\n").await;
     let record = JobRecord::new();
     let stop = async {
-        while !record.lines().contains(&"begin".to_owned()) {
+        while !record.lines().contains(&"[slow] begin".to_owned()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         record.stop_job(Stop::Asked("wrong branch".into()));
@@ -244,16 +252,22 @@ async fn a_job_that_crashed_runs_again_and_ends_once() {
     // A process that dies in the middle of a suite: its future goes, and with it what it started.
     let slow = bench.suites("    slow: {run: \"touch began; sleep 600\"}\n").await;
     let cx = record.cx();
-    let began = bench.dir.path().join("bot/work/job-1/tree/began");
+    let began = || job_folder(bench.dir.path()).is_some_and(|folder| folder.join("tree/began").exists());
     tokio::select! {
         outcome = slow.run(&bench.bot, &cx) => panic!("{outcome:?}"),
-        () = async { while !began.exists() { tokio::time::sleep(Duration::from_millis(10)).await; } } => {}
+        () = async { while !began() { tokio::time::sleep(Duration::from_millis(10)).await; } } => {}
     }
     assert!(left_behind(bench.dir.path()), "the workspace of a process that died stays");
     let _: TestCompleted = said(&bench.run(&job, &record).await.unwrap());
     assert_eq!(record.said(), ["test.started"], "over all attempts");
 }
 
+/// Where a job works; the name goes on with its fencing token.
+fn job_folder(dir: &Path) -> Option<PathBuf> {
+    let work = std::fs::read_dir(dir.join("bot/work")).ok()?;
+    work.filter_map(|e| Some(e.ok()?.path())).find(|path| path.to_string_lossy().contains("/job-1."))
+}
+
 fn left_behind(dir: &Path) -> bool {
-    dir.join("bot/work/job-1").exists()
+    job_folder(dir).is_some()
 }

@@ -1,5 +1,6 @@
 //! Clients of what bots share outside the broker: the object store, archives of file trees, and the reading of a
-//! source tree's pipeline. No bot logic, no processes, no environment.
+//! source tree's pipeline. No bot logic, no processes; of the environment only
+//! what every S3 client reads there (`objects/s3.rs`).
 
 pub mod archive;
 pub mod detect;
@@ -8,5 +9,5 @@ mod trees;
 
 pub use archive::{ArchiveError, ArchiveLimits, Packed, Unpacked, list_tree, pack, unpack};
 pub use detect::{PipelineProblem, detect, read_pipeline};
-pub use objects::{ObjectError, Objects};
+pub use objects::{Collected, InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
 pub use trees::remove_tree;

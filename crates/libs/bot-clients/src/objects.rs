@@ -1,6 +1,15 @@
-//! The object store: bytes by their SHA-256, at `objects/sha256/ab/cdef…`. What is read is verified while it is read,
-//! so whoever holds a digest needs to trust neither the store nor who wrote into it. Nothing is ever changed here.
+//! The object store: bytes by their SHA-256, at `objects/sha256/ab/cdef…`, in a directory or on an S3 server. What is
+//! read is verified while it is read, so whoever holds a digest needs to trust neither the store nor who wrote into it.
+//! An object never changes; only retention (`collect`) removes one.
+mod collect;
+mod error;
+mod in_use;
+mod kind;
+mod place;
+mod s3;
+
 use std::{
+    fmt,
     fs::{DirBuilder, Permissions},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
@@ -19,134 +28,119 @@ use tokio::{
     io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
 };
 
+pub use self::{
+    collect::{Collected, RetentionDays, Tally},
+    error::ObjectError,
+    in_use::InUse,
+    kind::Kind,
+};
+use self::{
+    error::{io, is_missing_object, store},
+    place::Place,
+};
+
 /// What is held in memory of one upload; larger objects go in parts of this size.
 const PART_BYTES: usize = 8 << 20;
-/// Of `objects/sha256/ab/cdef…`.
-const KEY_PARTS: usize = 4;
-
-/// What can go wrong with an object.
-#[derive(Debug, thiserror::Error)]
-pub enum ObjectError {
-    /// It is not there.
-    #[error("object {digest} is not in the store; it was never stored here, or retention removed it: build it again")]
-    NotFound {
-        /// Which.
-        digest: Digest,
-    },
-    /// It is larger than the caller takes.
-    #[error(
-        "object {digest} has {size} bytes or more; at most {bytes_max} are taken here: raise the limit or make it smaller"
-    )]
-    TooLarge {
-        /// Which.
-        digest: Digest,
-        /// Bytes seen.
-        size: u64,
-        /// Bytes allowed.
-        bytes_max: u64,
-    },
-    /// The store holds other bytes than the digest names.
-    #[error(
-        "expected the bytes of {expected}, the store holds those of {found}; remove the damaged object and build it again"
-    )]
-    Damaged {
-        /// What was asked for.
-        expected: Digest,
-        /// What is there.
-        found: Digest,
-    },
-    /// The file was written to while it was stored.
-    #[error(
-        "{path} changed while it was stored: expected {expected}, then read {found}; store it once nobody writes to it"
-    )]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// By the first reading.
-        expected: Digest,
-        /// By the second reading.
-        found: Digest,
-    },
-    /// A file of ours.
-    #[error("could not {doing} {path}: {source}")]
-    Io {
-        /// A verb.
-        doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The store itself.
-    #[error("the object store could not {doing}: {source}")]
-    Store {
-        /// A verb.
-        doing: &'static str,
-        /// What it said.
-        #[source]
-        source: object_store::Error,
-    },
-}
 
 /// The object store. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
-    /// Where files are, if they are files: to take the right to write away.
-    local: Option<Arc<LocalFileSystem>>,
+    /// Where the files are, if they are files.
+    folder: Option<Folder>,
+}
+
+#[derive(Clone)]
+struct Folder {
+    root: PathBuf,
+    files: Arc<LocalFileSystem>,
 }
 
 impl Objects {
+    /// Where the fleet's settings say: a folder, or such as
+    /// `s3://bucket/prefix?endpoint=https://minio.example.org&region=eu-central-1` (see `place.rs`). Asks nobody yet.
+    pub fn open(place: &str) -> Result<Self, ObjectError> {
+        match Place::parse(place)? {
+            Place::Folder(path) => Self::directory(&path),
+            Place::S3(bucket) => Ok(Self { store: s3::connect(&bucket)?, folder: None }),
+        }
+    }
+
     /// In a directory that all bots of a fleet share; made if it is missing, for this user and group alone.
     pub fn directory(path: &Path) -> Result<Self, ObjectError> {
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(path);
-        made.map_err(|source| ObjectError::Io { doing: "make the folder", path: path.to_owned(), source })?;
+        DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(io("make the folder", path))?;
         // A message that names an object is durable; so is the object.
-        let store = LocalFileSystem::new_with_prefix(path).map_err(store("open its folder"))?.with_fsync(true);
-        let store = Arc::new(store);
-        Ok(Self { store: store.clone(), local: Some(store) })
+        let files = LocalFileSystem::new_with_prefix(path).map_err(store("open its folder"))?.with_fsync(true);
+        let files = Arc::new(files);
+        Ok(Self { store: files.clone(), folder: Some(Folder { root: path.to_owned(), files }) })
     }
 
     /// In memory: the fake for tests.
     pub fn in_memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), local: None }
+        Self { store: Arc::new(InMemory::new()), folder: None }
     }
 
-    /// Stores a file. Nobody sees it before it is whole; the same bytes stored twice are one object.
-    pub async fn put_file(&self, path: &Path, media_type: &str) -> Result<ObjectRef, ObjectError> {
+    /// Stores a file. Nobody sees it before it is whole; what is there already is not sent again.
+    pub async fn put_file(&self, path: &Path, kind: Kind, media_type: &str) -> Result<ObjectRef, ObjectError> {
         let mut file = File::open(path).await.map_err(io("open", path))?;
         let mut first = Vec::new();
         read_part(&mut file, &mut first).await.map_err(io("read", path))?;
         if first.len() < PART_BYTES {
-            return self.put_bytes(first, media_type).await;
+            return self.put_bytes(first, kind, media_type).await;
         }
         // The name of an object is its content, so a large file is read twice: to name it, then to store it.
         let (expected, size) = hash(&mut file, first).await.map_err(io("read", path))?;
-        file.rewind().await.map_err(io("read", path))?;
-        let mut upload = self.store.put_multipart(&key(&expected)).await.map_err(store("begin an upload"))?;
-        let sent = send(&mut file, &mut *upload, path).await;
-        match sent {
-            Ok(found) if found == expected => upload.complete().await.map_err(store("finish an upload"))?,
-            other => {
-                // What was sent so far is garbage either way; the first error is the one to tell.
-                let _ = upload.abort().await;
-                return Err(match other {
-                    Ok(found) => ObjectError::Changed { path: path.to_owned(), expected, found },
-                    Err(e) => e,
-                });
-            }
-        };
-        self.seal(&expected).await?;
+        self.mark(&expected, kind).await?;
+        if !self.holds(&expected, size).await? {
+            file.rewind().await.map_err(io("read", path))?;
+            self.upload(&mut file, path, &expected).await?;
+            self.seal(&key(&expected)).await?;
+        }
         Ok(reference(expected, size, media_type))
     }
 
     /// Stores bytes.
-    pub async fn put_bytes(&self, bytes: Vec<u8>, media_type: &str) -> Result<ObjectRef, ObjectError> {
+    pub async fn put_bytes(&self, bytes: Vec<u8>, kind: Kind, media_type: &str) -> Result<ObjectRef, ObjectError> {
         let (digest, size) = (digest_of(Sha256::new().chain_update(&bytes)), bytes.len() as u64);
-        self.store.put(&key(&digest), PutPayload::from(bytes)).await.map_err(store("store bytes"))?;
-        self.seal(&digest).await?;
+        self.mark(&digest, kind).await?;
+        if !self.holds(&digest, size).await? {
+            self.store.put(&key(&digest), PutPayload::from(bytes)).await.map_err(store("store bytes"))?;
+            self.seal(&key(&digest)).await?;
+        }
         Ok(reference(digest, size, media_type))
+    }
+
+    /// Sends a file in parts; it has to have the expected bytes still.
+    async fn upload(&self, file: &mut File, path: &Path, expected: &Digest) -> Result<(), ObjectError> {
+        let mut upload = self.store.put_multipart(&key(expected)).await.map_err(store("begin an upload"))?;
+        let sent = send(file, &mut *upload, path).await;
+        if let Ok(found) = &sent
+            && found == expected
+        {
+            upload.complete().await.map_err(store("finish an upload"))?;
+            return Ok(());
+        }
+        // What was sent so far is garbage either way; the first error is the one to tell.
+        let _ = upload.abort().await;
+        let (path, expected) = (path.to_owned(), expected.clone());
+        Err(sent.map_or_else(|e| e, |found| ObjectError::Changed { path, expected, found }))
+    }
+
+    /// Whether it need not be sent again. A file is read for that, so that a damaged one heals; of an S3 server's the
+    /// size is enough, since the server has checked what it was sent.
+    async fn holds(&self, digest: &Digest, size: u64) -> Result<bool, ObjectError> {
+        match self.store.head(&key(digest)).await {
+            Ok(found) if found.size != size => Ok(false),
+            Ok(_) if self.folder.is_none() => Ok(true),
+            Ok(_) => match self.read(digest, size, &mut Sink::Nothing).await {
+                Err(ObjectError::NotFound { .. } | ObjectError::Damaged { .. } | ObjectError::TooLarge { .. }) => {
+                    Ok(false)
+                }
+                read => read.map(|_| true),
+            },
+            Err(e) if is_missing_object(&e) => Ok(false),
+            Err(e) => Err(store("look for an object")(e)),
+        }
     }
 
     /// Reads an object into a file, which is there only once it is verified. Says how many bytes it has.
@@ -172,7 +166,7 @@ impl Objects {
     pub async fn exists(&self, digest: &Digest) -> Result<bool, ObjectError> {
         match self.store.head(&key(digest)).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) if is_missing_object(&e) => Ok(false),
             Err(e) => Err(store("look for an object")(e)),
         }
     }
@@ -181,7 +175,7 @@ impl Objects {
     async fn read(&self, digest: &Digest, bytes_max: u64, sink: &mut Sink<'_>) -> Result<u64, ObjectError> {
         let too_large = |size| ObjectError::TooLarge { digest: digest.clone(), size, bytes_max };
         let found: GetResult = self.store.get(&key(digest)).await.map_err(|e| match e {
-            object_store::Error::NotFound { .. } => ObjectError::NotFound { digest: digest.clone() },
+            e if is_missing_object(&e) => ObjectError::NotFound { digest: digest.clone() },
             e => store("open an object")(e),
         })?;
         if found.meta.size > bytes_max {
@@ -199,24 +193,32 @@ impl Objects {
             match sink {
                 Sink::File(file, path) => file.write_all(&bytes).await.map_err(io("write", path))?,
                 Sink::Memory(all) => all.extend_from_slice(&bytes),
+                Sink::Nothing => {}
             }
         }
         let found = digest_of(hasher);
         if found == *digest { Ok(size) } else { Err(ObjectError::Damaged { expected: digest.clone(), found }) }
     }
 
-    /// Takes the right to write away: a stored object never changes.
-    async fn seal(&self, digest: &Digest) -> Result<(), ObjectError> {
-        let Some(local) = &self.local else { return Ok(()) };
-        let path = local.path_to_filesystem(&key(digest)).map_err(store("name a file"))?;
-        hand_over(&path).map_err(io("hand over", &path))?;
+    /// Takes the right to write away: what is stored never changes, it is only replaced.
+    async fn seal(&self, key: &Key) -> Result<(), ObjectError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let path = folder.files.path_to_filesystem(key).map_err(store("name a file"))?;
+        hand_over(&path, key.parts().count()).map_err(io("hand over", &path))?;
         tokio::fs::set_permissions(&path, Permissions::from_mode(0o440)).await.map_err(io("seal", &path))
     }
 }
 
-/// What root stores in another user's store is that user's to read.
-fn hand_over(path: &Path) -> std::io::Result<()> {
-    let made: Vec<&Path> = path.ancestors().take(KEY_PARTS + 1).collect();
+impl fmt::Debug for Objects {
+    /// Where it is, and no more: an S3 client also knows credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objects({})", self.store)
+    }
+}
+
+/// What root stores in another user's store is that user's to read. `parts` are the file and the folders below the store.
+fn hand_over(path: &Path, parts: usize) -> std::io::Result<()> {
+    let made: Vec<&Path> = path.ancestors().take(parts + 1).collect();
     let Some((top, made)) = made.split_last().filter(|_| nix::unistd::geteuid().is_root()) else {
         return Ok(());
     };
@@ -233,6 +235,8 @@ fn hand_over(path: &Path) -> std::io::Result<()> {
 enum Sink<'a> {
     File(&'a mut File, &'a Path),
     Memory(&'a mut Vec<u8>),
+    /// Only to see whether it is sound.
+    Nothing,
 }
 
 /// A file that is removed unless it was renamed.
@@ -244,6 +248,7 @@ impl Drop for Partial {
     }
 }
 
+/// Of `objects/sha256/ab/cdef…`.
 fn key(digest: &Digest) -> Key {
     let (folder, name) = digest.hex().split_at(2);
     Key::from(format!("objects/sha256/{folder}/{name}"))
@@ -258,14 +263,6 @@ fn digest_of(hasher: Sha256) -> Digest {
         Ok(digest) => digest,
         Err(e) => unreachable!("32 bytes in hex are a digest: {e}"),
     }
-}
-
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ObjectError {
-    move |source| ObjectError::Io { doing, path: path.to_owned(), source }
-}
-
-fn store(doing: &'static str) -> impl FnOnce(object_store::Error) -> ObjectError {
-    move |source| ObjectError::Store { doing, source }
 }
 
 /// Up to one part; fewer bytes only at the end of the file.
@@ -298,113 +295,4 @@ async fn send(file: &mut File, upload: &mut dyn MultipartUpload, path: &Path) ->
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAX: u64 = 64 << 20;
-
-    /// Every test runs on the real store and on the fake.
-    async fn on_both(test: impl AsyncFn(Objects, &Path)) {
-        let dir = tempfile::tempdir().unwrap();
-        test(Objects::directory(&dir.path().join("store")).unwrap(), dir.path()).await;
-        test(Objects::in_memory(), dir.path()).await;
-    }
-
-    fn none() -> Digest {
-        ObjectRef::example("text/plain").digest
-    }
-
-    #[tokio::test]
-    async fn bytes_come_back_under_their_digest() {
-        on_both(async |objects, _| {
-            for bytes in [Vec::new(), b"hello".to_vec()] {
-                let stored = objects.put_bytes(bytes.clone(), "text/plain").await.unwrap();
-                assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
-                assert_eq!((stored.size, stored.media_type.as_str()), (bytes.len() as u64, "text/plain"));
-                assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), bytes);
-                assert_eq!(objects.put_bytes(bytes, "text/plain").await.unwrap(), stored, "twice is once");
-                assert!(objects.exists(&stored.digest).await.unwrap());
-            }
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn files_of_every_size_come_back() {
-        on_both(async |objects, dir| {
-            for size in [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 5] {
-                let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-                let (from, to) = (dir.join("from"), dir.join("to"));
-                std::fs::write(&from, &bytes).unwrap();
-                let stored = objects.put_file(&from, "x/y").await.unwrap();
-                assert_eq!(stored.size, size as u64);
-                assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
-                assert_eq!(objects.get_file(&stored.digest, &to, MAX).await.unwrap(), size as u64);
-                assert!(std::fs::read(&to).unwrap() == bytes, "{size} bytes");
-            }
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn what_is_not_there_and_what_is_too_large_is_said() {
-        on_both(async |objects, dir| {
-            let to = dir.join("missing");
-            assert!(!objects.exists(&none()).await.unwrap());
-            let missing = objects.get_file(&none(), &to, MAX).await.unwrap_err();
-            assert!(matches!(missing, ObjectError::NotFound { .. }), "{missing}");
-            let stored = objects.put_bytes(vec![7; 100], "x/y").await.unwrap();
-            let large = objects.get_file(&stored.digest, &to, 99).await.unwrap_err();
-            assert!(matches!(large, ObjectError::TooLarge { size: 100, bytes_max: 99, .. }), "{large}");
-            assert!(!to.exists() && !dir.join("missing.partial").exists());
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn other_bytes_than_promised_leave_nothing_behind() {
-        on_both(async |objects, dir| {
-            let lie = PutPayload::from_static(b"evil");
-            objects.store.put(&key(&none()), lie).await.unwrap();
-            let to = dir.join("verified");
-            let told = objects.get_file(&none(), &to, MAX).await.unwrap_err().to_string();
-            let found = digest_of(Sha256::new().chain_update(b"evil"));
-            assert!(told.contains(none().as_str()) && told.contains(found.as_str()), "{told}");
-            assert!(!to.exists() && !dir.join("verified.partial").exists());
-            assert!(objects.get_bytes(&none(), MAX).await.is_err());
-        })
-        .await;
-    }
-
-    #[tokio::test]
-    async fn a_stored_file_cannot_be_written_and_heals_when_stored_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let objects = Objects::directory(&dir.path().join("store")).unwrap();
-        let stored = objects.put_bytes(b"right".to_vec(), "x/y").await.unwrap();
-        let path = objects.local.as_ref().unwrap().path_to_filesystem(&key(&stored.digest)).unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o440);
-        assert_eq!(dir.path().join("store").metadata().unwrap().permissions().mode() & 0o027, 0);
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "wrong").unwrap();
-        assert!(objects.get_bytes(&stored.digest, MAX).await.is_err());
-        objects.put_bytes(b"right".to_vec(), "x/y").await.unwrap();
-        assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), b"right");
-    }
-
-    #[tokio::test]
-    async fn what_root_stores_is_its_owners() {
-        let dir = tempfile::tempdir().unwrap();
-        let objects = Objects::directory(&dir.path().join("store")).unwrap();
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("NOT RUN: only root can store in another user's store");
-            return;
-        }
-        lchown(dir.path().join("store"), Some(65534), Some(65534)).unwrap();
-        let stored = objects.put_bytes(b"for another".to_vec(), "x/y").await.unwrap();
-        let path = objects.local.as_ref().unwrap().path_to_filesystem(&key(&stored.digest)).unwrap();
-        for part in path.ancestors().take(KEY_PARTS) {
-            assert_eq!(part.metadata().unwrap().uid(), 65534, "{}", part.display());
-        }
-        assert_eq!(dir.path().metadata().unwrap().uid(), 0);
-    }
-}
+mod tests;

@@ -12,8 +12,8 @@ use crate::breaker::{Breaker, BreakerOptions};
 pub struct Tools {
     /// The bot's own folder; nobody else writes there.
     pub dir: PathBuf,
-    /// The object store: a directory that all bots of a fleet share.
-    pub objects: PathBuf,
+    /// The object store that all bots of a fleet share: a folder or a bucket, as `bot_clients::Objects::open` reads it.
+    pub objects: String,
     /// Where the operator's files are (`repositories.yaml`, `environments.yaml`).
     pub config_dir: PathBuf,
     /// `PATH` of the process, for finding toolchains.

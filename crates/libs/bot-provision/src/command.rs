@@ -58,7 +58,8 @@ pub(crate) async fn run(
             io::ErrorKind::NotFound => CommandError::NotFound,
             _ => CommandError::Io(error),
         })?;
-    let group = child.id();
+    // Downloaders that apt starts would otherwise outlive it; also when nobody waits any more.
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let (lines, mut heard) = mpsc::channel(64);
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
@@ -85,14 +86,23 @@ pub(crate) async fn run(
         () = telling => None,
         () = tokio::time::sleep_until(deadline.into()) => None,
     };
-    if let Some(finished) = ended {
-        return Ok(finished?);
+    let Some(finished) = ended else {
+        return Err(CommandError::TimedOut);
+    };
+    // It was waited for, so its number is free for others.
+    group.0 = None;
+    Ok(finished?)
+}
+
+/// Ends a process group with its value.
+struct Group(Option<i32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
     }
-    // Downloaders that apt starts would otherwise outlive it.
-    if let Some(id) = group.and_then(|id| i32::try_from(id).ok()) {
-        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-    }
-    Err(CommandError::TimedOut)
 }
 
 async fn collect(stream: Option<impl AsyncRead + Unpin>, lines: mpsc::Sender<String>) -> io::Result<String> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::command::last_lines;
-use crate::lock::lock;
+use crate::lock::{FileLock, lock};
 use crate::ports::{PortError, free_ports};
 use crate::ready::{readiness, taken};
 use crate::settings::{self, ERLANG_ARGUMENTS};
@@ -113,8 +113,7 @@ impl Container {
         progress: Progress<'_>,
     ) -> Result<Self, ContainerError> {
         let dir = files::create(dir)?;
-        let held = lock(&dir.join("lock"), START_LIMIT, "starts the same broker", progress).await;
-        let _held = held.map_err(|source| at(&dir, source))?;
+        let held = Self::lock(&dir, progress).await?;
         if let Some(running) = Self::attach(&dir).await? {
             running.wait_until_ready(progress).await?;
             return Ok(running);
@@ -132,7 +131,7 @@ impl Container {
         // Before anything runs: should this process die now, the container is found all the same.
         record.write(&dir)?;
         let container = Self { dir, record, password };
-        let started = container.launch(progress).await;
+        let started = container.launch(held, progress).await;
         if started.is_err() {
             // The first error is the one to show.
             let _ = remove(&container.record.engine, &container.dir).await;
@@ -163,6 +162,26 @@ impl Container {
         }
         Self::start(dir, record.engine, record.options, progress).await?;
         Ok(true)
+    }
+
+    /// Stops the container of `dir`, be it ready or half started. `false`: there was none.
+    pub async fn end(dir: &Path, progress: Progress<'_>) -> Result<bool, ContainerError> {
+        if Record::read(dir)?.is_none_or(|record| !record.is_wanted) {
+            return Ok(false);
+        }
+        let _held = Self::lock(dir, progress).await?;
+        if let Some(mut running) = Self::attach(dir).await? {
+            running.stop().await?;
+            return Ok(true);
+        }
+        let Some(mut record) = Record::read(dir)? else {
+            return Ok(false);
+        };
+        let dir = dir.canonicalize().map_err(|source| at(dir, source))?;
+        remove(&record.engine, &dir).await?;
+        record.is_wanted = false;
+        record.write(&dir)?;
+        Ok(false)
     }
 
     pub fn amqp_port(&self) -> u16 {
@@ -213,13 +232,23 @@ impl Container {
         Ok(())
     }
 
-    async fn launch(&self, progress: Progress<'_>) -> Result<(), ContainerError> {
-        let engine = &self.record.engine;
-        // One that ended and was not removed, as after a crash of the engine.
-        remove(engine, &self.dir).await?;
-        let arguments = self.arguments();
-        engine.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    async fn launch(&self, held: FileLock, progress: Progress<'_>) -> Result<(), ContainerError> {
+        let (engine, dir, arguments) = (self.record.engine.clone(), self.dir.clone(), self.arguments());
+        // By itself: were this dropped while the engine works, a container would come to be that nobody knows of. With
+        // the lock, so that `end` waits for it.
+        let run = tokio::spawn(async move {
+            // One that ended and was not removed, as after a crash of the engine.
+            remove(&engine, &dir).await?;
+            let ran = engine.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            ran.map(|_| held)
+        });
+        let _held = run.await.map_err(|error| at(&self.dir, io::Error::other(error)))??;
         self.wait_until_ready(progress).await
+    }
+
+    async fn lock(dir: &Path, progress: Progress<'_>) -> Result<FileLock, ContainerError> {
+        let held = lock(&dir.join("lock"), START_LIMIT, "starts the same broker", progress).await;
+        held.map_err(|source| at(dir, source))
     }
 
     /// Everyone of this machine can read them, here and by `inspect`: they hold no secret.

@@ -185,6 +185,19 @@ impl Node {
         started.map(|_| true)
     }
 
+    /// Stops what runs of the node of `dir`, be it ready, half started or half gone. `false`: nothing did.
+    pub async fn end(dir: &Path) -> Result<bool, NodeError> {
+        let Some(mut record) = NodeRecord::read(dir)? else {
+            return Ok(false);
+        };
+        let known = [record.process, record.epmd];
+        let runs = known.into_iter().flatten().any(process::is_alive);
+        if known.iter().any(Option::is_some) {
+            stop(&mut record, dir).await?;
+        }
+        Ok(runs)
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -226,21 +239,16 @@ impl Node {
     /// Ends the node as RabbitMQ wants it, then by force after 30 s. Ports, queues and messages stay for the next
     /// start. `true` when force was not needed.
     pub async fn stop(&mut self) -> Result<bool, NodeError> {
-        let graceful = match self.record.process {
-            Some(server) => process::end(server, Stopping::Ask, STOP_LIMIT).await?,
-            None => true,
-        };
-        self.kill().await?;
-        Ok(graceful)
+        let graceful = stop(&mut self.record, &self.dir).await;
+        self.started_here = None;
+        graceful
     }
 
     /// `kill -9`, for tests and for what does not stop. Returns when it is gone.
     pub async fn kill(&mut self) -> Result<(), NodeError> {
-        for id in [self.record.process.take(), self.record.epmd.take()].into_iter().flatten() {
-            process::end(id, Stopping::Kill, KILL_LIMIT).await?;
-        }
+        kill(&mut self.record, &self.dir).await?;
         self.started_here = None;
-        self.record.write(&self.dir)
+        Ok(())
     }
 
     /// Stops the node if it runs, and starts it on the same ports with what it kept. Also brings back a killed one.
@@ -318,6 +326,22 @@ impl Drop for Node {
             }
         }
     }
+}
+
+async fn stop(record: &mut NodeRecord, dir: &Path) -> Result<bool, NodeError> {
+    let graceful = match record.process {
+        Some(server) => process::end(server, Stopping::Ask, STOP_LIMIT).await?,
+        None => true,
+    };
+    kill(record, dir).await?;
+    Ok(graceful)
+}
+
+async fn kill(record: &mut NodeRecord, dir: &Path) -> Result<(), NodeError> {
+    for id in [record.process.take(), record.epmd.take()].into_iter().flatten() {
+        process::end(id, Stopping::Kill, KILL_LIMIT).await?;
+    }
+    record.write(dir)
 }
 
 fn at(path: &Path, source: io::Error) -> NodeError {

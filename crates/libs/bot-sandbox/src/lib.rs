@@ -12,6 +12,7 @@ mod command;
 mod detect;
 mod error;
 mod family;
+mod network;
 mod output;
 mod proc;
 mod process_group;
@@ -25,6 +26,7 @@ pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact,
 pub use detect::{Options, Sandbox, SandboxKind};
 pub use error::SandboxError;
 pub use family::{APP_MARKER, RUN_MARKER};
+pub use network::NetworkEnv;
 pub use serve::{Application, ServeLimits};
 pub use stop::{Served, Usage};
-pub use toolchains::{Search, Toolchains};
+pub use toolchains::{Search, Toolchains, split_path};

@@ -18,6 +18,25 @@ pub struct Search {
     pub java_home: Option<PathBuf>,
 }
 
+impl Search {
+    /// From PATH as it is, HOME, and the variables that are set.
+    pub fn new(path: &str, home: &Path, variables: &BTreeMap<String, String>) -> Self {
+        let named = |name: &str| variables.get(name).map(PathBuf::from);
+        Self {
+            path: split_path(path),
+            home: home.to_owned(),
+            cargo_home: named("CARGO_HOME"),
+            rustup_home: named("RUSTUP_HOME"),
+            java_home: named("JAVA_HOME"),
+        }
+    }
+}
+
+/// The folders of a PATH. Relative ones are left out: what they mean depends on where one stands.
+pub fn split_path(path: &str) -> Vec<PathBuf> {
+    path.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
+}
+
 /// What to mount, what to add to PATH, what to set. The same in both kinds, as toolchains keep their paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Toolchains {

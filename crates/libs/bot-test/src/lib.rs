@@ -1,4 +1,5 @@
-//! What tests share: a job's context in memory, and bots in conversation without a broker. A dev-dependency only.
+//! What tests share: a job's context in memory, bots in conversation without a broker, an S3
+//! server. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +11,9 @@
 mod conversation;
 mod job;
 mod rehearsal;
+mod s3;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
 pub use rehearsal::{Acts, Rehearsal};
+pub use s3::S3Server;

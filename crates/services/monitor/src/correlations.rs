@@ -18,8 +18,19 @@ pub(crate) struct Bounds {
     pub(crate) correlations: usize,
     /// Messages of one correlation, and likewise settled deliveries.
     pub(crate) messages_each: usize,
-    /// Messages of all.
+    /// Messages of all; settled deliveries of all are twice as many.
     pub(crate) messages: usize,
+}
+
+impl Bounds {
+    /// As configured.
+    pub(crate) fn of(config: &crate::Config) -> Self {
+        Self {
+            correlations: config.correlations_max,
+            messages_each: config.messages_per_correlation_max,
+            messages: config.messages_max,
+        }
+    }
 }
 
 /// What has become of a correlation.
@@ -107,13 +118,14 @@ pub(crate) struct Correlations {
     /// Oldest first.
     order: VecDeque<String>,
     messages: usize,
+    handled: usize,
     forgotten: u64,
 }
 
 impl Correlations {
     /// An empty list.
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { bounds, by_id: HashMap::new(), order: VecDeque::new(), messages: 0, forgotten: 0 }
+        Self { bounds, by_id: HashMap::new(), order: VecDeque::new(), messages: 0, handled: 0, forgotten: 0 }
     }
 
     /// A message was seen. One whose id is there already (published again for want of a confirm) changes nothing.
@@ -123,7 +135,7 @@ impl Correlations {
         if correlation.messages.iter().any(|m| m.id == seen.id) {
             return;
         }
-        correlation.note(seen);
+        correlation.note(seen, bound);
         if correlation.messages.len() >= bound {
             correlation.dropped += 1;
             return;
@@ -149,7 +161,11 @@ impl Correlations {
             return;
         }
         correlation.handled_count += 1;
-        correlation.handled.entry(message.to_owned()).or_default().push(handled);
+        let of_message = correlation.handled.entry(message.to_owned()).or_default();
+        // Nearly always one or two; room for four is what a vector begins with.
+        of_message.reserve_exact(1);
+        of_message.push(handled);
+        self.handled += 1;
         self.shrink();
     }
 
@@ -190,30 +206,34 @@ impl Correlations {
     }
 
     fn shrink(&mut self) {
-        while self.order.len() > self.bounds.correlations.max(1)
-            || (self.messages > self.bounds.messages && self.order.len() > 1)
-        {
+        while self.order.len() > self.bounds.correlations.max(1) || (self.is_full() && self.order.len() > 1) {
             let Some(oldest) = self.order.pop_front() else {
                 return;
             };
             if let Some(gone) = self.by_id.remove(&oldest) {
                 self.messages -= gone.messages.len();
+                self.handled -= gone.handled_count;
                 self.forgotten += 1;
             }
         }
     }
+
+    fn is_full(&self) -> bool {
+        self.messages > self.bounds.messages || self.handled > self.bounds.messages.saturating_mul(2)
+    }
 }
 
 impl Correlation {
-    /// What a message means for the whole.
-    fn note(&mut self, seen: &Seen) {
+    /// What a message means for the whole. At most `jobs_max` jobs are told apart.
+    fn note(&mut self, seen: &Seen, jobs_max: usize) {
         self.repository = self.repository.take().or_else(|| seen.repository());
         self.commit = self.commit.take().or_else(|| seen.commit());
         let job = seen.job_id();
         match ending(&seen.event_type) {
             None => {
-                if let Some(job) =
-                    job.filter(|job| seen.event_type.ends_with(".started") && !self.jobs_ended.contains(job))
+                let begins = |job: &String| seen.event_type.ends_with(".started") && !self.jobs_ended.contains(job);
+                if let Some(job) = job.filter(begins)
+                    && self.jobs_open.len() < jobs_max
                 {
                     self.jobs_open.insert(job);
                 }
@@ -221,7 +241,9 @@ impl Correlation {
             Some(end) => {
                 if let Some(job) = job {
                     self.jobs_open.remove(&job);
-                    self.jobs_ended.insert(job);
+                    if self.jobs_ended.len() < jobs_max {
+                        self.jobs_ended.insert(job);
+                    }
                 }
                 // Going back after a failure is how the failure ended, not a success.
                 let is_way_back = seen.event_type == "deploy.rolled_back" && self.end == Some(State::Failed);
@@ -356,7 +378,54 @@ pub(crate) mod tests {
         for i in 0..9 {
             c.handled(&format!("other-{i}"), "x", handled(Outcome::Acted));
         }
-        assert_eq!((c.by_id.len(), c.order.len(), c.forgotten(), c.messages), (3, 3, 7, 0));
+        assert_eq!((c.by_id.len(), c.order.len(), c.forgotten(), c.messages, c.handled), (3, 3, 7, 0, 3));
+    }
+
+    #[test]
+    fn jobs_without_end_are_bounded_too() {
+        let mut c = Correlations::new(BOUNDS);
+        for i in 0..9 {
+            for (what, id) in [("started", format!("s{i}")), ("completed", format!("c{i}"))] {
+                let data = json!({"job_id": format!("job-{what}-{i}")});
+                c.seen(&Seen::read(&observed(&id, &format!("build.{what}"), None, i, &data)).unwrap());
+            }
+        }
+        let found = c.find("correlation-1").unwrap().1;
+        assert_eq!((found.jobs_open.len(), found.jobs_ended.len()), (4, 4));
+    }
+
+    #[test]
+    fn many_settled_deliveries_make_room_as_many_messages_do() {
+        let mut c = Correlations::new(Bounds { correlations: 100, ..BOUNDS });
+        for i in 0..17 {
+            c.handled(&format!("other-{i}"), "x", handled(Outcome::Acted));
+        }
+        assert_eq!((c.handled, c.order.len(), c.forgotten()), (16, 16, 1));
+    }
+
+    /// A push leads to 7 to 12 messages, and each is settled by one bot or two.
+    #[test]
+    fn ten_thousand_usual_correlations_stay() {
+        let config = crate::Config::default();
+        let mut c = Correlations::new(Bounds::of(&config));
+        let id = |n: usize, m: usize| format!("0198c5aa-{n:08}-7000-8000-{m:012}");
+        let data = json!({
+            "revision": {"repository": "shop/api", "commit": "4f2d9c1e8b7a4f2d9c1e8b7a4f2d9c1e8b7a4f2d"},
+            "job_id": "0198c5aa-7000-7000-8000-000000000001", "summary": "3 steps in 12.4 s, artifact of 1.4 MB",
+        });
+        let first = Seen::read(&observed("1", "build.completed", None, 1, &data)).unwrap();
+        for n in 0..config.correlations_max {
+            for m in 0..12 {
+                let mut seen = first.clone();
+                (seen.id, seen.parent) = (id(n, m), (m > 0).then(|| id(n, m - 1)));
+                seen.correlation_id = id(n, 0);
+                c.seen(&seen);
+                let reason = "a job for shop/api was begun".to_owned();
+                c.handled(&id(n, 0), &id(n, m), Handled { reason, ..handled(Outcome::Acted) });
+            }
+        }
+        assert_eq!((c.forgotten(), c.order.len()), (0, 10_000));
+        assert_eq!(c.find(&id(0, 0)).unwrap().1.messages.len(), 12);
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub(crate) fn cut(text: &str, chars_max: usize) -> String {
         cut.pop();
         cut.push('…');
     }
+    // A hundred thousand of these are kept.
+    cut.shrink_to_fit();
     cut
 }
 

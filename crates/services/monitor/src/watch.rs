@@ -65,11 +65,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Knows nothing yet.
     pub(crate) fn new(config: &Config) -> Self {
-        let kept = correlations::Bounds {
-            correlations: config.correlations_max,
-            messages_each: config.messages_per_correlation_max,
-            messages: config.messages_max,
-        };
+        let kept = correlations::Bounds::of(config);
         let printed = logs::Bounds {
             jobs: config.logs_jobs_max,
             lines_each: config.logs_lines_max,
@@ -137,7 +133,8 @@ impl Watch {
                     return;
                 };
                 let reason = cut(&record.message, 300);
-                let handled = Handled { bot: record.bot, outcome, reason, duration_us: record.duration_us };
+                let bot = cut(&record.bot, 128);
+                let handled = Handled { bot, outcome, reason, duration_us: record.duration_us };
                 self.correlations.handled(&cut(&correlation, 128), &cut(&message, 128), handled);
             }
             (RecordKind::Output, Some(job), _) => {

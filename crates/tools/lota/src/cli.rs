@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 
-use crate::{client, up};
+use crate::{client, exit::EXIT_HELP, up};
 
 /// The operator's command of a LotaBots fleet.
 #[derive(Debug, Parser)]
-#[command(name = "lota", version, max_term_width = 100)]
+#[command(name = "lota", version, max_term_width = 100, after_help = EXIT_HELP)]
 pub(crate) struct Cli {
     /// The fleet's folder.
     #[arg(long, global = true, env = "LOTA_HOME", default_value = ".lota")]
@@ -33,7 +33,10 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// Remove old objects that nothing needs
+    Gc(client::gc::GcArgs),
     /// Push a commit of a repository through the fleet
+    #[command(after_help = client::push::PUSH_HELP)]
     Push(client::push::PushArgs),
     /// Say any message
     Publish(client::publish::PublishArgs),

@@ -41,10 +41,6 @@ pub(crate) struct FleetRecord {
     /// Whose the broker is, and what it is.
     #[serde(default)]
     pub(crate) broker: BrokerKind,
-    /// The process that watches over the bots.
-    pub(crate) supervisor_pid: u32,
-    /// When that process was started, in the kernel's ticks: a pid alone may be somebody else's by now.
-    pub(crate) supervisor_started: u64,
     /// Where the bots run.
     #[serde(default)]
     pub(crate) place: Option<Place>,

@@ -3,38 +3,56 @@
 
 mod cli;
 mod client;
+mod exit;
 mod home;
+mod objects;
 mod place;
 mod up;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use cli::{Cli, Command};
+use exit::{Exit, OrExit};
 use home::Home;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version come this way, too.
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { Exit::Usage.code() } else { 0 });
+        }
+    };
     // One thread for all: a child's parent-death signal comes when the thread that started it ends.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("lota: the async runtime cannot start: {e}");
-            return ExitCode::FAILURE;
+            complain(&format!("the async runtime cannot start: {e}"));
+            return ExitCode::from(Exit::Internal.code());
         }
     };
     match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("lota: {e:#}");
-            ExitCode::FAILURE
+            complain(&format!("{e:#}"));
+            ExitCode::from(exit::code_of(&e))
         }
     }
 }
 
+/// With standard error gone there is nobody left to tell; the exit code still says it.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "lota: {text}");
+}
+
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    cli.command.runs_on(std::env::consts::OS)?;
-    let home = Home::new(&cli.home)?;
+    cli.command.runs_on(std::env::consts::OS).or_exit(Exit::Unavailable)?;
+    let home = Home::new(&cli.home).or_exit(Exit::Usage)?;
     match cli.command {
         Command::Up(args) => up::up(&home, &args).await,
         Command::Down(args) => up::down(&home, &args).await,
@@ -42,6 +60,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Gc(args) => client::gc::run(&home, args).await,
         Command::Push(args) => client::push::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,
         Command::Watch(args) => client::watch::run(&home, args).await,

@@ -1,6 +1,7 @@
 //! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
 #![allow(clippy::unwrap_used, reason = "test support: a broken assumption ends the test")]
 use std::{
+    collections::BTreeSet,
     fs,
     future::Future,
     os::unix::fs::PermissionsExt,
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Job, JobCx, Outcome, ServiceCx, ServicePort, Tools};
 use bot_messages::{
     Digest, Event, ObjectRef, Revision,
@@ -111,7 +112,7 @@ impl Field {
         // As the sandbox wants it: without links on the way.
         let dir = dir.canonicalize().unwrap();
         tools.dir = dir.join("bot");
-        tools.objects = dir.join("objects");
+        tools.objects = dir.join("objects").to_string_lossy().into_owned();
         tools.config_dir = dir.join("config");
         tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
         let brief = Span(Duration::from_millis(50));
@@ -126,6 +127,22 @@ impl Field {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join("bot/environments/local")
+    }
+
+    /// What the object store was told that the environment needs.
+    pub(crate) async fn in_use(&self) -> BTreeSet<Digest> {
+        self.objects.in_use().await.unwrap().remove("local").unwrap_or_default().digests
+    }
+
+    /// Waits until it was told just this.
+    pub(crate) async fn needs(&self, wanted: &BTreeSet<Digest>) {
+        let told = async {
+            while self.in_use().await != *wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+        assert!(told.is_ok(), "the object store was told {:?}", self.in_use().await);
     }
 
     /// Stores a release of the site without its program, which is large: that is in the application's own folder.
@@ -148,7 +165,7 @@ impl Field {
         let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 30 };
         let packed = self.dir.path().join("packed");
         pack(tree, &list_tree(tree, 100).unwrap(), &packed, &limits).unwrap();
-        self.objects.put_file(&packed, "application/zstd").await.unwrap()
+        self.objects.put_file(&packed, Kind::Artifact, "application/zstd").await.unwrap()
     }
 
     /// The job that follows from a passed test.

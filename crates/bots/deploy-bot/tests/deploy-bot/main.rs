@@ -68,6 +68,27 @@ async fn only_the_newest_releases_stay() {
 }
 
 #[tokio::test]
+async fn what_an_environment_needs_is_told_before_it_is_fetched() {
+    let field = Field::new();
+    let mut wanted = std::collections::BTreeSet::new();
+    for (job, page) in [("job-1", "one"), ("job-2", "two")] {
+        let artifact = field.artifact(page, "good").await;
+        field.run(job, &field.deploy_job(&artifact)).await.event::<DeployCompleted>();
+        wanted.insert(artifact.digest);
+        assert_eq!(field.in_use().await, wanted);
+    }
+    let missing = ObjectRef::example("application/zstd");
+    let failed = field.run("job-3", &field.deploy_job(&missing)).await;
+    assert!(failed.outcome.is_err());
+    wanted.insert(missing.digest.clone());
+    assert_eq!(field.in_use().await, wanted, "also if it does not get there");
+    // The keeper puts it right, as it says what is needed of an environment where nothing ever was.
+    wanted.remove(&missing.digest);
+    let _kept = field.keep();
+    field.needs(&wanted).await;
+}
+
+#[tokio::test]
 async fn what_is_not_healthy_is_taken_back() {
     let field = Field::new();
     let one = field.artifact("one", "good").await;

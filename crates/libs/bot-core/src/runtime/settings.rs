@@ -111,7 +111,8 @@ fn tools(contract: &Contract, vars: &BTreeMap<String, String>, config_dir: &Path
     let path = |name: &str| vars.get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let mut tools = Tools::default();
     tools.dir = absolute(&path("LOTA_DATA_DIR").unwrap_or_else(|| home.join("bots").join(contract.name.slug())));
-    tools.objects = absolute(&path("LOTA_OBJECTS_DIR").unwrap_or_else(|| home.join("objects")));
+    let objects = vars.get("LOTA_OBJECTS").filter(|v| !v.is_empty()).cloned();
+    tools.objects = objects.unwrap_or_else(|| absolute(&home.join("objects")).to_string_lossy().into_owned());
     tools.config_dir = absolute(config_dir);
     tools.path = vars.get("PATH").cloned().unwrap_or_default();
     tools.home = path("HOME");
@@ -152,6 +153,7 @@ fn help(contract: &Contract) -> String {
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
          LOTA_HOME                state of the fleet (default .lota)\n\
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
+         LOTA_OBJECTS             object store: a folder or s3://bucket/prefix (default LOTA_HOME/objects)\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
         contract.responsibility,
@@ -188,12 +190,14 @@ mod tests {
                 ("LOTA_SETTING_LISTEN", "127.0.0.1:1"),
                 ("LOTA_CONFIG__CONSTRAINTS__TIMEOUT", "60"),
                 ("HOSTNAME", "My.Host"),
+                ("LOTA_OBJECTS", "s3://bucket/prefix"),
             ],
         )
         .unwrap();
         assert_eq!(s.bus.unwrap().addresses, ["amqp://a/lota", "amqp://b/lota"]);
         assert_eq!(s.tools.settings["listen"], "127.0.0.1:1");
         assert_eq!(s.overrides.len(), 1);
+        assert_eq!(s.tools.objects, "s3://bucket/prefix");
         assert!(s.tools.instance.starts_with("my-host-"));
     }
 

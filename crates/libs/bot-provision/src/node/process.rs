@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::NodeError;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// A process that a recycled pid is not mistaken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,11 +87,12 @@ pub(super) enum Stopping {
 /// Ends the process and returns when it is gone: `false` if asking did not help and it was killed.
 pub(super) async fn end(id: ProcessId, how: Stopping, limit: Duration) -> Result<bool, NodeError> {
     if how == Stopping::Ask {
-        if is_alive(id) {
-            // Only the leader: RabbitMQ's script hands it on, and Erlang's helpers end with their node.
-            let _ = kill(pid_of(id), Signal::SIGTERM);
+        if !is_alive(id) {
+            return Ok(true);
         }
-        if gone_within(id, limit).await {
+        if asked(id, limit).await {
+            // A script that was asked before it became the node leaves behind what it was waiting for.
+            let _ = killpg(pid_of(id), Signal::SIGKILL);
             return Ok(true);
         }
         tracing::warn!(pid = id.pid, "still running after SIGTERM and {limit:?}: killing it");
@@ -111,6 +113,21 @@ pub(super) fn kill_now(id: ProcessId) {
 
 pub(super) fn is_alive(id: ProcessId) -> bool {
     start_time(id.pid) == Some(id.start_time_ticks)
+}
+
+/// SIGTERM until it is gone or `limit` is over. Only to the leader: Erlang's helpers end with their node. More than once,
+/// since for its first second RabbitMQ listens to no signal and forgets it.
+async fn asked(id: ProcessId, limit: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < limit {
+        if is_alive(id) {
+            let _ = kill(pid_of(id), Signal::SIGTERM);
+        }
+        if gone_within(id, ASK_EVERY.min(limit)).await {
+            return true;
+        }
+    }
+    false
 }
 
 async fn gone_within(id: ProcessId, limit: Duration) -> bool {
@@ -169,6 +186,35 @@ mod tests {
         }
         assert!(!end(deaf.id, Stopping::Ask, Duration::from_millis(300)).await.unwrap());
         assert!(!is_alive(deaf.id));
+    }
+
+    #[tokio::test]
+    async fn what_forgets_that_it_was_asked_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ready = dir.path().join("forgetful");
+        let script = "trap 'trap - TERM' TERM; touch \"$0\"; while :; do sleep 0.1; done";
+        let forgetful = start(&["sh", "-c", script, ready.to_str().unwrap()]);
+        while !ready.exists() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        assert!(end(forgetful.id, Stopping::Ask, Duration::from_secs(30)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_a_script_was_waiting_for_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("child");
+        let script = "sleep 60 & echo $! > \"$0\"; wait";
+        let leader = start(&["sh", "-c", script, file.to_str().unwrap()]);
+        let child = loop {
+            let pid = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+            if let Some(id) = pid.and_then(|pid| Some(ProcessId { pid, start_time_ticks: start_time(pid)? })) {
+                break id;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        assert!(end(leader.id, Stopping::Ask, Duration::from_secs(30)).await.unwrap());
+        assert!(gone_within(child, Duration::from_secs(5)).await);
     }
 
     /// Where the test below lets its child write whom it started.

@@ -11,23 +11,42 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Who takes which message of a push further.
 const STAGES: [(&str, &str); 3] =
     [("BuildBot", "repository.pushed"), ("TestBot", "build.completed"), ("DeployBot", "test.completed")];
-/// `DeployBot` notes for each environment that takes an artifact that it goes there. Where the note reads otherwise,
-/// [`QUIET`] decides.
-const PROMISE: &str = " goes there";
+/// Until `DeployBot` says what it makes of a test that passed; it does so at once where it runs.
+const WORD: Duration = Duration::from_secs(15);
+/// `DeployBot` notes what becomes of each environment that the pipeline file names, one sentence each: it goes there,
+const PROMISED: &str = " goes there.";
+/// the pipeline file itself does not want it there from this ref,
+const UNWANTED: &str = ": the pipeline file sends it there ";
+/// or the operator's file does not let it. Where the note reads otherwise, [`QUIET`] decides.
+const REFUSED: [&str; 2] = [": there is no such environment in environments.yaml", ": environments.yaml "];
 
 /// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All that was asked for.
+    Good,
+    /// Nothing failed and nothing was refused, but no environment has it.
+    NotDeployed,
+    /// A stage failed, or a deployment that was asked for was refused.
+    Bad,
+}
+
+/// The end, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct End {
-    pub(super) success: bool,
+    pub(super) verdict: Verdict,
     pub(super) why: String,
 }
 
 impl End {
     fn good(why: impl Into<String>) -> Self {
-        Self { success: true, why: why.into() }
+        Self { verdict: Verdict::Good, why: why.into() }
+    }
+    fn not_deployed(why: impl Into<String>) -> Self {
+        Self { verdict: Verdict::NotDeployed, why: why.into() }
     }
     fn bad(why: impl Into<String>) -> Self {
-        Self { success: false, why: why.into() }
+        Self { verdict: Verdict::Bad, why: why.into() }
     }
 }
 
@@ -54,10 +73,10 @@ pub(super) struct Flow {
     deploys_done: usize,
     /// For what a deployment waits that will not end soon.
     held_for: Option<String>,
-    /// Since when nothing is known to follow.
-    quiet_since: Option<Duration>,
-    /// Why that is.
-    quiet_why: String,
+    /// What `DeployBot` said of an environment that was refused.
+    refused: Option<String>,
+    /// When it is over, should nothing follow; and how.
+    over_at: Option<(Duration, End)>,
     /// Records that came before their message: the two travel by different queues.
     early: Vec<LogRecord>,
 }
@@ -81,7 +100,7 @@ impl Flow {
             "test.completed" => self.tests_passed(data, at),
             "deploy.started" => {
                 self.deploys_started += 1;
-                self.quiet_since = None;
+                self.over_at = None;
                 None
             }
             "deploy.completed" => {
@@ -123,8 +142,8 @@ impl Flow {
 
     /// Time passed.
     pub(super) fn passed(&mut self, at: Duration) -> Option<End> {
-        let since = self.quiet_since?;
-        (at.saturating_sub(since) >= QUIET).then(|| End::good(self.quiet_why.clone()))
+        let (over_at, end) = self.over_at.as_ref()?;
+        (at >= *over_at).then(|| end.clone())
     }
 
     /// What is going on, for whoever waits.
@@ -185,24 +204,26 @@ impl Flow {
             return Some(End::good("built and tested; the pipeline names no environment to deploy to"));
         }
         if self.deploys_started == 0 {
-            self.quiet(at, "built and tested; DeployBot began no deployment (is it running? see `lota status`)");
+            let why = "built and tested; it waits for DeployBot, which has not taken it up (is it running? see `lota status`)";
+            self.over_at = Some((at + WORD, End::not_deployed(why)));
         }
         None
     }
 
     fn deployed(&mut self, at: Duration) -> Option<End> {
         let expected = self.deploys_promised.unwrap_or(0).max(self.deploys_started);
-        let all = self.deploys_done >= expected;
-        if all && (self.deploys_named <= 1 || self.deploys_promised.is_some()) {
-            return Some(End::good(self.good()));
+        if self.deploys_done < expected {
+            return None;
         }
-        if all {
-            self.quiet(at, &self.good());
+        let end = self.all_done();
+        if self.deploys_named <= 1 || self.deploys_promised.is_some() {
+            return Some(end);
         }
+        self.over_at = Some((at + QUIET, end));
         None
     }
 
-    /// A deployment that waits for something that may take days counts as done.
+    /// A deployment that waits for something that may take days is as far as it comes.
     fn held(&mut self, for_what: &str, at: Duration) -> Option<End> {
         self.held_for = Some(for_what.to_owned());
         self.deploys_done += 1;
@@ -210,17 +231,15 @@ impl Flow {
         self.deployed(at)
     }
 
-    /// How a push ended well.
-    fn good(&self) -> String {
-        match &self.held_for {
-            Some(for_what) => format!("built and tested; a deployment waits for {for_what}: see `lota history`"),
-            None => "built, tested and deployed".to_owned(),
+    /// All deployments that begin at all are as far as they come by themselves.
+    fn all_done(&self) -> End {
+        match (&self.refused, &self.held_for) {
+            (None, None) => End::good("built, tested and deployed"),
+            (None, Some(for_what)) => {
+                End::not_deployed(format!("built and tested; a deployment waits for {for_what}: see `lota history`"))
+            }
+            (Some(note), _) => End::bad(format!("built, tested and deployed, but not to every environment: {note}")),
         }
-    }
-
-    fn quiet(&mut self, at: Duration, why: &str) {
-        self.quiet_since = Some(at);
-        why.clone_into(&mut self.quiet_why);
     }
 
     /// A stage's bot settled the message that leads to it.
@@ -234,30 +253,42 @@ impl Flow {
             (Outcome::Ignored, "BuildBot") => {
                 Some(End::bad(format!("nothing is built, since BuildBot left the push: {why}")))
             }
-            (Outcome::Ignored, "TestBot") => Some(End::good(format!("built; TestBot left it: {why}"))),
-            (Outcome::Ignored, _) => Some(End::good(format!("built and tested; DeployBot left it: {why}"))),
-            (Outcome::Acted, "DeployBot") => self.promised(&why, at),
+            (Outcome::Ignored, "TestBot") => Some(End::not_deployed(format!("built; TestBot left it: {why}"))),
+            (Outcome::Ignored, _) => Some(End::not_deployed(format!("built and tested; DeployBot left it: {why}"))),
+            (Outcome::Acted, "DeployBot") => self.promised(&record.message, &why, at),
             (Outcome::DeadLettered, _) => Some(End::bad(format!("{bot} gave up on {event_type}: {why}"))),
             // It comes again; the quiet begins anew then.
             (Outcome::Retried, _) => {
-                self.quiet_since = None;
+                self.over_at = None;
                 None
             }
             _ => None,
         }
     }
 
-    fn promised(&mut self, note: &str, at: Duration) -> Option<End> {
-        let promised = note.matches(PROMISE).count();
+    /// `note` says it in full, `shown` for people.
+    fn promised(&mut self, note: &str, shown: &str, at: Duration) -> Option<End> {
+        if REFUSED.iter().any(|words| note.contains(words)) {
+            self.refused = Some(shown.to_owned());
+        }
+        let promised = note.matches(PROMISED).count();
         if promised > 0 {
             self.deploys_promised = Some(promised);
-            self.quiet_since = None;
-            return (self.deploys_done >= promised).then(|| End::good(self.good()));
+            self.over_at = None;
+            return (self.deploys_done >= promised).then(|| self.all_done());
         }
-        if self.deploys_started == 0 {
-            let note = if note.is_empty() { "it gave no reason" } else { note };
-            self.quiet(at, &format!("built and tested; DeployBot began no deployment: {note}"));
+        if self.deploys_started > 0 {
+            return None;
         }
+        if self.refused.is_some() {
+            return Some(End::bad(format!("built and tested; the deployment was refused: {shown}")));
+        }
+        if note.contains(UNWANTED) {
+            return Some(End::not_deployed(format!("built and tested; no environment fits: {shown}")));
+        }
+        let shown = if shown.is_empty() { "it gave no reason" } else { shown };
+        let why = format!("built and tested; DeployBot began no deployment: {shown}");
+        self.over_at = Some((at + QUIET, End::not_deployed(why)));
         None
     }
 }
@@ -271,7 +302,7 @@ fn gave_up(data: &Value) -> Option<End> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Verdict::*, *};
     use serde_json::json;
 
     const fn s(secs: u64) -> Duration {
@@ -290,24 +321,24 @@ mod tests {
         json!({"suites": [], "deploy": deploy})
     }
 
-    fn ended(end: Option<End>) -> Option<bool> {
-        end.map(|e| e.success)
+    fn ended(end: Option<End>) -> Option<Verdict> {
+        end.map(|e| e.verdict)
     }
 
     #[test]
     fn failures_end_it_at_once() {
         for event_type in ["build.failed", "test.failed", "deploy.failed"] {
-            assert_eq!(ended(Flow::default().said("1", event_type, &Value::Null, s(1))), Some(false), "{event_type}");
+            assert_eq!(ended(Flow::default().said("1", event_type, &Value::Null, s(1))), Some(Bad), "{event_type}");
         }
         let letter = |bot: &str| json!({"bot": bot, "message_type": "repository.pushed", "error": "no"});
-        assert_eq!(ended(Flow::default().said("1", "message.dead_lettered", &letter("BuildBot"), s(1))), Some(false));
+        assert_eq!(ended(Flow::default().said("1", "message.dead_lettered", &letter("BuildBot"), s(1))), Some(Bad));
         assert_eq!(Flow::default().said("1", "message.dead_lettered", &letter("LintBot"), s(1)), None);
     }
 
     #[test]
     fn without_a_deployment_the_tests_are_the_end() {
-        assert_eq!(ended(Flow::default().said("1", "test.completed", &tested(&json!({})), s(1))), Some(true));
-        assert_eq!(ended(Flow::default().said("1", "test.completed", &json!({"suites": []}), s(1))), Some(true));
+        assert_eq!(ended(Flow::default().said("1", "test.completed", &tested(&json!({})), s(1))), Some(Good));
+        assert_eq!(ended(Flow::default().said("1", "test.completed", &json!({"suites": []}), s(1))), Some(Good));
     }
 
     #[test]
@@ -318,7 +349,7 @@ mod tests {
         assert_eq!(f.said("d", "deploy.started", &json!({"job_id": "j", "environment": "local"}), s(3)), None);
         assert_eq!(f.passed(s(99)), None, "it runs");
         assert_eq!(f.doing(s(9)), "still deploying to local for 6.0 s");
-        assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(100))), Some(true));
+        assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(100))), Some(Good));
     }
 
     #[test]
@@ -328,14 +359,18 @@ mod tests {
         assert_eq!(f.recorded(&record("DeployBot", "t", Outcome::Acted, "live: 3f8a goes there."), s(2)), None);
         assert_eq!(f.said("h", "deploy.held", &json!({"environment": "live", "gate": "busy"}), s(2)), None);
         let end = f.said("a", "approval.requested", &json!({"environment": "live"}), s(3)).unwrap();
-        assert!(end.success && end.why.contains("waits for a person's yes"), "{}", end.why);
+        assert_eq!(end.verdict, NotDeployed);
+        assert!(end.why.contains("waits for a person's yes"), "{}", end.why);
     }
 
     #[test]
-    fn quiet_ends_it_where_no_deployment_follows() {
+    fn a_word_of_deploy_bot_is_not_waited_for_without_end() {
         let mut f = Flow::default();
         f.said("t", "test.completed", &tested(&json!({"local": {}})), s(1));
-        assert_eq!(ended(f.passed(s(4))), Some(true));
+        assert_eq!(f.passed(s(4)), None);
+        let end = f.passed(s(16)).unwrap();
+        assert_eq!(end.verdict, NotDeployed);
+        assert!(end.why.contains("waits for DeployBot"), "{end:?}");
     }
 
     #[test]
@@ -346,23 +381,35 @@ mod tests {
             let end = f.recorded(&record("DeployBot", "t", outcome, why), s(2));
             (f, end)
         };
-        assert_eq!(ended(begun("not from this branch", Outcome::Ignored).1), Some(true));
-        assert_eq!(ended(begun("broken", Outcome::DeadLettered).1), Some(false));
-        let (mut f, _) = begun("b: there is no such environment.", Outcome::Acted);
-        assert!(f.passed(s(5)).unwrap().why.contains("no such environment"));
+        assert_eq!(ended(begun("asks for no deployment", Outcome::Ignored).1), Some(NotDeployed));
+        assert_eq!(ended(begun("broken", Outcome::DeadLettered).1), Some(Bad));
+        let unwanted = begun("a: the pipeline file sends it there from main alone.", Outcome::Acted).1.unwrap();
+        assert!(unwanted.verdict == NotDeployed && unwanted.why.contains("no environment fits"), "{unwanted:?}");
+        for refusal in [
+            "b: there is no such environment in environments.yaml, which has: local.",
+            "a: the pipeline file sends it there from main alone. b: environments.yaml takes refs/tags/* alone.",
+        ] {
+            let end = begun(refusal, Outcome::Acted).1.unwrap();
+            assert!(end.verdict == Bad && end.why.contains("refused: ") && end.why.contains(refusal), "{end:?}");
+        }
+        let (mut f, _) = begun("something new", Outcome::Acted);
+        assert_eq!(ended(f.passed(s(5))), Some(NotDeployed));
+        let (mut f, _) = begun("a: 3f8a goes there. b: environments.yaml takes refs/tags/* alone.", Outcome::Acted);
+        f.said("1", "deploy.started", &json!({"job_id": "1"}), s(3));
+        assert_eq!(ended(f.said("2", "deploy.completed", &json!({"job_id": "1"}), s(4))), Some(Bad), "one was refused");
         let (mut f, _) = begun("a: 3f8a goes there. b: 3f8a goes there.", Outcome::Acted);
         assert_eq!(f.passed(s(50)), None, "an environment may be busy");
         f.said("1", "deploy.started", &json!({"job_id": "1"}), s(51));
         assert_eq!(f.said("2", "deploy.completed", &json!({"job_id": "1"}), s(52)), None, "one of two");
         f.said("3", "deploy.started", &json!({"job_id": "2"}), s(60));
-        assert_eq!(ended(f.said("4", "deploy.completed", &json!({"job_id": "2"}), s(61))), Some(true));
+        assert_eq!(ended(f.said("4", "deploy.completed", &json!({"job_id": "2"}), s(61))), Some(Good));
     }
 
     #[test]
     fn a_record_may_come_before_its_message() {
         let mut f = Flow::default();
         assert_eq!(f.recorded(&record("BuildBot", "p", Outcome::Ignored, "no trigger"), s(1)), None);
-        assert_eq!(ended(f.said("p", "repository.pushed", &Value::Null, s(1))), Some(false));
+        assert_eq!(ended(f.said("p", "repository.pushed", &Value::Null, s(1))), Some(Bad));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    flow::{End, Flow},
+    flow::{End, Flow, Verdict},
     monitor::{Monitor, list, text},
     operator,
     story::{Story, outcome_name, outcome_words, tell},
@@ -220,9 +220,13 @@ impl<'a> Following<'a> {
 
     fn close(&self, end: &End, out: &mut Out) -> anyhow::Result<ExitCode> {
         let after = took(self.begun.elapsed().saturating_sub(LINGER).as_millis() as u64);
-        let (tone, mark) = if end.success { (Tone::Good, "ok") } else { (Tone::Bad, "failed") };
+        let (tone, mark, code) = match end.verdict {
+            Verdict::Good => (Tone::Good, "ok", ExitCode::SUCCESS),
+            Verdict::NotDeployed => (Tone::Warn, "not deployed", ExitCode::SUCCESS),
+            Verdict::Bad => (Tone::Bad, "failed", ExitCode::FAILURE),
+        };
         out.line(&out.paint.tone(tone, &format!("{mark} after {after}: {}", end.why)))?;
-        Ok(if end.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(code)
     }
 }
 

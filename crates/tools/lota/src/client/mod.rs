@@ -8,6 +8,7 @@ pub(crate) mod dlq;
 pub(crate) mod environments;
 mod flow;
 mod follow;
+pub(crate) mod gc;
 mod git;
 pub(crate) mod logs;
 mod monitor;

@@ -2,7 +2,7 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use bot_clients::Objects;
+use bot_clients::Kind;
 use bot_messages::{Event, ObjectRef, Revision, repository::RepositoryPushed};
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     home::{FleetRecord, Home},
+    objects::Settings,
     place::Place,
 };
 
@@ -22,6 +23,15 @@ use crate::{
 const NAME_CHARS_MAX: usize = 200;
 
 /// What `lota push` takes.
+/// In `lota push --help`.
+pub(crate) const PUSH_HELP: &str = "\
+Exit codes with --follow:
+  0    built, tested and deployed; or tested, and no deployment was asked for from this ref, or it still waits
+       (the last line says which)
+  1    the build, the tests or a deployment failed, or a deployment that the pipeline file asks for was refused
+  124  --timeout was over; it goes on in the fleet
+Without --follow: 0 once the broker has the push.";
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct PushArgs {
     /// A git repository on this machine (or a folder in it), or a URL
@@ -33,7 +43,7 @@ pub(crate) struct PushArgs {
     /// The repository's name in the fleet [default: the folder's name, or the end of the URL]
     #[arg(long)]
     name: Option<String>,
-    /// Wait for the end: exit 0 when it is good, 1 when it is not, 124 on --timeout
+    /// Wait for the end, and let the exit code say how it was
     #[arg(long, short)]
     follow: bool,
     /// Show what the jobs print, too
@@ -192,8 +202,8 @@ async fn store_bundle(home: &Home, found: &Found) -> anyhow::Result<ObjectRef> {
     let dir = tempfile::tempdir().context("no temporary folder for the bundle")?;
     note(&format!("packing {} with its history", found.commit.short()));
     let file = git::bundle(found, dir.path()).await?;
-    let objects = Objects::directory(&home.join("objects"))?;
-    let stored = objects.put_file(&file, "application/x-git-bundle").await?;
+    let objects = Settings::read(home)?.open()?;
+    let stored = objects.put_file(&file, Kind::Bundle, "application/x-git-bundle").await?;
     note(&format!("stored a bundle of {} as {}", bytes(stored.size), stored.digest.short()));
     Ok(stored)
 }

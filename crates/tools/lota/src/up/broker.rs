@@ -1,10 +1,17 @@
 //! The broker of a fleet: one that was named, or one of its own.
-use anyhow::{Context, bail};
+use std::borrow::Cow;
+
+use anyhow::anyhow;
 use bot_messages::keys;
-use bot_provision::{Management, Permission, Secret};
+use bot_provision::{Management, ManagementError, Permission, Secret};
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
 
 use super::{environment, own_broker};
-use crate::home::{BrokerKind, Home};
+use crate::{
+    exit::{Exit, OrExit},
+    home::{BrokerKind, Home},
+};
 
 /// A broker that is up, with the administrator's way in.
 pub(crate) struct Broker {
@@ -37,30 +44,103 @@ async fn own(home: &Home) -> anyhow::Result<Broker> {
 }
 
 async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
-    let expected = "LOTA_BROKER_URL: expected amqp://user:password@host:port of an administrator";
-    let parsed = reqwest::Url::parse(url).context(expected)?;
-    let (Some(host), Some(password), false) = (parsed.host_str(), parsed.password(), parsed.username().is_empty())
-    else {
-        bail!(expected);
-    };
-    let admin = parsed.username().to_owned();
-    crate::home::write_private(&home.password_file(&admin), password.as_bytes())?;
-    let port = parsed.port().map(|p| format!(":{p}")).unwrap_or_default();
+    let Named { admin, password, amqp_url, host } = Named::read(url).or_exit(Exit::Config)?;
+    crate::home::write_private(&home.password_file(&admin), password.expose().as_bytes())?;
     let management_url = environment::broker_management_url().unwrap_or_else(|| format!("http://{host}:15672"));
-    let management = Management::new(&management_url, &admin, Secret::new(password))?;
-    management
-        .put_vhost(keys::VHOST)
-        .await
-        .with_context(|| format!("the broker's management API at {management_url} does not answer {admin}; LOTA_BROKER_MANAGEMENT_URL names another"))?;
+    let management = Management::new(&management_url, &admin, password).or_exit(Exit::Config)?;
+    management.put_vhost(keys::VHOST).await.map_err(|e| {
+        let exit = if matches!(e, ManagementError::NotAllowed { .. }) { Exit::Config } else { Exit::Unavailable };
+        exit.of(anyhow::Error::new(e).context(format!(
+            "the broker's management API at {management_url} does not answer {admin}; LOTA_BROKER_MANAGEMENT_URL names \
+             another"
+        )))
+    })?;
     let all = || ".*".to_owned();
     let permission =
         Permission { vhost: keys::VHOST.into(), user: admin.clone(), configure: all(), write: all(), read: all() };
-    management.put_permission(&permission).await?;
-    Ok(Broker {
-        amqp_url: format!("{}://{host}{port}/{}", parsed.scheme(), keys::VHOST),
-        management_url,
-        admin,
-        management,
-        kind: BrokerKind::Named,
-    })
+    management.put_permission(&permission).await.or_exit(Exit::Unavailable)?;
+    Ok(Broker { amqp_url, management_url, admin, management, kind: BrokerKind::Named })
+}
+
+/// What `LOTA_BROKER_URL` says.
+#[derive(Debug)]
+struct Named {
+    admin: String,
+    password: Secret,
+    /// Without user and password.
+    amqp_url: String,
+    host: String,
+}
+
+impl Named {
+    /// No error repeats any of the text: a password may stand where none is expected.
+    fn read(text: &str) -> anyhow::Result<Self> {
+        let wrong = |what: &str| {
+            anyhow!(
+                "LOTA_BROKER_URL: {what}; expected amqp://user:password@host:port of an administrator, in user and \
+                 password each of : / ? # [ ] @ % as its %-code (@ is %40)"
+            )
+        };
+        let url = Url::parse(text).map_err(|e| wrong(&format!("it is no URL ({e})")))?;
+        if !["amqp", "amqps"].contains(&url.scheme()) {
+            return Err(wrong("it does not begin with amqp:// or amqps://"));
+        }
+        let host =
+            url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?.to_owned();
+        if !["", "/"].contains(&url.path()) || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong(&format!(
+                "something follows host and port, but the virtual host is always {}",
+                keys::VHOST
+            )));
+        }
+        let admin = decoded(url.username()).ok_or_else(|| wrong("the user is no text"))?;
+        // It is part of a file's name.
+        if admin.is_empty() || admin.starts_with('.') || admin.contains(['/', '\0']) {
+            return Err(wrong("the user is missing, or begins with a dot or holds a slash"));
+        }
+        let password = url.password().filter(|password| !password.is_empty());
+        let password = password.ok_or_else(|| wrong("the password is missing"))?;
+        let password = Secret::new(decoded(password).ok_or_else(|| wrong("the password is no text"))?);
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let amqp_url = format!("{}://{host}{port}/{}", url.scheme(), keys::VHOST);
+        Ok(Self { admin, password, amqp_url, host })
+    }
+}
+
+/// None where the bytes are no UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_are_decoded() {
+        let read = Named::read("amqps://ad%6Din:p%40ss%2Fw%25rd%3A@broker.example.org:5671/").unwrap();
+        assert_eq!((read.admin.as_str(), read.password.expose()), ("admin", "p@ss/w%rd:"));
+        assert_eq!(read.amqp_url, "amqps://broker.example.org:5671/lota");
+        let read = Named::read("amqp://a:p@[::1]").unwrap();
+        assert_eq!((read.amqp_url.as_str(), read.host.as_str()), ("amqp://[::1]/lota", "[::1]"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_a_word_of_it() {
+        for (text, what) in [
+            ("amqp://admin:hunter2/x@host:5672", "no URL"),
+            ("hunter2", "no URL"),
+            ("http://admin:hunter2@host:5672", "amqp://"),
+            ("amqp://admin@host/hunter2", "virtual host"),
+            ("amqp://admin:@host", "the password is missing"),
+            ("amqp://:hunter2@host", "the user is missing"),
+            ("amqp://..%2Fhunter2:hunter2@host", "the user is missing"),
+            ("amqp://admin:hunter2%ff@host", "no text"),
+            ("amqp:hunter2", "the host is missing"),
+        ] {
+            let error = format!("{:#}", Named::read(text).map(drop).unwrap_err());
+            assert!(error.contains(what), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
 }

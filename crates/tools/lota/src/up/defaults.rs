@@ -7,7 +7,7 @@ use super::bots;
 use crate::home::Home;
 
 /// Besides one file a bot.
-const OF_THE_FLEET: [&str; 2] = ["environments.yaml", "publishers.yaml"];
+const OF_THE_FLEET: [&str; 3] = ["environments.yaml", "objects.yaml", "publishers.yaml"];
 
 /// Whoever can write `lota up` can run what is in a local folder anyway, so local repositories are trusted.
 const REPOSITORIES: &str = "\

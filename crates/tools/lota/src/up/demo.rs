@@ -1,22 +1,29 @@
 //! `lota demo`: the main job on real input, from nothing to nothing: a push that goes through, one whose test fails, one
 //! whose health check fails; then everything is stopped.
 use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
 
 use super::{
     demo_app::DemoApp,
-    down::{DownArgs, down},
-    start::{UpArgs, up},
+    down::end,
+    say::say,
+    start::detached,
+    stop::{Stop, stopped},
 };
 use crate::{
     client::{push, show},
     home::Home,
 };
+
+/// Any port of this machine alone.
+const MONITOR: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
@@ -32,6 +39,8 @@ pub(crate) struct DemoArgs {
 }
 
 pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    // Before anything else, so that no signal comes between a start and its end.
+    let stop = Stop::install()?;
     let code = super::doctor().await?;
     if code != ExitCode::SUCCESS {
         return Ok(code);
@@ -40,57 +49,69 @@ pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let dir = dir.keep();
     let home = Home::new(&dir.join("fleet"))?;
     let begun = Instant::now();
-    println!("\n== a fleet in {}", home.path().display());
-    let result = tokio::select! {
-        result = story(&home, &dir, args) => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    say(format_args!("\n== a fleet in {}", home.path().display()));
+    // By itself: when it is stopped, it ends what it started.
+    let up = detached(&home, MONITOR, &stop).await;
+    let ended = match up {
+        Ok(_) => tokio::select! {
+            result = story(&home, &dir, args) => result.map_err(Ended::Wrong),
+            signal = stop.told() => Err(Ended::Stopped(signal)),
+        },
+        Err(_) if stop.is_told() => Err(Ended::Stopped(stop.told().await)),
+        Err(e) => Err(Ended::Wrong(e)),
     };
-    if args.keep && result.is_ok() {
-        println!("\nthe fleet goes on: lota --home {} status", home.path().display());
-        return result;
+    if args.keep && ended.is_ok() {
+        say(format_args!("\nthe fleet goes on: lota --home {} status", home.path().display()));
+        return Ok(ExitCode::SUCCESS);
     }
-    println!("\n== away again");
-    if home.record()?.is_some() {
-        down(&home, &DownArgs { apps: true }).await?;
-    }
-    if result.is_err() {
-        println!("what it left for you to look at: {}", dir.display());
-        return result;
+    say("\n== away again");
+    end(&home, true).await?;
+    if let Err(Ended::Wrong(e)) = ended {
+        say(format_args!("what it left for you to look at: {}", dir.display()));
+        return Err(e);
     }
     std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
-    println!("\nthe demo took {:.0} s. Try next:", begun.elapsed().as_secs_f64());
-    println!("  target/demo/lota up --detach            a fleet that stays");
-    println!("  target/demo/lota push . --follow        your own repository through it");
-    println!("  target/demo/lota watch                  every message as it passes");
-    result
+    if let Err(Ended::Stopped(signal)) = ended {
+        return Err(stopped(signal, "the demo was over; nothing is left of it"));
+    }
+    say(format_args!("\nthe demo took {:.0} s. Try next:", begun.elapsed().as_secs_f64()));
+    say("  target/demo/lota up --detach            a fleet that stays");
+    say("  target/demo/lota push . --follow        your own repository through it");
+    say("  target/demo/lota watch                  every message as it passes");
+    ended.map_or(Ok(ExitCode::FAILURE), Ok)
+}
+
+/// Why it came to no good end.
+enum Ended {
+    Stopped(Signal),
+    Wrong(anyhow::Error),
 }
 
 async fn story(home: &Home, dir: &Path, args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    up(home, &UpArgs { detach: true, monitor: "127.0.0.1:0".into() }).await?;
     if let Some(repo) = &args.repo {
-        println!("\n== {repo}");
+        say(format_args!("\n== {repo}"));
         return pushed(home, repo, args.git_ref.as_deref()).await;
     }
     let app = DemoApp::create(&dir.join("shop")).await?;
     let path = app.path.to_string_lossy().into_owned();
 
-    println!("\n== a commit goes through: built, tested, deployed");
+    say("\n== a commit goes through: built, tested, deployed");
     expect(pushed(home, &path, None).await?, true, "the first push")?;
     answers(home, "version 1").await?;
 
-    println!("\n== a commit with a failing test stops before it is deployed");
+    say("\n== a commit with a failing test stops before it is deployed");
     app.change("cents * 120 / 100", "cents * 121 / 100", "Raise the tax").await?;
     expect(pushed(home, &path, None).await?, false, "the push with a failing test")?;
     answers(home, "version 1").await?;
     app.revert().await?;
 
-    println!("\n== a commit whose health check fails is rolled back");
+    say("\n== a commit whose health check fails is rolled back");
     app.change("\"/health\" => (200,", "\"/health\" => (500,", "Feel unwell").await?;
     expect(pushed(home, &path, None).await?, false, "the push with a failing health check")?;
     answers(home, "version 1").await?;
     app.revert().await?;
 
-    println!("\n== a commit that is well again goes out");
+    say("\n== a commit that is well again goes out");
     app.change("VERSION: &str = \"1\"", "VERSION: &str = \"2\"", "Version 2").await?;
     expect(pushed(home, &path, None).await?, true, "the last push")?;
     answers(home, "version 2").await?;
@@ -101,7 +122,7 @@ async fn story(home: &Home, dir: &Path, args: &DemoArgs) -> anyhow::Result<ExitC
 async fn pushed(home: &Home, target: &str, git_ref: Option<&str>) -> anyhow::Result<ExitCode> {
     let args = push::PushArgs::followed(target, git_ref);
     let (code, correlation) = push::follow(home, args).await?;
-    println!();
+    say("");
     show::run(home, show::ShowArgs::of(&correlation)).await?;
     Ok(code)
 }
@@ -127,7 +148,7 @@ async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
                 Ok(response) => {
                     response.text().await?.trim().clone_into(&mut last);
                     if last.contains(wanted) {
-                        println!("   GET {url} -> {last}");
+                        say(format_args!("   GET {url} -> {last}"));
                         return Ok(());
                     }
                 }

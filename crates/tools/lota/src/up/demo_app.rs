@@ -65,6 +65,8 @@ impl DemoApp {
             .arg(&self.path)
             .args(["-c", "user.name=demo", "-c", "user.email=demo@example.org", "-c", "commit.gpgsign=false"])
             .args(args);
+        // Whoever stops the demo stops this as well.
+        command.kill_on_drop(true);
         let output = command.env("GIT_CONFIG_NOSYSTEM", "1").output().await.context("git cannot be started")?;
         if !output.status.success() {
             bail!("git {} failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -1,63 +1,94 @@
 //! `lota doctor`: what this machine lacks, each missing thing in one line with the command that gets it.
 #![allow(clippy::disallowed_methods, reason = "asks tools for their versions")]
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use bot_provision::{Bundle, Installation, PackageCache, free_port};
 use tokio::process::Command;
 
-use super::{environment, own_broker};
+use super::{environment, own_broker, say::say};
+use crate::exit::Exit;
 
-/// Something is unavailable (sysexits.h).
-const EXIT_UNAVAILABLE: u8 = 69;
-const MEMORY_MIN_MIB: u64 = 1024;
-const DISK_MIN_MIB: u64 = 1024;
-const OLDEST_RUST: (u32, u32) = (1, 95);
+/// What `deploy/doctor.sh` holds a machine against, too, before anything is compiled.
+const NEEDS: &str = include_str!("../../../../../deploy/needs");
 
 pub(crate) async fn doctor() -> anyhow::Result<ExitCode> {
     let mut missing = Vec::new();
-    for (tool, how) in [
-        ("make", "apt-get install -y make"),
-        ("git", "apt-get install -y git"),
-        ("cc", "apt-get install -y build-essential"),
-        ("setpriv", "apt-get install -y util-linux"),
+    for (tool, package) in [
+        ("make", ["make"; 4]),
+        ("git", ["git"; 4]),
+        ("cc", ["build-essential", "gcc glibc-devel", "build-base", "base-devel"]),
+        ("setpriv", UTIL_LINUX),
+        ("setsid", UTIL_LINUX),
     ] {
         match environment::find_program(tool) {
-            Some(path) => println!("ok       {tool}: {}", path.display()),
-            None => missing.push(format!("{tool}: {how}")),
+            Some(path) => say(format_args!("ok       {tool}: {}", path.display())),
+            None => missing.push(match environment::install(package) {
+                Some(command) => format!("{tool}: {command}"),
+                None => format!("{tool}: install {} with this system's package manager", package[0]),
+            }),
         }
     }
-    match rust_version().await {
-        Some(version) if version >= OLDEST_RUST => println!("ok       rustc: {}.{}", version.0, version.1),
-        Some(version) => missing.push(format!(
-            "rustc {}.{} or newer (here is {}.{}): rustup update stable",
-            OLDEST_RUST.0, OLDEST_RUST.1, version.0, version.1
-        )),
-        None => missing.push("rustc: https://rustup.rs, or rustup default stable".to_owned()),
-    }
+    rust(&mut missing).await;
     broker(&mut missing).await?;
-    match memory_mib() {
-        Some(mib) if mib < MEMORY_MIN_MIB => {
-            missing.push(format!("memory: {mib} MiB are free, a fleet with its broker wants {MEMORY_MIN_MIB}"));
-        }
-        Some(mib) => println!("ok       memory: {mib} MiB free"),
-        None => println!("unknown  memory: /proc/meminfo cannot be read"),
-    }
-    match disk_mib() {
-        Some(mib) if mib < DISK_MIN_MIB => {
-            missing.push(format!("disk: {mib} MiB are free here, a fleet wants {DISK_MIN_MIB}"));
-        }
-        Some(mib) => println!("ok       disk: {mib} MiB free here"),
-        None => println!("unknown  disk"),
-    }
+    memory(&mut missing);
+    let here = std::env::current_dir().unwrap_or_default();
+    disk(&mut missing, &here, "give another folder in --home");
+    disk(&mut missing, &std::env::temp_dir(), "name a folder on a larger disk in TMPDIR");
     match free_port() {
-        Ok(port) => println!("ok       ports: {port} and others are free"),
-        Err(e) => missing.push(format!("a free port: {e}")),
+        Ok(port) => say(format_args!("ok       ports: {port} and others are free")),
+        Err(e) => missing.push(format!("a free port of 127.0.0.1 ({e}): end what listens there (ss -ltnp shows it)")),
     }
     for line in &missing {
-        println!("missing  {line}");
+        say(format_args!("missing  {line}"));
     }
-    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNAVAILABLE) })
+    Ok(ExitCode::from(if missing.is_empty() { 0 } else { Exit::Unavailable.code() }))
+}
+
+const UTIL_LINUX: [&str; 4] = ["util-linux", "util-linux", "util-linux-misc", "util-linux"];
+
+/// A figure of [`NEEDS`].
+fn need(name: &str) -> u64 {
+    let line = NEEDS.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    line.and_then(|figure| figure.parse().ok()).unwrap_or(0)
+}
+
+async fn rust(missing: &mut Vec<String>) {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    match rust_version().await {
+        Some(version) if Some(version) >= major_and_minor(oldest) => {
+            say(format_args!("ok       rustc: {}.{}", version.0, version.1));
+        }
+        Some(version) => missing.push(format!(
+            "rustc {oldest} or newer (here is {}.{}): rustup update stable && rustup default stable",
+            version.0, version.1
+        )),
+        None => missing.push(format!("rustc {oldest} or newer: https://rustup.rs, or rustup default stable")),
+    }
+}
+
+fn memory(missing: &mut Vec<String>) {
+    let needed = need("memory_mib");
+    match memory_mib() {
+        Some(mib) if mib < needed => missing.push(format!(
+            "memory: {mib} MiB are available, {needed} are needed: end other programs (ps aux --sort=-rss | head shows \
+             the largest), or give this machine or container more"
+        )),
+        Some(mib) => say(format_args!("ok       memory: {mib} MiB available")),
+        None => say("unknown  memory: /proc/meminfo cannot be read"),
+    }
+}
+
+fn disk(missing: &mut Vec<String>, dir: &Path, or_else: &str) {
+    let (needed, shown) = (need("disk_mib"), dir.display());
+    match disk_mib(dir) {
+        Some(mib) if mib < needed => missing.push(format!(
+            "disk: {mib} MiB are free in {shown}, {needed} are needed: delete what is not needed (du -xh --max-depth=2 \
+             {shown} | sort -h | tail shows the largest), or {or_else}"
+        )),
+        Some(mib) => say(format_args!("ok       disk: {mib} MiB free in {shown}")),
+        None => say(format_args!("unknown  disk: {shown} cannot be asked")),
+    }
 }
 
 /// Has the cache hold what a fleet and its tests need. Progress goes to standard error, bubblewrap's path to standard output.
@@ -71,23 +102,23 @@ pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
         Some(installed) => installed,
         None => PackageCache::new(&dir).ensure(Bundle::Bubblewrap, &progress).await?.join(Bundle::Bubblewrap.program()),
     };
-    println!("{}", bwrap.display());
+    say(format_args!("{}", bwrap.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 async fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
     if environment::broker_url().is_some() {
-        println!("ok       broker: LOTA_BROKER_URL names one");
+        say("ok       broker: LOTA_BROKER_URL names one");
     } else {
         match own_broker::outlook().await {
-            Ok(what) => println!("ok       broker: {what}"),
+            Ok(what) => say(format_args!("ok       broker: {what}")),
             Err(e) => missing.push(format!("broker: {e:#}; or name one in LOTA_BROKER_URL")),
         }
     }
     let cache = PackageCache::new(environment::cache_dir()?);
     match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
-        Some(_) => println!("ok       sandbox: bubblewrap"),
-        None => println!("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
+        Some(_) => say("ok       sandbox: bubblewrap"),
+        None => say("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
     }
     Ok(())
 }
@@ -95,19 +126,49 @@ async fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
 async fn rust_version() -> Option<(u32, u32)> {
     let output = Command::new("rustc").arg("--version").output().await.ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut parts = text.split_whitespace().nth(1)?.split('.');
+    major_and_minor(text.split_whitespace().nth(1)?)
+}
+
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// Of the machine, or of this container where that has less.
 fn memory_mib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+    let machine = line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|bytes| bytes.trim().parse::<u64>().ok()).map(|bytes| bytes / 1024 / 1024);
+    Some(limit.map_or(machine, |limit| limit.min(machine)))
 }
 
-fn disk_mib() -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(".").ok()?;
+fn disk_mib(dir: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
     #[allow(clippy::useless_conversion, reason = "macOS counts blocks in 32 bits")]
     let (blocks, bytes_each) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
     Some(blocks * bytes_each / 1024 / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_are_there() {
+        assert!(need("memory_mib") >= 512 && need("disk_mib") >= 512 && need("compile_disk_mib") >= 1024);
+        assert_eq!(major_and_minor("1.95.0-nightly"), Some((1, 95)));
+        assert!(major_and_minor(env!("CARGO_PKG_RUST_VERSION")).is_some());
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_what_helps() {
+        let mut missing = Vec::new();
+        disk(&mut missing, Path::new("/proc"), "go elsewhere");
+        assert!(
+            missing[0].contains("0 MiB are free in /proc") && missing[0].ends_with("or go elsewhere"),
+            "{missing:?}"
+        );
+    }
 }

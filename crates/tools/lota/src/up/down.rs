@@ -4,19 +4,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{
-    applications, own_broker,
-    start::{alive, started_at},
-};
+use super::{applications, lock::HomeLock, own_broker, say::say, start::STOP_LIMIT};
 use crate::home::Home;
 
-const STOP_LIMIT: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct DownArgs {
@@ -26,36 +24,49 @@ pub(crate) struct DownArgs {
 }
 
 pub(crate) async fn down(home: &Home, args: &DownArgs) -> anyhow::Result<ExitCode> {
-    let record = home.fleet()?;
-    if alive(&record) {
-        let pid = i32::try_from(record.supervisor_pid)?;
-        kill(Pid::from_raw(pid), Signal::SIGTERM)?;
-        let limit = Instant::now() + STOP_LIMIT;
-        let mut told = Instant::now();
-        while started_at(record.supervisor_pid) == Some(record.supervisor_started) {
-            if Instant::now() > limit {
-                bail!(
-                    "the fleet's supervisor (process {pid}) did not stop within {} s; see {}",
-                    STOP_LIMIT.as_secs(),
-                    home.join("logs/supervisor.log").display()
-                );
-            }
-            if told.elapsed() > Duration::from_secs(5) {
-                println!("  still stopping");
-                told = Instant::now();
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    let is_supervised = HomeLock::holder(home).await?.is_some();
+    // A start that was killed has left no record yet, but perhaps a broker.
+    if !is_supervised && !own_broker::is_known(home) {
+        home.fleet()?;
+    }
+    end(home, args.apps).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends all there is of a fleet, however far it came.
+pub(super) async fn end(home: &Home, apps: bool) -> anyhow::Result<()> {
+    match HomeLock::holder(home).await? {
+        Some(pid) => {
+            end_supervisor(home, pid).await?;
+            say("the bots are stopped");
         }
-        println!("the bots are stopped");
-    } else {
-        println!("no supervisor runs in {}", home.path().display());
+        None => say(format_args!("no supervisor runs in {}", home.path().display())),
     }
     // After a supervisor that was killed, its broker may still be there.
-    if own_broker::stop(home, record.broker).await? {
-        println!("the broker is stopped");
+    if own_broker::stop(home).await? {
+        say("the broker is stopped");
     }
-    if args.apps {
-        println!("{} applications stopped", applications::stop(home).await?);
+    if apps {
+        say(format_args!("{} applications stopped", applications::stop(home).await?));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+async fn end_supervisor(home: &Home, pid: u32) -> anyhow::Result<()> {
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)
+        .with_context(|| format!("the fleet's supervisor (process {pid}) cannot be told to stop"))?;
+    let limit = Instant::now() + STOP_LIMIT;
+    let mut told = Instant::now();
+    while HomeLock::holder(home).await? == Some(pid) {
+        if Instant::now() > limit {
+            let (limit, log) = (STOP_LIMIT.as_secs(), home.join("logs/supervisor.log"));
+            bail!("the fleet's supervisor (process {pid}) did not stop within {limit} s; see {}", log.display());
+        }
+        if told.elapsed() > TELL_EVERY {
+            say("  still stopping");
+            told = Instant::now();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }

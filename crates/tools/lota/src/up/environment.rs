@@ -3,7 +3,9 @@
 
 use std::{env, path::PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
+
+use crate::exit::{Exit, OrExit};
 
 /// `amqp://user:password@host:port`: the administrator of a broker that is not ours to start.
 pub(crate) fn broker_url() -> Option<String> {
@@ -25,7 +27,8 @@ pub(crate) fn broker_source() -> anyhow::Result<Option<BrokerSource>> {
         "installed" => Ok(Some(BrokerSource::Installed)),
         "packages" => Ok(Some(BrokerSource::Packages)),
         "container" => Ok(Some(BrokerSource::Container)),
-        other => bail!("LOTA_BROKER is `{other}`: expected installed, packages or container, or leave it out"),
+        other => Err(Exit::Config
+            .of(anyhow!("LOTA_BROKER is `{other}`: expected installed, packages or container, or leave it out"))),
     }
 }
 
@@ -40,6 +43,11 @@ pub(crate) fn broker_management_url() -> Option<String> {
     env::var("LOTA_BROKER_MANAGEMENT_URL").ok().filter(|u| !u.is_empty())
 }
 
+/// Where the object store is, if not where `objects.yaml` says.
+pub(crate) fn objects() -> Option<String> {
+    env::var("LOTA_OBJECTS").ok().filter(|place| !place.is_empty())
+}
+
 /// Where unpacked packages lie, shared by all fleets of this user.
 pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
     let dir = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -47,6 +55,7 @@ pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
         .or_else(|| dir("XDG_CACHE_HOME").map(|d| d.join("lotabots")))
         .or_else(|| dir("HOME").map(|d| d.join(".cache/lotabots")))
         .context("neither LOTA_CACHE nor HOME is set: set LOTA_CACHE to a folder that may be written")
+        .or_exit(Exit::Config)
 }
 
 /// Folders that programs are looked for in.
@@ -59,15 +68,28 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     search_path().into_iter().map(|d| d.join(name)).find(|p| p.is_file())
 }
 
+/// The command that installs a package with the package manager that is here: its name for apt, dnf, apk and pacman.
+pub(crate) fn install(package: [&str; 4]) -> Option<String> {
+    let managers = [
+        ("apt-get", "apt-get install -y"),
+        ("dnf", "dnf install -y"),
+        ("apk", "apk add"),
+        ("pacman", "pacman -S --needed"),
+    ];
+    let mut pairs = managers.into_iter().zip(package);
+    let ((_, command), package) = pairs.find(|((program, _), _)| find_program(program).is_some())?;
+    Some(format!("{command} {package}"))
+}
+
 /// A program that lies beside this one.
 pub(crate) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     let own = own_program()?;
     let path = own.with_file_name(name);
     if !path.is_file() {
-        bail!(
+        return Err(Exit::Unavailable.of(anyhow!(
             "{} is missing: the bots' programs lie beside `lota`; build them with `cargo build --workspace --bins`",
             path.display()
-        );
+        )));
     }
     Ok(path)
 }

@@ -8,9 +8,15 @@ mod demo;
 mod demo_app;
 mod doctor;
 mod down;
-mod environment;
+pub(crate) mod environment;
+mod fleet;
+mod lock;
+mod logs;
 mod own_broker;
+mod ready;
+mod say;
 mod start;
+mod stop;
 mod supervise;
 mod topology;
 

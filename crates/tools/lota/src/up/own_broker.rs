@@ -3,11 +3,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use bot_provision::{
-    Bundle, Container, ContainerOptions, Engine, Installation, Management, Node, NodeOptions, PackageCache, Secret,
+    Bundle, Container, ContainerError, ContainerOptions, DebsError, Engine, Installation, Management, Node, NodeError,
+    NodeOptions, PackageCache, Secret,
 };
 
 use super::environment::{self, BrokerSource};
-use crate::home::{BrokerKind, Home};
+use crate::{
+    exit::{Exit, OrExit},
+    home::{BrokerKind, Home},
+};
 
 /// Running, and ours to stop.
 pub(crate) enum OwnBroker {
@@ -18,17 +22,28 @@ pub(crate) enum OwnBroker {
 /// Starts the broker of this fleet, or finds it running.
 pub(crate) async fn start(home: &Home) -> anyhow::Result<OwnBroker> {
     let wanted = environment::broker_source()?;
-    let earlier = home.record()?.map(|record| record.broker);
+    let earlier = home.record().or_exit(Exit::Config)?.map(|record| record.broker);
     // What is queued lies with the broker that it was started with.
     let wanted = wanted.or((earlier == Some(BrokerKind::Container)).then_some(BrokerSource::Container));
     let started = match wanted {
-        Some(source) => from(home, source).await.with_context(|| format!("the broker was to be {}", told(source)))?,
-        None => first_to_be_had(home).await?,
+        Some(source) => from(home, source).await.with_context(|| format!("the broker was to be {}", told(source))),
+        None => first_to_be_had(home).await,
     };
+    let started = started.map_err(|e| exit_of(&e).of(e))?;
     if earlier.is_some_and(|earlier| earlier != started.kind()) {
         say("another kind than before: what was queued stays with the earlier one, see LOTA_BROKER");
     }
     Ok(started)
+}
+
+/// A folder that cannot be used is a matter of configuration; anything else is not to be had just now.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let is_folder = error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(NodeError::Io { .. }))
+            || matches!(cause.downcast_ref(), Some(ContainerError::Io { .. }))
+            || matches!(cause.downcast_ref(), Some(DebsError::Io { .. } | DebsError::Folder { .. }))
+    });
+    if is_folder { Exit::Config } else { Exit::Unavailable }
 }
 
 /// Starts it again if it died. `false`: it runs, or was stopped on purpose.
@@ -40,23 +55,16 @@ pub(crate) async fn revive(home: &Home, kind: BrokerKind) -> anyhow::Result<bool
     }
 }
 
-/// Stops it where it runs. Found anew by its record: it may have been started again meanwhile.
-pub(crate) async fn stop(home: &Home, kind: BrokerKind) -> anyhow::Result<bool> {
-    match kind {
-        BrokerKind::Named => {}
-        BrokerKind::Node => {
-            if let Some(mut node) = Node::attach(&home.join("broker"))? {
-                return Ok(node.stop().await?);
-            }
-        }
-        BrokerKind::Container => {
-            if let Some(mut container) = Container::attach(&container_dir(home)).await? {
-                container.stop().await?;
-                return Ok(true);
-            }
-        }
-    }
-    Ok(false)
+/// Stops what runs of it, ready or not, of whichever kind. `false`: nothing did.
+pub(crate) async fn stop(home: &Home) -> anyhow::Result<bool> {
+    let node = Node::end(&home.join("broker")).await;
+    let container = Container::end(&container_dir(home), &say).await;
+    Ok(node? | container?)
+}
+
+/// Whether one was ever started there.
+pub(crate) fn is_known(home: &Home) -> bool {
+    [home.join("broker/node.json"), container_dir(home).join("container.json")].iter().any(|record| record.exists())
 }
 
 /// In words, what `lota up` would start; the error says what there is none of.
@@ -196,19 +204,12 @@ fn told(source: BrokerSource) -> &'static str {
 
 /// The one command that gets a broker on this system.
 fn simplest() -> String {
-    let managers = [
-        ("apt-get", "apt-get install -y rabbitmq-server"),
-        ("dnf", "dnf install -y rabbitmq-server"),
-        ("apk", "apk add rabbitmq-server"),
-        ("pacman", "pacman -S --needed rabbitmq"),
-    ];
-    let found = managers.iter().find(|(program, _)| environment::find_program(program).is_some());
-    match found {
-        Some((_, command)) => format!("the simplest, as root: {command}"),
+    match environment::install(["rabbitmq-server", "rabbitmq-server", "rabbitmq-server", "rabbitmq"]) {
+        Some(command) => format!("the simplest, as root: {command}"),
         None => "the simplest: install RabbitMQ or podman with this system's package manager".to_owned(),
     }
 }
 
 fn say(line: &str) {
-    println!("  broker: {line}");
+    super::say::say(format_args!("  broker: {line}"));
 }

@@ -1,37 +1,38 @@
-//! `lota up`: broker, topology, bots; ready when every bot is heard.
+//! `lota up`: one process that starts a fleet, looks after it and ends it; with `--detach`, in a session of its own.
 #![allow(clippy::disallowed_methods, reason = "starts itself again for --detach")]
 
 use std::{
-    collections::BTreeSet,
-    convert::Infallible,
     fs,
-    path::PathBuf,
-    process::{ExitCode, Stdio},
+    net::SocketAddr,
+    path::Path,
+    process::{ExitCode, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
-use bot_provision::{ApplyOptions, Bundle, PackageCache};
+use anyhow::{Context, anyhow};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::process::Child;
 
 use super::{
-    bots, broker, defaults, environment, own_broker,
-    supervise::{Common, Supervisor},
-    topology,
+    environment,
+    fleet::Fleet,
+    lock::HomeLock,
+    say::{say, say_raw},
+    stop::{Stop, stopped},
 };
 use crate::{
-    home::{BrokerKind, FleetRecord, Home},
-    place::Place,
+    exit::{Exit, OrExit},
+    home::Home,
 };
 
-/// From the start of the bots to all of them being heard.
-const READY_LIMIT: Duration = Duration::from_secs(60);
 /// From `lota up --detach` to ready, the broker's packages being fetched included.
 const DETACH_LIMIT: Duration = Duration::from_secs(600);
-/// How often it is looked whether the broker runs; a container's engine is asked each time.
-const BROKER_EVERY: Duration = Duration::from_secs(3);
-/// After a broker that could not be started.
-const BROKER_PAUSE: Duration = Duration::from_secs(30);
-const ATTEND_EVERY: Duration = Duration::from_millis(200);
+/// For a supervisor that was told to stop: its bots get 40 s, its broker 30 s.
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where the broker comes from.
 pub(crate) const BROKER_HELP: &str = "\
@@ -42,239 +43,140 @@ The broker is the first of these that can be had:
   LOTA_BROKER=container                             docker or podman runs LOTA_BROKER_IMAGE [rabbitmq:4-management]
 LOTA_BROKER set to one of the words takes that or fails. A fleet that began with a container keeps it.";
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
     /// Return once the fleet is ready, and leave it running
     #[arg(long)]
     pub(crate) detach: bool,
-    /// Where the monitor answers; 0 picks a port
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub(crate) monitor: String,
+    /// Where the monitor answers; port 0 picks one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) monitor: SocketAddr,
 }
 
 pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
-    if let Some(record) = home.record()?
-        && alive(&record)
-    {
-        bail!(
-            "a fleet is up in {} already (process {}): see `lota status`, or stop it with `lota down`",
-            home.path().display(),
-            record.supervisor_pid
-        );
-    }
-    home.create()?;
-    if args.detach { detached(home, args).await } else { foreground(home, args).await }
+    // Before anything else, so that no signal comes between a start and its end.
+    let stop = Stop::install()?;
+    let result =
+        if args.detach { detached(home, args.monitor, &stop).await } else { foreground(home, args, &stop).await };
+    result.or_exit(Exit::Internal)
 }
 
-/// Whether the record's supervisor still runs.
-pub(crate) fn alive(record: &FleetRecord) -> bool {
-    started_at(record.supervisor_pid) == Some(record.supervisor_started)
-}
-
-/// When a process was started, in the kernel's ticks: field 22 of its stat, after the name in parentheses.
-pub(crate) fn started_at(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-async fn foreground(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
-    let begun = Instant::now();
-    let (mut supervisor, broker) = assemble(home, args).await?;
-    let mut stop = Box::pin(told_to_stop());
-    supervisor.start_all()?;
-    println!("  bots: started, waiting until each is heard");
-    let ready = tokio::select! {
-        ready = wait_ready(home, &mut supervisor) => ready,
-        () = &mut stop => Err(anyhow::anyhow!("stopped before the fleet was ready")),
+async fn foreground(home: &Home, args: &UpArgs, stop: &Stop) -> anyhow::Result<ExitCode> {
+    home.create().or_exit(Exit::Config)?;
+    let _held = HomeLock::take(home).await?;
+    let mut fleet = Fleet::new(home);
+    let ended = tokio::select! {
+        signal = stop.told() => Ok(signal),
+        Err(e) = fleet.run(args) => Err(e),
     };
-    let result = match ready {
-        Ok(monitor) => {
-            println!("the fleet is ready after {:.1} s", begun.elapsed().as_secs_f64());
-            println!("  home     {}", home.path().display());
-            println!("  monitor  {monitor}/api/v1/health");
-            fs::write(home.join("ready"), std::process::id().to_string())?;
-            tokio::select! {
-                () = &mut stop => Ok(ExitCode::SUCCESS),
-                Err(e) = look_after(home, &mut supervisor, broker.kind) => Err(e),
-            }
+    say("stopping");
+    let cleaned = fleet.end().await;
+    match (ended, cleaned) {
+        (Ok(_), Ok(())) if fleet.is_ready() => {
+            say("stopped");
+            Ok(ExitCode::SUCCESS)
         }
-        Err(e) => Err(e),
-    };
-    println!("stopping");
-    let _ = fs::remove_file(home.join("ready"));
-    supervisor.stop_all().await;
-    own_broker::stop(home, broker.kind).await?;
-    println!("stopped");
-    result
-}
-
-/// Bots and broker that die are started again, until this is dropped.
-async fn look_after(home: &Home, supervisor: &mut Supervisor, broker: BrokerKind) -> anyhow::Result<Infallible> {
-    let mut broker_at = Instant::now();
-    loop {
-        supervisor.attend()?;
-        if broker_at <= Instant::now() {
-            let pause = match own_broker::revive(home, broker).await {
-                Ok(false) => BROKER_EVERY,
-                Ok(true) => {
-                    println!("the broker had died and was started again");
-                    BROKER_EVERY
-                }
-                Err(e) => {
-                    println!("the broker: {e:#}; looking again in {} s", BROKER_PAUSE.as_secs());
-                    BROKER_PAUSE
-                }
-            };
-            broker_at = Instant::now() + pause;
-        }
-        tokio::time::sleep(ATTEND_EVERY).await;
-    }
-}
-
-/// Broker, configuration, topology, record: everything but the bots.
-async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(Supervisor, broker::Broker)> {
-    let begun = Instant::now();
-    let broker = broker::start(home).await?;
-    println!("  broker: ready after {:.1} s", begun.elapsed().as_secs_f64());
-    defaults::write_missing(home)?;
-    let changes = topology::apply_to(home, &broker.management, ApplyOptions::default()).await?;
-    println!("  topology: {} changes", changes.len());
-    let pid = std::process::id();
-    home.write_record(&FleetRecord {
-        amqp_url: broker.amqp_url.clone(),
-        management_url: broker.management_url.clone(),
-        admin: broker.admin.clone(),
-        broker: broker.kind,
-        supervisor_pid: pid,
-        supervisor_started: started_at(pid).unwrap_or_default(),
-        place: Place::here(),
-    })?;
-    // Of an earlier run; what is written from now on is of this one.
-    let _ = fs::remove_file(home.bot("monitor-bot").join("http-address"));
-    let common = Common {
-        amqp_url: broker.amqp_url.clone(),
-        management_url: broker.management_url.clone(),
-        bwrap: bubblewrap().await,
-        monitor_listen: args.monitor.clone(),
-    };
-    Ok((Supervisor::new(home, common)?, broker))
-}
-
-/// The system's bubblewrap, or one from the cache. Without any, bots say in their heartbeat what confines commands.
-async fn bubblewrap() -> Option<PathBuf> {
-    if let Some(found) = environment::find_program("bwrap") {
-        return Some(found);
-    }
-    let cache = PackageCache::new(environment::cache_dir().ok()?);
-    let progress = |line: &str| println!("  sandbox: {line}");
-    match cache.ensure(Bundle::Bubblewrap, &progress).await {
-        Ok(root) => Some(root.join(Bundle::Bubblewrap.program())),
-        Err(e) => {
-            println!("  sandbox: without bubblewrap ({e}); commands get limits but are not walled off");
-            None
+        (Ok(signal), Ok(())) => Err(stopped(signal, "the fleet was ready")),
+        (Err(e), Ok(())) => Err(e),
+        (Ok(_), Err(left)) => Err(left),
+        (Err(e), Err(left)) => {
+            say(format_args!("and not everything could be stopped: {left:#}"));
+            Err(e)
         }
     }
 }
 
-/// Until the monitor has heard every bot; gives its address.
-async fn wait_ready(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<String> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
-    let limit = Instant::now() + READY_LIMIT;
-    let mut told = Instant::now();
-    let wanted = bots::slugs()?;
-    loop {
-        supervisor.attend()?;
-        if let Some(slug) = supervisor.refused().first() {
-            bail!("{slug} does not start; the end of {}:\n{}", home.log(slug).display(), log_end(home, slug));
-        }
-        let heard = match home.monitor_url() {
-            Ok(url) => heard(&http, &url).await.unwrap_or_default(),
-            Err(_) => BTreeSet::new(),
-        };
-        let missing: Vec<&str> = wanted.iter().map(String::as_str).filter(|slug| !heard.contains(*slug)).collect();
-        if missing.is_empty() {
-            return home.monitor_url();
-        }
-        if Instant::now() > limit {
-            let ends = missing
-                .iter()
-                .fold(String::new(), |all, s| all + &format!("\n{}:\n{}", home.log(s).display(), log_end(home, s)));
-            bail!("not heard within {} s: {}{ends}", READY_LIMIT.as_secs(), missing.join(", "));
-        }
-        if told.elapsed() > Duration::from_secs(5) {
-            println!("  bots: still waiting for {}", missing.join(", "));
-            told = Instant::now();
-        }
-        tokio::time::sleep(ATTEND_EVERY).await;
-    }
-}
-
-/// Slugs of the bots whose latest heartbeat says that they work.
-async fn heard(http: &reqwest::Client, url: &str) -> anyhow::Result<BTreeSet<String>> {
-    let body: serde_json::Value = http.get(format!("{url}/api/v1/bots")).send().await?.json().await?;
-    let list = body.get("bots").unwrap_or(&body).as_array().cloned().unwrap_or_default();
-    let working = list.into_iter().filter_map(|b| {
-        let heartbeat = b.get("heartbeat").unwrap_or(&b).clone();
-        let state = heartbeat.get("state")?.as_str()?.to_owned();
-        let name: bot_messages::BotName = heartbeat.get("bot")?.as_str()?.parse().ok()?;
-        (state != "starting" && state != "stopping").then(|| name.slug())
-    });
-    Ok(working.collect())
-}
-
-fn log_end(home: &Home, slug: &str) -> String {
-    let text = fs::read_to_string(home.log(slug)).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-}
-
-/// Starts itself in a session of its own, shows what it says, and returns when it is ready.
-async fn detached(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
+/// Starts itself in a session of its own, shows what it says, and returns when it is ready. When that does not come to
+/// be, it is ended again.
+pub(super) async fn detached(home: &Home, monitor: SocketAddr, stop: &Stop) -> anyhow::Result<ExitCode> {
+    home.create().or_exit(Exit::Config)?;
+    HomeLock::is_free(home).await?;
     let log = home.join("logs/supervisor.log");
-    let out = fs::OpenOptions::new().create(true).write(true).truncate(true).open(&log)?;
+    let mut child = spawn(home, monitor, &log)?;
+    let mut shown = Shown { log: &log, bytes: 0 };
+    let ended = tokio::select! {
+        ended = until_ready(home, &mut child, &mut shown) => ended,
+        signal = stop.told() => Err(stopped(signal, "the fleet was ready")),
+    };
+    let Err(e) = ended else {
+        shown.more();
+        say(format_args!("  stop it  lota --home {} down", home.path().display()));
+        return Ok(ExitCode::SUCCESS);
+    };
+    end(&mut child, &mut shown).await?;
+    Err(e)
+}
+
+fn spawn(home: &Home, monitor: SocketAddr, log: &Path) -> anyhow::Result<Child> {
+    // Appended to, so that it may be cut while it is written.
+    let out = fs::OpenOptions::new().create(true).append(true).open(log);
+    let out = out.and_then(|file| file.set_len(0).map(|()| file));
+    let out = out.with_context(|| format!("cannot write {}", log.display())).or_exit(Exit::Config)?;
     let _ = fs::remove_file(home.join("ready"));
     let mut command = tokio::process::Command::new("setsid");
-    command.arg(environment::own_program()?).arg("--home").arg(home.path()).args(["up", "--monitor", &args.monitor]);
-    let mut child = command
+    command.arg(environment::own_program()?).arg("--home").arg(home.path()).arg("up");
+    command
+        .args(["--monitor", &monitor.to_string()])
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         .spawn()
-        .context("cannot start the supervisor (by setsid, of the package util-linux)")?;
+        .context("cannot start the supervisor (by setsid, of the package util-linux)")
+        .or_exit(Exit::Unavailable)
+}
+
+async fn until_ready(home: &Home, child: &mut Child, shown: &mut Shown<'_>) -> anyhow::Result<()> {
     let limit = Instant::now() + DETACH_LIMIT;
-    let mut shown = 0;
     loop {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        print!("{}", &text[shown.min(text.len())..]);
-        shown = text.len();
+        shown.more();
         if home.join("ready").exists() {
-            println!("  stop it  lota --home {} down", home.path().display());
-            return Ok(ExitCode::SUCCESS);
+            return Ok(());
         }
         if let Some(status) = child.try_wait()? {
-            bail!("the fleet did not start ({status}); its log is {}", log.display());
+            shown.more();
+            let why = anyhow!("the fleet did not start; its log is {}", shown.log.display());
+            return Err(told(status).of(why));
         }
         if Instant::now() > limit {
-            child.kill().await?;
-            bail!("the fleet was not ready within {} s; its log is {}", DETACH_LIMIT.as_secs(), log.display());
+            let (limit, log) = (DETACH_LIMIT.as_secs(), shown.log.display());
+            return Err(Exit::Internal.of(anyhow!("the fleet was not ready within {limit} s; its log is {log}")));
         }
-        tokio::time::sleep(ATTEND_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Has it end what it started, and waits.
+async fn end(child: &mut Child, shown: &mut Shown<'_>) -> anyhow::Result<()> {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    let limit = Instant::now() + STOP_LIMIT;
+    while child.try_wait()?.is_none() {
+        shown.more();
+        if Instant::now() > limit {
+            let (limit, log) = (STOP_LIMIT.as_secs(), shown.log.display());
+            return Err(anyhow!("the supervisor did not stop within {limit} s; its log is {log}"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    shown.more();
+    Ok(())
+}
+
+fn told(status: ExitStatus) -> Exit {
+    status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).map_or(Exit::Internal, Exit::Told)
+}
+
+/// How much of the supervisor's log was shown.
+struct Shown<'a> {
+    log: &'a Path,
+    bytes: usize,
+}
+
+impl Shown<'_> {
+    fn more(&mut self) {
+        let text = fs::read(self.log).unwrap_or_default();
+        say_raw(&String::from_utf8_lossy(text.get(self.bytes..).unwrap_or_default()));
+        self.bytes = text.len();
     }
 }

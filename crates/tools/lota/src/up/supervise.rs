@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "starts the bots' own programs")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
@@ -17,14 +17,23 @@ use nix::{
 };
 use tokio::process::{Child, Command};
 
-use super::bots::{Member, members};
-use crate::home::Home;
+use super::{
+    bots::{Member, members},
+    logs::Logs,
+    say::say,
+};
+use crate::{
+    exit::{Exit, OrExit},
+    home::Home,
+};
 
 /// Its configuration is wrong; starting it again does not help.
 const EXIT_CONFIG: i32 = 78;
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Of what could not be written.
+const TOLD_MAX: usize = 32;
 /// A bot that ran for so long starts again without a pause.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -35,6 +44,7 @@ pub(crate) struct Common {
     pub(crate) management_url: String,
     pub(crate) bwrap: Option<PathBuf>,
     pub(crate) monitor_listen: String,
+    pub(crate) objects: String,
 }
 
 struct Bot {
@@ -50,6 +60,9 @@ pub(crate) struct Supervisor {
     home: Home,
     common: Common,
     bots: Vec<Bot>,
+    logs: Logs,
+    /// What could not be written, as it was told.
+    unwritten: BTreeSet<String>,
 }
 
 impl Supervisor {
@@ -63,14 +76,16 @@ impl Supervisor {
             pause: PAUSE_MIN,
         };
         let bots = members()?.into_iter().map(new).collect();
-        Ok(Self { home: home.clone(), common, bots })
+        let logs = Logs::new(home.join("logs"));
+        Ok(Self { home: home.clone(), common, bots, logs, unwritten: BTreeSet::new() })
     }
 
     pub(crate) fn start_all(&mut self) -> anyhow::Result<()> {
         for i in 0..self.bots.len() {
-            self.start(i)?;
+            self.start(i).or_exit(Exit::Unavailable)?;
+            self.write_pids()?;
         }
-        self.write_pids()
+        Ok(())
     }
 
     fn start(&mut self, index: usize) -> anyhow::Result<()> {
@@ -107,6 +122,7 @@ impl Supervisor {
         let mut vars = BTreeMap::from([
             ("LOTA_HOME", text(self.home.path().to_owned())),
             ("LOTA_CONFIG_DIR", text(self.home.join("config"))),
+            ("LOTA_OBJECTS", self.common.objects.clone()),
             ("LOTA_AMQP_URL", self.common.amqp_url.clone()),
             ("LOTA_AMQP_USER", slug.to_owned()),
             ("LOTA_AMQP_PASSWORD_FILE", text(self.home.password_file(slug))),
@@ -131,24 +147,45 @@ impl Supervisor {
         crate::home::write_private(&self.home.join("pids.json"), &serde_json::to_vec_pretty(&pids)?)
     }
 
-    /// Looks who ended, and starts again who is due. Called a few times a second.
-    pub(crate) fn attend(&mut self) -> anyhow::Result<()> {
+    /// Looks who ended, starts again who is due, and keeps the logs short. Called a few times a second. What cannot be
+    /// written (a full disk) is told and ends nothing.
+    pub(crate) fn attend(&mut self) {
         let mut changed = false;
         for index in 0..self.bots.len() {
             let bot = &mut self.bots[index];
             if let Some(child) = &mut bot.child
-                && let Some(status) = child.try_wait()?
+                && let Ok(Some(status)) = child.try_wait()
             {
                 bot.child = None;
                 changed = true;
                 bot.ended(status, &self.home);
             }
             if self.bots[index].again_at.is_some_and(|at| at <= Instant::now()) {
-                self.start(index)?;
                 changed = true;
+                if let Err(e) = self.start(index) {
+                    let bot = &mut self.bots[index];
+                    bot.pause = (bot.pause * 2).min(PAUSE_MAX);
+                    bot.again_at = Some(Instant::now() + bot.pause);
+                    self.not_written(&e.context(format!("{} was to start again", self.bots[index].slug)));
+                }
             }
         }
-        if changed { self.write_pids() } else { Ok(()) }
+        let cut = self.logs.attend().context("cannot cut the logs");
+        let noted = if changed { self.write_pids() } else { Ok(()) };
+        for e in [cut.err(), noted.err()].into_iter().flatten() {
+            self.not_written(&e);
+        }
+    }
+
+    /// Each is told once.
+    fn not_written(&mut self, error: &anyhow::Error) {
+        if self.unwritten.len() >= TOLD_MAX {
+            self.unwritten.clear();
+        }
+        let text = format!("{error:#}");
+        if self.unwritten.insert(text.clone()) {
+            say(format_args!("{text}; the fleet goes on"));
+        }
     }
 
     /// Bots that gave up because of their configuration.
@@ -163,11 +200,11 @@ impl Supervisor {
         }
         let limit = Instant::now() + STOP_LIMIT;
         for bot in &mut self.bots {
-            let Some(child) = &mut bot.child else { continue };
             let left = limit.saturating_duration_since(Instant::now());
-            if tokio::time::timeout(left, child.wait()).await.is_err() {
-                println!("{} did not stop within {} s: killed", bot.slug, STOP_LIMIT.as_secs());
+            if tokio::time::timeout(left, bot.wait()).await.is_err() {
+                say(format_args!("{} did not stop within {} s: killed", bot.slug, STOP_LIMIT.as_secs()));
                 bot.signal(Signal::SIGKILL);
+                bot.wait().await;
             }
         }
         let _ = fs::remove_file(self.home.join("pids.json"));
@@ -181,6 +218,13 @@ impl Bot {
         }
     }
 
+    /// Until it has ended.
+    async fn wait(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.wait().await;
+        }
+    }
+
     fn ended(&mut self, status: ExitStatus, home: &Home) {
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit code {code}"),
@@ -189,16 +233,16 @@ impl Bot {
         };
         let log = home.log(&self.slug);
         if status.code() == Some(EXIT_CONFIG) {
-            println!(
+            say(format_args!(
                 "{} ended by {how}: its configuration or this machine is wrong, see the end of {}",
                 self.slug,
                 log.display()
-            );
+            ));
             return;
         }
         self.pause = if self.since.elapsed() > SETTLED { PAUSE_MIN } else { (self.pause * 2).min(PAUSE_MAX) };
         let pause = if self.pause == PAUSE_MIN * 2 { Duration::ZERO } else { self.pause };
-        println!("{} ended by {how}, starts again in {} s; see {}", self.slug, pause.as_secs(), log.display());
+        say(format_args!("{} ended by {how}, starts again in {} s; see {}", self.slug, pause.as_secs(), log.display()));
         self.again_at = Some(Instant::now() + pause);
     }
 }

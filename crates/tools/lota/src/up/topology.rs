@@ -7,7 +7,11 @@ use bot_provision::{ApplyOptions, Change, Management, apply, verify};
 use clap::Subcommand;
 use serde::Deserialize;
 
-use crate::home::Home;
+use super::say::say;
+use crate::{
+    exit::{Exit, OrExit},
+    home::Home,
+};
 
 /// What `make gen` wrote of all bots.
 const CONTRACTS: &str = include_str!("../../../../../deploy/rabbitmq/contracts.json");
@@ -60,7 +64,8 @@ fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
 }
 
 pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
-    Topology::new(&contracts()?, &publishers(home)?).context("config/publishers.yaml grants what cannot be")
+    let granted = publishers(home).or_exit(Exit::Config)?;
+    Topology::new(&contracts()?, &granted).context("config/publishers.yaml grants what cannot be").or_exit(Exit::Config)
 }
 
 /// Applies the topology; every user's password is in the fleet's folder.
@@ -75,7 +80,7 @@ pub(crate) async fn apply_to(
         passwords.insert(user.name.clone(), home.password(&user.name)?);
     }
     let password = |user: &str| passwords.get(user).cloned().unwrap_or_else(|| bot_provision::Secret::random(40));
-    Ok(apply(management, &topology, &password, options).await?)
+    apply(management, &topology, &password, options).await.or_exit(Exit::Unavailable)
 }
 
 pub(crate) async fn topology(home: &Home, args: &TopologyArgs) -> anyhow::Result<ExitCode> {
@@ -84,22 +89,22 @@ pub(crate) async fn topology(home: &Home, args: &TopologyArgs) -> anyhow::Result
             let options = ApplyOptions { dry_run: *dry_run, ..ApplyOptions::default() };
             let changes = apply_to(home, &home.management()?, options).await?;
             for change in &changes {
-                println!("{change}");
+                say(change);
             }
-            println!("{} {}", changes.len(), if *dry_run { "changes would be made" } else { "changes" });
+            say(format_args!("{} {}", changes.len(), if *dry_run { "changes would be made" } else { "changes" }));
         }
         What::Verify => {
             let drift = verify(&home.management()?, &of(home)?).await?;
             for d in &drift {
-                println!("{d}");
+                say(d);
             }
             if !drift.is_empty() {
-                println!("{} differences: `lota topology apply` mends them", drift.len());
+                say(format_args!("{} differences: `lota topology apply` mends them", drift.len()));
                 return Ok(ExitCode::FAILURE);
             }
-            println!("the broker holds exactly what the contracts say");
+            say("the broker holds exactly what the contracts say");
         }
-        What::Show { json: true } => println!("{}", serde_json::to_string_pretty(&of(home)?)?),
+        What::Show { json: true } => say(serde_json::to_string_pretty(&of(home)?)?),
         What::Show { json: false } => show(&of(home)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -107,7 +112,7 @@ pub(crate) async fn topology(home: &Home, args: &TopologyArgs) -> anyhow::Result
 
 /// Publisher × key × who hears it.
 fn show(topology: &Topology) {
-    println!("{:<16} {:<34} heard by", "publisher", "key");
+    say(format_args!("{:<16} {:<34} heard by", "publisher", "key"));
     let mut rows: std::collections::BTreeMap<(&str, &str), Vec<&str>> = std::collections::BTreeMap::new();
     for b in &topology.bindings {
         if let Some(publisher) = b.source.strip_prefix(keys::EGRESS_PREFIX) {
@@ -118,11 +123,14 @@ fn show(topology: &Topology) {
         }
     }
     for ((publisher, key), hearers) in rows {
-        println!(
+        say(format_args!(
             "{publisher:<16} {key:<34} {}",
             if hearers.is_empty() { "(taps only)".to_owned() } else { hearers.join(", ") }
-        );
+        ));
     }
     let known = catalogue::all().len();
-    println!("{known} message types, {} of them commands every bot hears from the operator", control_types().len());
+    say(format_args!(
+        "{known} message types, {} of them commands every bot hears from the operator",
+        control_types().len()
+    ));
 }

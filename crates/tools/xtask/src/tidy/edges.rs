@@ -12,6 +12,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bot-clients", &["bot-messages"]),
     ("bot-core", &["bot-messages", "bot-store"]),
     ("bot-messages", &[]),
+    ("bot-pipeline", &["bot-clients", "bot-messages", "bot-sandbox"]),
     ("bot-provision", &["bot-messages"]),
     ("bot-sandbox", &["bot-messages"]),
     ("bot-store", &["bot-messages"]),

@@ -6,21 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use walkdir::WalkDir;
 
-use crate::machine::short_hash;
-
 /// The folder of one job.
 #[derive(Clone, Debug)]
-pub(crate) struct Folder {
+pub struct Folder {
     root: PathBuf,
 }
 
 impl Folder {
     /// Empty, and for this user alone. What earlier attempts of the job left is removed; the fencing token in the name
     /// keeps an attempt that lost its lease from removing the folder of the one that has it.
-    pub(crate) async fn make(work: &Path, job: &str, token: i64) -> io::Result<Self> {
+    pub async fn make(work: &Path, job: &str, token: i64) -> io::Result<Self> {
         let prefix = format!("{job}.");
         for entry in fs::read_dir(work)? {
             let entry = entry?;
@@ -36,37 +35,38 @@ impl Folder {
     }
 
     /// The source tree, where steps run.
-    pub(crate) fn tree(&self) -> PathBuf {
+    pub fn tree(&self) -> PathBuf {
         self.root.join("tree")
     }
 
     /// HOME of the steps, kept from one to the next.
-    pub(crate) fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         self.root.join("home")
     }
 
     /// HOME of git; steps never see it.
-    pub(crate) fn git_home(&self) -> PathBuf {
+    pub fn git_home(&self) -> PathBuf {
         self.root.join("git")
     }
 
     /// A file of the bot's own.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// Bytes on disk of what steps can write.
-    pub(crate) async fn used(&self) -> u64 {
+    pub async fn used(&self) -> u64 {
         size_of(&self.tree()).await + size_of(&self.home()).await
     }
 
-    pub(crate) async fn remove(&self) -> io::Result<()> {
+    /// With all that is in it.
+    pub async fn remove(&self) -> io::Result<()> {
         remove_tree(&self.root).await
     }
 }
 
 /// A job's id as the name of its folder and of its processes.
-pub(crate) fn name_of(job_id: &str) -> String {
+pub fn name_of(job_id: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if !job_id.is_empty() && job_id.len() <= 64 && job_id.chars().all(is_plain) {
         return job_id.to_owned();
@@ -74,14 +74,19 @@ pub(crate) fn name_of(job_id: &str) -> String {
     short_hash(Path::new(job_id))
 }
 
+/// A path as a short word.
+pub fn short_hash(path: &Path) -> String {
+    hex::encode(Sha256::digest(path.as_os_str().as_encoded_bytes()))[..16].to_owned()
+}
+
 /// Removes a folder with all that is in it; fine if it is not there.
-pub(crate) async fn remove_tree(path: &Path) -> io::Result<()> {
+pub async fn remove_tree(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
     spawn_blocking(move || bot_clients::remove_tree(&path)).await.map_err(io::Error::other)?
 }
 
 /// Bytes on disk; what cannot be looked at counts nothing.
-pub(crate) async fn size_of(path: &Path) -> u64 {
+pub async fn size_of(path: &Path) -> u64 {
     let path = path.to_owned();
     let sum = move || {
         let entries = WalkDir::new(path).into_iter().flatten();

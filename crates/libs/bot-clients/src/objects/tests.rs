@@ -1,0 +1,109 @@
+//! Every promise of the store on a directory and on the fake; `tests/s3.rs` holds the same on an S3 server.
+use super::*;
+
+const MAX: u64 = 64 << 20;
+
+/// Every test runs on the real store and on the fake.
+async fn on_both(test: impl AsyncFn(Objects, &Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    test(Objects::directory(&dir.path().join("store")).unwrap(), dir.path()).await;
+    test(Objects::in_memory(), dir.path()).await;
+}
+
+fn none() -> Digest {
+    ObjectRef::example("text/plain").digest
+}
+
+#[tokio::test]
+async fn bytes_come_back_under_their_digest() {
+    on_both(async |objects, _| {
+        for bytes in [Vec::new(), b"hello".to_vec()] {
+            let stored = objects.put_bytes(bytes.clone(), Kind::Log, "text/plain").await.unwrap();
+            assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
+            assert_eq!((stored.size, stored.media_type.as_str()), (bytes.len() as u64, "text/plain"));
+            assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), bytes);
+            assert_eq!(objects.put_bytes(bytes, Kind::Log, "text/plain").await.unwrap(), stored, "twice is once");
+            assert!(objects.exists(&stored.digest).await.unwrap());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_of_every_size_come_back() {
+    on_both(async |objects, dir| {
+        for size in [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 5] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let (from, to) = (dir.join("from"), dir.join("to"));
+            std::fs::write(&from, &bytes).unwrap();
+            let stored = objects.put_file(&from, Kind::Source, "x/y").await.unwrap();
+            assert_eq!(stored.size, size as u64);
+            assert_eq!(stored.digest, digest_of(Sha256::new().chain_update(&bytes)));
+            assert_eq!(objects.get_file(&stored.digest, &to, MAX).await.unwrap(), size as u64);
+            assert!(std::fs::read(&to).unwrap() == bytes, "{size} bytes");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_too_large_is_said() {
+    on_both(async |objects, dir| {
+        let to = dir.join("missing");
+        assert!(!objects.exists(&none()).await.unwrap());
+        let missing = objects.get_file(&none(), &to, MAX).await.unwrap_err();
+        assert!(matches!(missing, ObjectError::NotFound { .. }), "{missing}");
+        let stored = objects.put_bytes(vec![7; 100], Kind::Log, "x/y").await.unwrap();
+        let large = objects.get_file(&stored.digest, &to, 99).await.unwrap_err();
+        assert!(matches!(large, ObjectError::TooLarge { size: 100, bytes_max: 99, .. }), "{large}");
+        assert!(!to.exists() && !dir.join("missing.partial").exists());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_bytes_than_promised_leave_nothing_behind() {
+    on_both(async |objects, dir| {
+        let lie = PutPayload::from_static(b"evil");
+        objects.store.put(&key(&none()), lie).await.unwrap();
+        let to = dir.join("verified");
+        let told = objects.get_file(&none(), &to, MAX).await.unwrap_err().to_string();
+        let found = digest_of(Sha256::new().chain_update(b"evil"));
+        assert!(told.contains(none().as_str()) && told.contains(found.as_str()), "{told}");
+        assert!(!to.exists() && !dir.join("verified.partial").exists());
+        assert!(objects.get_bytes(&none(), MAX).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stored_file_cannot_be_written_and_heals_when_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::directory(&dir.path().join("store")).unwrap();
+    let stored = objects.put_bytes(b"right".to_vec(), Kind::Log, "x/y").await.unwrap();
+    let path = objects.folder.as_ref().unwrap().files.path_to_filesystem(&key(&stored.digest)).unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o440);
+    assert_eq!(dir.path().join("store").metadata().unwrap().permissions().mode() & 0o027, 0);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "wrong").unwrap();
+    assert!(objects.get_bytes(&stored.digest, MAX).await.is_err());
+    objects.put_bytes(b"right".to_vec(), Kind::Log, "x/y").await.unwrap();
+    assert_eq!(objects.get_bytes(&stored.digest, MAX).await.unwrap(), b"right");
+}
+
+#[tokio::test]
+async fn what_root_stores_is_its_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Objects::directory(&dir.path().join("store")).unwrap();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("NOT RUN: only root can store in another user's store");
+        return;
+    }
+    lchown(dir.path().join("store"), Some(65534), Some(65534)).unwrap();
+    let stored = objects.put_bytes(b"for another".to_vec(), Kind::Log, "x/y").await.unwrap();
+    let path = objects.folder.as_ref().unwrap().files.path_to_filesystem(&key(&stored.digest)).unwrap();
+    for part in path.ancestors().take(4) {
+        assert_eq!(part.metadata().unwrap().uid(), 65534, "{}", part.display());
+    }
+    assert_eq!(dir.path().metadata().unwrap().uid(), 0);
+}
