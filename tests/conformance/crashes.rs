@@ -27,6 +27,16 @@ async fn a_message_that_ends_the_process_goes_alone_and_its_neighbours_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_letter_of_a_deadly_retry_names_its_publisher() {
+    let mut stage = Stage::set().await;
+    stage.wish("late-death", "deadly", "abort-later").await;
+    stage.until("the letter", |s| s.dead("late-death").is_some()).await;
+    assert_eq!(stage.dead("late-death"), Some(("CRASH_LOOP".into(), 2)));
+    let headers = stage.letter("late-death").await;
+    assert_eq!(headers["x-lota-publisher"], "outside", "{headers}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timers_outlive_the_process() {
     let mut stage = Stage::set().await;
     stage.wish("1", "kept", "timer:8").await;
@@ -43,4 +53,25 @@ async fn timers_outlive_the_process() {
         said.iter().filter(|m| m["payload"]["data"]["job_id"] == "timer").count()
     };
     assert_eq!((fired("kept"), fired("cleared"), fired("last")), (1, 0, 1));
+
+    // One that fired is gone: after another restart, whatever is due by then fires before the one that is set now.
+    stage.signal(Signal::SIGKILL).await;
+    stage.start();
+    stage.wish("5", "after", "timer:1").await;
+    stage.until("a timer of the third process", |s| s.said("build.started", "after").len() == 2).await;
+    let fired = |repository: &str| stage.said("build.started", repository).len() - 1;
+    assert_eq!((fired("kept"), fired("last")), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_keeps_a_state_that_only_a_newer_version_can_read() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "newer", "timer:5").await;
+    stage.wish("2", "newer", "newer").await;
+    stage.until("the state to be written", |s| s.said("build.started", "newer").len() == 2).await;
+    stage.until("the timer to fail", |s| s.logged("failed: the stored state of newer cannot be read") == 1).await;
+    stage.wish("3", "newer", "say").await;
+    stage.until("the letter", |s| s.dead("3").is_some()).await;
+    assert_eq!(stage.dead("3"), Some(("UNSUPPORTED_SCHEMA".into(), 1)), "the timer wrote over it");
+    assert_eq!(stage.said("build.started", "newer").len(), 2);
 }

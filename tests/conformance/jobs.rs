@@ -1,5 +1,8 @@
 //! Jobs: handed over in order, tried again, given up with one terminal event.
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::stage::Stage;
 
@@ -33,4 +36,64 @@ async fn a_job_is_handed_over_or_given_up_with_one_end() {
     assert_eq!(ends[0]["payload"]["data"]["error"]["code"], "ATTEMPTS_EXHAUSTED");
     assert_eq!(stage.said("build.started", "given-up").len(), 1);
     assert_eq!(stage.starts(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_a_killed_process_is_taken_over_under_a_higher_token() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "taken-over", "play:1").await;
+    // Its first token is in the store as soon as it waits.
+    stage.until("the job to wait", |s| s.logged("waits under token") == 1).await;
+    stage.signal(Signal::SIGKILL).await;
+    stage.start();
+    stage.until("its end", |s| !s.said("build.completed", "taken-over").is_empty()).await;
+    let ends = stage.said("build.completed", "taken-over");
+    let steps: Vec<&str> =
+        ends[0]["payload"]["data"]["steps"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!((ends.len(), steps[0]), (1, "attempt 2"), "a death is an attempt");
+    let token = |step: &str| step.strip_prefix("token ").unwrap().parse::<i64>().unwrap();
+    assert!(token(steps[2]) > token(steps[1]), "{steps:?}");
+    assert_eq!(stage.said("build.started", "taken-over").len(), 1, "a step is committed once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bot_that_stops_keeps_its_session_until_its_jobs_have_ended() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "slow", "play:3").await;
+    stage.until("the job to begin", |s| !s.said("build.started", "slow").is_empty()).await;
+    stage.ask_to_stop();
+    stage.until("it to stop", |s| s.logged("stopping: SIGTERM") == 1).await;
+    // Nobody takes these any more; they are for the next process.
+    stage.command("late", "control.probe", json!({})).await;
+    stage.wish("2", "late", "say").await;
+    stage.until("the end of the job", |s| !s.said("build.completed", "slow").is_empty()).await;
+    assert!(stage.ended().await.success());
+    assert_eq!((stage.sessions(), stage.logged("session over: stopping")), (1, 1), "one session to the end");
+    stage.start();
+    stage.until("what came late", |s| !s.said("build.started", "late").is_empty()).await;
+    stage.until("the answer to the probe", |s| !s.said_of("control.replied").is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_holds_waiting_jobs_and_timers_until_resume() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "a-timer", "timer:6").await;
+    stage.wish("2", "a-job", "play:0").await;
+    let begun = |s: &Stage| ["a-timer", "a-job"].iter().all(|r| !s.said("build.started", r).is_empty());
+    stage.until("both to begin", begun).await;
+    stage.command("p", "control.pause", json!({"reason": "a test"})).await;
+    stage.until("the pause", |s| !s.said_of("bot.paused").is_empty()).await;
+    // Also a process that begins paused.
+    stage.signal(Signal::SIGKILL).await;
+    stage.start();
+    // The pause itself: longer than the timer, and than all attempts of the job with what lies between.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let fired = |s: &Stage| s.said("build.started", "a-timer").len() == 2;
+    assert!(!fired(&stage) && stage.said("build.failed", "a-job").is_empty(), "it worked while it was paused");
+    stage.command("r", "control.resume", json!({})).await;
+    stage.until("the timer", fired).await;
+    stage.until("the end of the job", |s| !s.said("build.failed", "a-job").is_empty()).await;
+    let resumed = stage.place("bot.resumed", "").unwrap();
+    assert!(stage.place("build.started", "a-timer").unwrap() > resumed);
+    assert!(stage.place("build.failed", "a-job").unwrap() > resumed);
 }

@@ -8,6 +8,9 @@
 
 mod crashes;
 mod jobs;
+mod limits;
 mod outcomes;
+mod schedules;
 mod stage;
+mod traces;
 mod traffic;

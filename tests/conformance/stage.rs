@@ -14,8 +14,11 @@ use bot_provision::{ApplyOptions, Installation, Management, Node, NodeOptions, S
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions},
-    types::FieldTable,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
@@ -23,7 +26,12 @@ use tests::{cache_dir, program, toy::ToyBot};
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
-triggers: [{type: event, pattern: repository.pushed}]
+triggers:
+  - {type: event, pattern: repository.pushed}
+  - type: schedule
+    name: yearly
+    cron: '0 0 1 1 *'
+    data: {repository: yearly, url: say, ref: refs/heads/main, commit: 99e7d55f41e3a9b3c1e2d0f6b8a7c5d4e3f2a1b0}
 actions: [{type: execute, command: play}]
 constraints: {max_concurrent_jobs: 4, timeout: 60, retry_policy: {max_attempts: 3, backoff: fixed}}
 dependencies: []
@@ -36,10 +44,19 @@ pub(crate) struct Stage {
     // Dies with this process, or with this value.
     node: Node,
     channel: Channel,
-    _connection: Connection,
-    heard: Arc<Mutex<Vec<Value>>>,
+    // Closed with the last value; the second is the admin's.
+    connections: [Connection; 2],
+    heard: Arc<Mutex<Vec<Heard>>>,
+    heartbeats: Arc<Mutex<Vec<Value>>>,
+    variables: Vec<(&'static str, String)>,
     bot: Child,
     starts: u32,
+}
+
+/// A message that the bot said, and the trace it is part of.
+struct Heard {
+    body: Value,
+    traceparent: Option<String>,
 }
 
 fn password(user: &str) -> Secret {
@@ -48,6 +65,11 @@ fn password(user: &str) -> Secret {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
+        Self::set_with(Vec::new()).await
+    }
+
+    /// With further variables in the bot's environment.
+    pub(crate) async fn set_with(variables: Vec<(&'static str, String)>) -> Self {
         let tell = |line: &str| eprintln!("  {line}");
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
         let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
@@ -55,13 +77,14 @@ impl Stage {
         options.die_with_parent = true;
         let node = Node::start(options, &tell).await.unwrap();
         let management = node.management().unwrap();
-        let outside = OutsidePublisher {
-            name: "outside".parse().unwrap(),
+        let publisher = |name: &str, hears_all| OutsidePublisher {
+            name: name.parse().unwrap(),
             says: vec!["repository.pushed".into()],
-            hears_all: true,
+            hears_all,
             operator: false,
         };
-        let topology = Topology::new(&[bot_core::contract_of::<ToyBot>()], &[outside]).unwrap();
+        let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
+        let topology = Topology::new(&[bot_core::contract_of::<ToyBot>()], &outside).unwrap();
         let applied = ApplyOptions { dry_run: false, drain: None, figures_every: Duration::from_secs(5) };
         apply(&management, &topology, &password, applied).await.unwrap();
 
@@ -70,30 +93,93 @@ impl Stage {
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let options = BasicConsumeOptions::default();
-        let mut tap = channel
-            .basic_consume("outside.tap.events".into(), "all".into(), options, FieldTable::default())
-            .await
-            .unwrap();
         let ears = heard.clone();
-        tokio::spawn(async move {
-            while let Some(Ok(delivery)) = tap.next().await {
-                ears.lock().unwrap().push(serde_json::from_slice(&delivery.data).unwrap());
-                let _ = delivery.ack(BasicAckOptions::default()).await;
-            }
+        listen(&channel, "outside.tap.events", move |heard| ears.lock().unwrap().push(heard)).await;
+        let (admin, heartbeats) = hear_heartbeats(&node).await;
+        let bot = start(&dir.path().join("bot"), node.amqp_port(), &variables);
+        Self {
+            management,
+            dir,
+            node,
+            channel,
+            connections: [connection, admin],
+            heard,
+            heartbeats,
+            variables,
+            bot,
+            starts: 1,
+        }
+    }
+
+    /// A wish of another publisher.
+    pub(crate) async fn wish_of_another(&self, id: &str, repository: &str, wish: &str) {
+        let mut body = wished(id, repository, wish);
+        body["source"] = "another".into();
+        self.publish_unconfirmed("lota.egress.another", "repository.pushed", &body).await;
+    }
+
+    /// A command of the operator.
+    pub(crate) async fn command(&self, id: &str, command: &str, data: Value) {
+        let body = json!({
+            "id": id, "timestamp": now(), "source": "operator", "destination": "ToyBot", "type": command,
+            "payload": {"data": data},
         });
-        let bot = start(&dir.path().join("bot"), node.amqp_port());
-        Self { management, dir, node, channel, _connection: connection, heard, bot, starts: 1 }
+        self.publish_unconfirmed("lota.egress.operator", &format!("to.toy-bot.{command}"), &body).await;
+    }
+
+    async fn publish_unconfirmed(&self, exchange: &str, key: &str, body: &Value) {
+        let properties = json!({"delivery_mode": 2});
+        let routed = self.management.publish("lota", exchange, key, properties, &body.to_string()).await.unwrap();
+        assert!(routed, "{exchange} leads {key} nowhere");
+    }
+
+    /// Has the broker take nothing from any publisher, as when it is short of memory; or as before.
+    pub(crate) async fn hold_back_publishers(&self, held: bool) {
+        let watermark = if held { "0.0001" } else { "0.8" };
+        self.node.ctl(&["set_vm_memory_high_watermark", watermark]).await.unwrap();
+    }
+
+    /// Has the broker's process stand still, or go on.
+    pub(crate) fn freeze_broker(&self, frozen: bool) {
+        let pid = Pid::from_raw(self.node.record().process.unwrap().pid.cast_signed());
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// What the bot's heartbeats gave as reasons, with the state.
+    pub(crate) fn states(&self) -> Vec<(String, String)> {
+        let text = |h: &Value, field: &str| h[field].as_str().unwrap_or_default().to_owned();
+        let heartbeats = self.heartbeats.lock().unwrap();
+        heartbeats.iter().map(|h| (text(h, "state"), h["reasons"].to_string())).collect()
+    }
+
+    /// A queue that hears what the bot says, and takes one message.
+    pub(crate) async fn narrow_queue(&self, name: &str) -> Channel {
+        let channel = self.connections[1].create_channel().await.unwrap();
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.into(), exclusive, arguments).await.unwrap();
+        bind(&channel, name, "lota.events").await;
+        channel
     }
 
     /// A wish about an entity, confirmed by the broker. `id` is the message's.
     pub(crate) async fn wish(&self, id: &str, repository: &str, wish: &str) {
-        let body = json!({
-            "id": id, "timestamp": now(), "source": "outside", "destination": "*", "type": "repository.pushed",
-            "payload": {"data": {"repository": repository, "url": wish, "ref": "refs/heads/main", "commit": "a".repeat(40)}},
-        });
+        self.wish_in_trace(id, repository, wish, None).await;
+    }
+
+    /// The same, as part of a trace.
+    pub(crate) async fn wish_in_trace(&self, id: &str, repository: &str, wish: &str, traceparent: Option<&str>) {
+        let body = wished(id, repository, wish);
+        let mut headers = FieldTable::default();
+        if let Some(traceparent) = traceparent {
+            headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
+        }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(id.into());
+        let properties =
+            BasicProperties::default().with_delivery_mode(2).with_message_id(id.into()).with_headers(headers);
         let confirm = self
             .channel
             .basic_publish(
@@ -110,35 +196,66 @@ impl Stage {
 
     /// Different messages of a type about an entity: the same id twice is one message.
     pub(crate) fn said(&self, event_type: &str, repository: &str) -> Vec<Value> {
-        let mut ids = BTreeSet::new();
-        let heard = self.heard.lock().unwrap();
-        let about =
-            |m: &&Value| m["type"] == event_type && m["payload"]["data"]["revision"]["repository"] == repository;
-        heard.iter().filter(about).filter(|m| ids.insert(m["id"].to_string())).cloned().collect()
+        let said = self.said_of(event_type);
+        said.into_iter().filter(|m| m["payload"]["data"]["revision"]["repository"] == repository).collect()
     }
 
     /// Different messages of a type about any entity.
     pub(crate) fn said_of(&self, event_type: &str) -> Vec<Value> {
         let mut ids = BTreeSet::new();
         let heard = self.heard.lock().unwrap();
-        heard.iter().filter(|m| m["type"] == event_type && ids.insert(m["id"].to_string())).cloned().collect()
+        let of = heard.iter().map(|h| &h.body).filter(|m| m["type"] == event_type && ids.insert(m["id"].to_string()));
+        of.cloned().collect()
+    }
+
+    /// All messages of a type, one that was said twice counted twice.
+    pub(crate) fn copies(&self, event_type: &str) -> usize {
+        self.heard.lock().unwrap().iter().filter(|h| h.body["type"] == event_type).count()
+    }
+
+    /// Where a message of a type stands among all, the last one of it.
+    pub(crate) fn place(&self, event_type: &str, about: &str) -> Option<usize> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().rposition(|h| h.body["type"] == event_type && h.body.to_string().contains(about))
+    }
+
+    /// The trace contexts of the messages of a type.
+    pub(crate) fn traces(&self, event_type: &str) -> Vec<String> {
+        let heard = self.heard.lock().unwrap();
+        let of = heard.iter().filter(|h| h.body["type"] == event_type);
+        of.map(|h| h.traceparent.clone().unwrap_or_default()).collect()
     }
 
     /// What `message.dead_lettered` said of a message: code and attempts.
     pub(crate) fn dead(&self, id: &str) -> Option<(String, u64)> {
-        let heard = self.heard.lock().unwrap();
-        let data = |m: &Value| m["payload"]["data"].clone();
-        let letter =
-            heard.iter().filter(|m| m["type"] == "message.dead_lettered").map(data).find(|d| d["message_id"] == id)?;
+        let letters = self.said_of("message.dead_lettered");
+        let letter = letters.iter().map(|m| &m["payload"]["data"]).find(|d| d["message_id"] == id)?;
         Some((letter["code"].as_str().unwrap().to_owned(), letter["attempts"].as_u64().unwrap()))
     }
 
-    /// Waits until `look` is true. A bot that ended meanwhile is started again.
+    /// The properties and headers of a dead letter.
+    pub(crate) async fn letter(&self, id: &str) -> Value {
+        let letters = self.management.peek("lota", "toy-bot.dead", 100).await.unwrap();
+        letters.iter().find(|l| l.payload.contains(id)).unwrap().properties["headers"].clone()
+    }
+
+    /// How often the handler was called with a message.
+    pub(crate) fn calls(&self, id: &str) -> usize {
+        self.logged(&format!("asked {id} "))
+    }
+
+    /// How many lines of the bot's log, over all its processes, contain `text`.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        let log = fs::read_to_string(self.dir.path().join("bot/log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until `look` is true. A bot that died meanwhile is started again.
     pub(crate) async fn until(&mut self, what: &str, look: impl Fn(&Self) -> bool) {
         let end = Instant::now() + Duration::from_secs(90);
         while !look(self) {
             assert!(Instant::now() < end, "waited 90 s for {what}; the bot said:\n{}", self.log());
-            if self.bot.try_wait().unwrap().is_some() {
+            if self.bot.try_wait().unwrap().is_some_and(|status| !status.success()) {
                 self.start();
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -147,26 +264,39 @@ impl Stage {
 
     /// Sends the bot a signal and waits for its end.
     pub(crate) async fn signal(&mut self, signal: Signal) -> ExitStatus {
+        self.send(signal);
+        self.ended().await
+    }
+
+    /// As `lota down` does.
+    pub(crate) fn ask_to_stop(&self) {
+        self.send(Signal::SIGTERM);
+    }
+
+    fn send(&self, signal: Signal) {
         nix::sys::signal::kill(Pid::from_raw(self.bot.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for the end of the bot's process.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.bot.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < end, "it did not end after {signal}:\n{}", self.log());
+            assert!(Instant::now() < end, "it did not end:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     pub(crate) fn start(&mut self) {
-        self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port());
+        self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port(), &self.variables);
         self.starts += 1;
     }
 
     /// How many sessions with the broker the bot has begun, over all its processes.
     pub(crate) fn sessions(&self) -> usize {
-        let log = fs::read_to_string(self.dir.path().join("bot/log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains("session begun")).count()
+        self.logged("session begun")
     }
 
     /// Has the broker close the connections of the bot that runs now. Its list may be some seconds old, so this goes on
@@ -185,6 +315,12 @@ impl Stage {
         }
     }
 
+    /// The bot's own store, which only one process at a time may hold.
+    pub(crate) async fn store(&self) -> bot_store::Store {
+        let dir = self.dir.path().join("bot/bots/toy-bot/store");
+        bot_store::Store::open(bot_store::StoreOptions { dir, max_page_count: None }).await.unwrap()
+    }
+
     /// How often the bot's process was started.
     pub(crate) fn starts(&self) -> u32 {
         self.starts
@@ -197,7 +333,50 @@ impl Stage {
     }
 }
 
-fn start(dir: &std::path::Path, amqp_port: u16) -> Child {
+fn wished(id: &str, repository: &str, wish: &str) -> Value {
+    json!({
+        "id": id, "timestamp": now(), "source": "outside", "destination": "*", "type": "repository.pushed",
+        "payload": {"data": {"repository": repository, "url": wish, "ref": "refs/heads/main", "commit": "a".repeat(40)}},
+    })
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str) {
+    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), exchange.into(), "#".into(), options, arguments).await.unwrap();
+}
+
+/// A connection of the admin, and every heartbeat from now on.
+async fn hear_heartbeats(node: &Node) -> (Connection, Arc<Mutex<Vec<Value>>>) {
+    let (admin, password) = (node.admin(), node.admin_password().expose());
+    let url = format!("amqp://{admin}:{password}@127.0.0.1:{}/lota", node.amqp_port());
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("heartbeats".into(), exclusive, FieldTable::default()).await.unwrap();
+    bind(&channel, "heartbeats", "lota.health").await;
+    let heartbeats = Arc::new(Mutex::new(Vec::new()));
+    let ears = heartbeats.clone();
+    listen(&channel, "heartbeats", move |heard| ears.lock().unwrap().push(heard.body)).await;
+    (connection, heartbeats)
+}
+
+async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 'static) {
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut deliveries = channel.basic_consume(queue.into(), "all".into(), options, arguments).await.unwrap();
+    tokio::spawn(async move {
+        while let Some(Ok(delivery)) = deliveries.next().await {
+            let headers = delivery.properties.headers().clone().unwrap_or_default();
+            let traceparent = match headers.inner().get("traceparent") {
+                Some(AMQPValue::LongString(text)) => Some(text.to_string()),
+                _ => None,
+            };
+            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap(), traceparent });
+            let _ = delivery.ack(BasicAckOptions::default()).await;
+        }
+    });
+}
+
+fn start(dir: &std::path::Path, amqp_port: u16, variables: &[(&str, String)]) -> Child {
     fs::create_dir_all(dir).unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = dir.join(name);
@@ -216,6 +395,7 @@ fn start(dir: &std::path::Path, amqp_port: u16) -> Child {
         .env("LOTA_CONFIG", file("toy-bot.yaml", CONFIG))
         .env("LOTA_AMQP_URL", format!("amqp://127.0.0.1:{amqp_port}/lota"))
         .env("LOTA_AMQP_PASSWORD_FILE", file("password", password("toy-bot").expose()))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()

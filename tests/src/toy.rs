@@ -20,7 +20,24 @@ pub struct Config {}
 /// How often an entity was answered.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Count {
-    answers: u32,
+    answers: Answers,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    ballast: String,
+}
+
+/// A number, or what only a newer version of the bot could read.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Answers {
+    Number(u32),
+    #[serde(skip_deserializing)]
+    Newer(String),
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self::Number(0)
+    }
 }
 
 /// See the module.
@@ -48,28 +65,58 @@ impl Bot for ToyBot {
 
     fn on_timer(&self, timer: &TimerDue, _: &mut Count, _: &Meta) -> Outcome<Self> {
         let revision: Revision = serde_json::from_value(timer.data.clone()).map_err(Fail::retry)?;
+        assert!(!revision.repository.starts_with("panics"), "a timer handler that panics");
         Ok(Effects::none().say(started(&revision, "timer")))
+    }
+
+    fn schedule_key(&self, data: &Value) -> Result<String, String> {
+        Revision::deserialize(data).map(|revision| revision.repository).map_err(|e| e.to_string())
+    }
+
+    fn on_schedule(&self, schedule: &TimerDue, _: &mut Count, meta: &Meta) -> Outcome<Self> {
+        let revision = Revision::deserialize(&schedule.data).map_err(Fail::retry)?;
+        Ok(Effects::none().say(started(&revision, &format!("schedule {} in {}", schedule.name, meta.correlation_id))))
     }
 }
 
 impl Handle<RepositoryPushed> for ToyBot {
     fn key(&self, event: &RepositoryPushed) -> String {
+        assert!(event.revision.url != "panic-key", "a key that panics");
         event.revision.repository.clone()
     }
 
+    #[expect(clippy::print_stderr, reason = "so that tests see each call")]
     fn handle(&self, event: RepositoryPushed, state: &mut Count, meta: &Meta) -> Outcome<Self> {
+        eprintln!("asked {} attempt {}", meta.id, meta.attempt);
         let revision = event.revision;
         let (wish, number) = revision.url.split_once(':').unwrap_or((revision.url.as_str(), "0"));
         let number: u32 = number.parse().unwrap_or(0);
-        state.answers += 1;
-        let answer = started(&revision, &format!("attempt {} answer {}", meta.attempt, state.answers));
+        if wish == "ignore" {
+            return Ok(Effects::ignored("asked to"));
+        }
+        let answers = if let Answers::Number(n) = state.answers { n + 1 } else { 1 };
+        state.answers = Answers::Number(answers);
+        let answer = started(&revision, &format!("attempt {} answer {answers}", meta.attempt));
         match wish {
             "retry" if meta.attempt <= number => Err(Fail::retry(anyhow::anyhow!("not before attempt {}", number + 1))),
             // Unix seconds, as a handler remembers nothing of an attempt that failed.
             "later" if meta.now.timestamp() < i64::from(number) => {
                 Err(Fail::Later(Duration::from_secs(1), anyhow::anyhow!("not yet")))
             }
-            "abort" => std::process::abort(),
+            "abort-later" if meta.attempt == 1 => Err(Fail::retry(anyhow::anyhow!("not at once"))),
+            "abort" | "abort-later" => std::process::abort(),
+            "newer" => {
+                state.answers = Answers::Newer("many".to_owned());
+                Ok(Effects::none().say(answer))
+            }
+            "state" => {
+                state.ballast = "x".repeat(number as usize);
+                Ok(Effects::none().say(answer))
+            }
+            "bulk" => {
+                let step = StepResult { name: "x".repeat(number as usize), duration_ms: 0, exit_code: None };
+                Ok(Effects::none().say(BuildCompleted { revision, steps: vec![step], ..BuildCompleted::example() }))
+            }
             "timer" => {
                 let data = serde_json::to_value(&revision).unwrap_or(Value::Null);
                 let after = Duration::from_secs(number.into());
@@ -86,8 +133,11 @@ fn started(revision: &Revision, what: &str) -> BuildStarted {
     BuildStarted { revision: revision.clone(), job_id: what.to_owned(), ..BuildStarted::example() }
 }
 
-/// `play:0` always wants another attempt; `play:2` ends with more than a message holds; `play:1` waits under its first token until it is stopped, and ends under
-/// the next.
+/// - `play:0` always wants another attempt.
+/// - `play:1` waits under its first token until it is stopped, and ends under the next.
+/// - `play:2` ends with more than a message holds.
+/// - `play:3` takes some seconds to stop, and then ends.
+/// - `play:4` fails for good, and panics when it is given up.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Play {
     revision: Revision,
@@ -97,33 +147,39 @@ impl Job for Play {
     type Bot = ToyBot;
     const KIND: &'static str = "play";
 
+    #[expect(clippy::print_stderr, reason = "so that a test knows when")]
     async fn run(&self, _: &ToyBot, cx: &JobCx<ToyBot>) -> Outcome<ToyBot> {
         cx.emit("begun", Effects::none().say(started(&self.revision, &cx.id))).await?;
         if self.revision.url == "play:0" {
             return Err(Fail::retry(anyhow::anyhow!("again")));
         }
         if self.revision.url == "play:2" {
-            let step = StepResult { name: "x".repeat(300_000), duration_ms: 0, exit_code: None };
-            let completed = BuildCompleted { steps: vec![step], ..BuildCompleted::example() };
-            return Ok(Effects::none().say(completed));
+            return Ok(Effects::none().say(self.completed(cx, vec!["x".repeat(300_000)])));
+        }
+        if self.revision.url == "play:3" {
+            cx.cancelled.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            return Ok(Effects::none().say(self.completed(cx, Vec::new())));
+        }
+        if self.revision.url == "play:4" {
+            return Err(Fail::reject(Code::CommandFailed, anyhow::anyhow!("no")));
         }
         let first: Option<i64> = cx.recall("token").await?;
         cx.remember("token", &cx.token).await?;
         let Some(first) = first else {
+            eprintln!("waits under token {}", cx.token);
             cx.cancelled.cancelled().await;
             return Err(Fail::Later(Duration::ZERO, anyhow::anyhow!("stopped")));
         };
         if cx.token <= first {
             return Err(Fail::reject(Code::Rejected, anyhow::anyhow!("token {} after {first}", cx.token)));
         }
-        let step = StepResult { name: format!("attempt {}", cx.attempt), duration_ms: 0, exit_code: Some(0) };
-        let revision = self.revision.clone();
-        let completed =
-            BuildCompleted { revision, job_id: cx.id.clone(), steps: vec![step], ..BuildCompleted::example() };
-        Ok(Effects::none().say(completed))
+        let steps = vec![format!("attempt {}", cx.attempt), format!("token {first}"), format!("token {}", cx.token)];
+        Ok(Effects::none().say(self.completed(cx, steps)))
     }
 
     fn gave_up(&self, _: &ToyBot, end: &GaveUp) -> Effects<ToyBot> {
+        assert!(self.revision.url != "play:4", "last words that panic");
         Effects::none().say(BuildFailed {
             revision: self.revision.clone(),
             job_id: Some(end.job_id.clone()),
@@ -131,5 +187,14 @@ impl Job for Play {
             error: end.error.clone(),
             ..BuildFailed::example()
         })
+    }
+}
+
+impl Play {
+    fn completed(&self, cx: &JobCx<ToyBot>, steps: Vec<String>) -> BuildCompleted {
+        let step = |name| StepResult { name, duration_ms: 0, exit_code: Some(0) };
+        let steps = steps.into_iter().map(step).collect();
+        let revision = self.revision.clone();
+        BuildCompleted { revision, job_id: cx.id.clone(), steps, ..BuildCompleted::example() }
     }
 }

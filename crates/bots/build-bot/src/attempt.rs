@@ -1,24 +1,30 @@
 //! One attempt at one build, in the order in which it happens: source, pipeline, steps, products. `lib.rs` says what
 //! its end means to the fleet.
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bot_clients::{ArchiveError, Kind, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{Pipeline, When},
+    pipeline::{DeployStage, Occasion, Pipeline},
 };
-use bot_pipeline::{End, Folder, Log, Runner, Task};
+use bot_pipeline::{Combination, Folder, Listed, Log};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
 use crate::{
     BuildBot, BuildJob,
+    builds::Product,
+    credential::Credential,
     git::Place,
     mirrors::{FetchError, Wanted},
     products::{ProductError, Products},
     remote::Remote,
+    steps::Variant,
 };
 
 /// A tar.zst.
@@ -29,6 +35,9 @@ const DEPLOY_BYTES_MAX: usize = 64 << 10;
 /// Parts of the log that no step says.
 const FETCH: &str = "fetch";
 const STORE: &str = "store";
+
+/// The source, as it is stored.
+const SOURCE: &str = "source.tar.zst";
 
 /// Why there is no build.
 pub(crate) struct Broken {
@@ -46,11 +55,22 @@ impl Broken {
 
 /// What a build came to.
 pub(crate) struct Built {
-    pub(crate) pipeline: Pipeline,
+    /// Of the pipeline's deploy section what may go on.
+    pub(crate) deploy: BTreeMap<String, DeployStage>,
     pub(crate) source: ObjectRef,
     pub(crate) artifact: ObjectRef,
     pub(crate) keep: Option<ObjectRef>,
     pub(crate) steps: Vec<StepResult>,
+    /// By an earlier job.
+    pub(crate) cached: bool,
+}
+
+/// What is known before the first step.
+struct Prepared {
+    pipeline: Pipeline,
+    products: (Products, Option<Products>),
+    source: ObjectRef,
+    occasion: Occasion,
 }
 
 /// What an attempt works with.
@@ -58,6 +78,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) bot: &'a BuildBot,
     pub(crate) job: &'a BuildJob,
     pub(crate) cx: &'a JobCx<BuildBot>,
+    /// What the repository may have.
+    pub(crate) listed: &'a Listed,
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) folder: &'a Folder,
     /// Of its processes.
@@ -67,16 +89,42 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
-        let (pipeline, products, source) = self.prepare(log).await.map_err(Broken::at(FETCH))?;
-        let steps = self.run_steps(&pipeline, log).await?;
+        let Prepared { pipeline, products, source, occasion } = self.prepare(log).await.map_err(Broken::at(FETCH))?;
+        let (key, known) = self.same_again(&pipeline, &occasion, &source, log).await.map_err(Broken::at(FETCH))?;
+        let cached = known.is_some();
+        let product = match known {
+            Some(product) => product,
+            None => self.build(&pipeline, &products, &occasion, &source, log).await?,
+        };
+        if let Some(key) = key.filter(|_| !cached) {
+            self.keep_product(key, product.clone()).await.map_err(Broken::at(STORE))?;
+        }
+        let deploy = self.deployable(pipeline.deploy, &occasion, log);
+        let Product { artifact, keep, steps, .. } = product;
+        Ok(Built { deploy, source, artifact, keep, steps, cached })
+    }
+
+    async fn build(
+        &self,
+        pipeline: &Pipeline,
+        products: &(Products, Option<Products>),
+        occasion: &Occasion,
+        source: &ObjectRef,
+        log: &Log<'_>,
+    ) -> Result<Product, Broken> {
+        let secrets = self.secrets(pipeline, occasion).map_err(Broken::at(FETCH))?;
+        let variants = self.lay_out(pipeline, self.folder.file(SOURCE)).await.map_err(Broken::at(FETCH))?;
+        let caching = self.restore_caches(pipeline, &variants, source, log).await.map_err(Broken::at(FETCH))?;
+        let steps = self.run_steps(pipeline, &variants, occasion, &secrets, log).await?;
         self.cx.progress(90, "storing the artifacts");
-        let (artifact, keep) = self.store_all(&products, log).await.map_err(Broken::at(STORE))?;
-        Ok(Built { pipeline, source, artifact, keep, steps })
+        let (artifact, keep) = self.store_all(products, &variants, log).await.map_err(Broken::at(STORE))?;
+        self.keep_caches(caching, &variants, log).await.map_err(Broken::at(STORE))?;
+        Ok(Product { job_id: self.cx.id.clone(), artifact, keep, steps })
     }
 
     /// All that comes before the first step.
-    async fn prepare(&self, log: &Log<'_>) -> Result<(Pipeline, (Products, Option<Products>), ObjectRef), Fail> {
-        self.fetch(log).await?;
+    async fn prepare(&self, log: &Log<'_>) -> Result<Prepared, Fail> {
+        let changed = self.fetch(log).await?;
         let source = self.store_source(log).await?;
         let tree = self.folder.tree();
         let (pipeline, origin) = blocking(move || read_pipeline(&tree)).await?.map_err(no_pipeline)?;
@@ -85,32 +133,37 @@ impl Attempt<'_> {
             revision: self.job.revision.clone(),
             job_id: self.cx.id.clone(),
             pipeline: origin.clone(),
-            steps: pipeline.build.steps.iter().map(|step| step.name.clone()).collect(),
+            steps: names_of_runs(&pipeline),
         };
         log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
         self.cx.emit("started", Effects::none().say(started)).await?;
-        Ok((pipeline, products, source))
+        let occasion = Occasion { git_ref: self.job.revision.git_ref.clone(), trigger: self.job.trigger, changed };
+        Ok(Prepared { pipeline, products, source, occasion })
     }
 
     async fn store_all(
         &self,
         (artifacts, keep): &(Products, Option<Products>),
+        variants: &[Variant],
         log: &Log<'_>,
     ) -> Result<(ObjectRef, Option<ObjectRef>), Fail> {
-        let artifact = self.store_products(artifacts, Kind::Artifact, log).await?;
+        let artifact = self.store_products(artifacts, variants, Kind::Artifact, log).await?;
         let keep = match keep {
-            Some(keep) => Some(self.store_products(keep, Kind::Keep, log).await?),
+            Some(keep) => Some(self.store_products(keep, variants, Kind::Keep, log).await?),
             None => None,
         };
         Ok((artifact, keep))
     }
 
-    /// The commit's tree, unpacked.
-    async fn fetch(&self, log: &Log<'_>) -> Result<(), Fail> {
+    /// The commit's tree, unpacked. Says which files it changed.
+    async fn fetch(&self, log: &Log<'_>) -> Result<Result<Vec<String>, String>, Fail> {
         let revision = &self.job.revision;
         log.line(FETCH, &format!("{} {} ({})", revision.repository, revision.commit, revision.git_ref));
         let remote = Remote::parse(&revision.url, self.bot.config.allow_unencrypted);
         let remote = remote.map_err(|why| fail(Code::InvalidField, why))?;
+        let credential = self.listed.credential.as_ref().filter(|_| self.job.bundle.is_none());
+        let credential = credential.map(|name| Credential::find(name, &self.bot.secrets, &remote)).transpose();
+        let credential = credential.map_err(|why| fail(Code::FetchFailed, why))?;
         let bundle = self.get_bundle().await?;
         let (tar, git_home) = ("source.tar", self.folder.git_home());
         let place = Place {
@@ -120,10 +173,18 @@ impl Attempt<'_> {
             label: self.label,
             stop: &self.cx.cancelled,
         };
-        let wanted = Wanted { remote: &remote, revision, bundle: bundle.as_deref(), place, tar };
+        let wanted = Wanted {
+            remote: &remote,
+            credential: credential.as_ref(),
+            revision,
+            bundle: bundle.as_deref(),
+            place,
+            tar,
+            base: self.job.base.as_ref(),
+        };
         let fetched = self.bot.mirrors.fetch(&wanted).await;
         self.go_on()?;
-        fetched.map_err(|e| match e {
+        let changed = fetched.map_err(|e| match e {
             FetchError::Refused(_) => fail(Code::FetchFailed, e),
             FetchError::Later(after, _) => Fail::Later(after, e.into()),
             FetchError::Unreachable(_) | FetchError::Machine(_) => Fail::retry(e),
@@ -137,7 +198,7 @@ impl Attempt<'_> {
         });
         let unpacked = unpacked.await??;
         log.line(FETCH, &format!("{} files and folders, {} bytes", unpacked.entries, unpacked.bytes));
-        Ok(())
+        Ok(changed)
     }
 
     /// Comes with the push where the fleet cannot reach the repository.
@@ -154,10 +215,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Before any step ran, so that it is what was committed and nothing else.
+    /// Before any step ran, so that it is what was committed and nothing else. The archive stays in the folder.
     async fn store_source(&self, log: &Log<'_>) -> Result<ObjectRef, Fail> {
-        let (tree, to, limits) =
-            (self.folder.tree(), self.folder.file("source.tar.zst"), self.bot.config.source_limits());
+        let (tree, to, limits) = (self.folder.tree(), self.folder.file(SOURCE), self.bot.config.source_limits());
         let archive = to.clone();
         let packed = blocking(move || {
             let entries = list_tree(&tree, limits.entries_max)?;
@@ -167,83 +227,58 @@ impl Attempt<'_> {
         self.store(&to, Kind::Source, FETCH, log).await
     }
 
-    async fn run_steps(&self, pipeline: &Pipeline, log: &Log<'_>) -> Result<Vec<StepResult>, Broken> {
-        let runner = Runner {
-            sandbox: self.sandbox,
-            toolchains: &self.bot.toolchains,
-            network: &self.bot.network,
-            folder: self.folder,
-            label: self.label,
-            env: Runner::env_of(&self.job.revision),
-            limits: self.bot.config.step_limits(None),
-            disk_bytes_max: self.bot.config.workspace_mib << 20,
-            stop: &self.cx.cancelled,
-        };
-        let mut results = Vec::new();
-        let count = pipeline.build.steps.len();
-        for (i, step) in pipeline.build.steps.iter().enumerate() {
-            let broken = |fail| Broken { part: step.name.clone(), step: Some(step.name.clone()), fail };
-            self.go_on().map_err(broken)?;
-            let occasion = step.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&self.job.revision.git_ref));
-            if let Err(why) = occasion {
-                log.line(&step.name, &format!("skipped: {why}"));
-                continue;
-            }
-            self.cx.progress((10 + 80 * i / count) as u8, &format!("step {} of {count}: {}", i + 1, step.name));
-            let ran = runner.run(&Task::from(step), |line| log.line(&step.name, line)).await;
-            let ran = ran.map_err(|e| broken(Fail::retry(e)))?;
-            match ran.end.clone() {
-                End::Succeeded => log.forget(&step.name),
-                End::Failed { code, message } => return Err(broken(fail(code, message))),
-                End::Stopped => return Err(broken(stopped())),
-            }
-            results.push(StepResult {
-                name: step.name.clone(),
-                duration_ms: ran.duration_ms(),
-                exit_code: ran.exit_code(),
-            });
-        }
-        Ok(results)
-    }
-
-    async fn store_products(&self, products: &Products, kind: Kind, log: &Log<'_>) -> Result<ObjectRef, Fail> {
+    async fn store_products(
+        &self,
+        products: &Products,
+        variants: &[Variant],
+        kind: Kind,
+        log: &Log<'_>,
+    ) -> Result<ObjectRef, Fail> {
         self.go_on()?;
-        let (tree, to, limits) =
-            (self.folder.tree(), self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
+        let (to, limits) = (self.folder.file(&format!("{kind}.tar.zst")), self.bot.config.artifact_limits());
         let (products, archive) = (products.clone(), to.clone());
-        let packed = blocking(move || products.pack(&tree, &archive, &limits)).await?;
+        let trees = variants.iter().enumerate().map(|(i, variant)| (variant.below(i == 0), variant.folder.tree()));
+        let trees: Vec<(PathBuf, PathBuf)> = trees.collect();
+        let packed = blocking(move || products.pack_all(&trees, &archive, &limits)).await?;
         packed.map_err(|e| match e {
             ProductError::Pattern { .. } => fail(Code::InvalidPipeline, e),
             ProductError::Archive(e) => of_archive(Code::Rejected, "the files that this build produced", e),
         })?;
-        self.store(&to, kind, STORE, log).await
+        let stored = self.store(&to, kind, STORE, log).await?;
+        // It is in the store now, and the disk may be small.
+        tokio::fs::remove_file(to).await.map_err(Fail::retry)?;
+        Ok(stored)
     }
 
     async fn store(&self, file: &Path, kind: Kind, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
         let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
         log.line(part, &format!("{kind}: {}, {} bytes", stored.digest, stored.size));
-        // It is in the store now, and the disk may be small.
-        tokio::fs::remove_file(file).await.map_err(Fail::retry)?;
         Ok(stored)
     }
 
     /// The runtime knows why it has to stop; what is said here only goes to the log.
-    fn go_on(&self) -> Result<(), Fail> {
+    pub(crate) fn go_on(&self) -> Result<(), Fail> {
         if self.cx.cancelled.is_cancelled() { Err(stopped()) } else { Ok(()) }
     }
 }
 
-fn stopped() -> Fail {
+pub(crate) fn stopped() -> Fail {
     Fail::retry(anyhow::anyhow!("told to stop"))
 }
 
+/// The steps' names, for each combination of the matrix.
+fn names_of_runs(pipeline: &Pipeline) -> Vec<String> {
+    let names = |one: &Combination| pipeline.build.steps.iter().map(|step| one.name(&step.name)).collect::<Vec<_>>();
+    Combination::all(&pipeline.build.matrix).iter().flat_map(names).collect()
+}
+
 /// Final: another attempt would come to the same.
-fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
+pub(crate) fn fail(code: Code, why: impl std::fmt::Display) -> Fail {
     Fail::reject(code, anyhow::anyhow!("{why:#}"))
 }
 
 /// Too large and hostile are final; a disk that fails is not.
-fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
+pub(crate) fn of_archive(hostile: Code, what: &str, e: ArchiveError) -> Fail {
     match e {
         ArchiveError::Io { .. } => Fail::retry(e),
         ArchiveError::TooMuch { .. } => fail(Code::LimitExceeded, format!("{what}: {e}")),
@@ -273,31 +308,21 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
 /// that is not held, would show up much later.
 fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
     let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
-    let only_ref = |when: &Option<When>| when.as_ref().is_none_or(|w| w.path.is_empty() && w.event.is_empty());
     for step in &pipeline.build.steps {
-        let used = [
-            ("secrets", !step.secrets.is_empty()),
-            ("services", !step.services.is_empty()),
-            ("image", step.image.is_some()),
-            ("when.path and when.event", !only_ref(&step.when)),
-        ];
+        let used = [("services", !step.services.is_empty()), ("image", step.image.is_some())];
         if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used) {
             return refused(format!("step `{}`: {key}", step.name));
         }
-    }
-    if !pipeline.build.matrix.is_empty() {
-        return refused("build.matrix".to_owned());
     }
     for (name, suite) in &pipeline.test.suites {
         if !suite.secrets.is_empty() || !suite.services.is_empty() {
             return refused(format!("suite `{name}`: secrets and services"));
         }
     }
-    let held = pipeline.deploy.iter().find(|(_, stage)| !only_ref(&stage.when));
-    held.map_or(Ok(()), |(name, _)| refused(format!("deploy.{name}: when.path and when.event")))
+    Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(work).await.map_err(Fail::retry)
 }
 
@@ -309,16 +334,13 @@ mod tests {
     fn what_is_not_run_yet_is_refused_and_never_left_out_in_silence() {
         let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
         for (text, words) in [
-            ("build: {steps: [{name: a, run: x, secrets: [TOKEN]}]}", "step `a`: secrets"),
             ("build: {steps: [{name: a, run: x, image: alpine}]}", "step `a`: image"),
-            ("build: {steps: [{name: a, run: x, when: {path: 'src/**'}}]}", "step `a`: when.path"),
-            ("build: {matrix: {a: [x]}}", "build.matrix"),
             ("test: {suites: {u: {run: x, secrets: [TOKEN]}}}", "suite `u`"),
-            ("deploy: {x: {when: {event: [manual]}}}", "deploy.x"),
         ] {
             assert!(judged(text).unwrap_err().contains(words), "{text}");
         }
-        let good = "build: {steps: [{name: a, run: x, needs: [], when: {branch: main}}], cache: [target]}";
+        let good =
+            "build: {steps: [{name: a, run: x, needs: [], when: {branch: main, path: 'src/**'}}], cache: [target]}";
         assert_eq!(judged(good), Ok(()));
     }
 }

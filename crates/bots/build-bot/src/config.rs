@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Seconds a step may take that does not say its own `timeout`. The whole job ends at `constraints.timeout`.
     pub step_timeout_s: u64,
+    /// Steps of one build that run at a time, where their `needs` allow it. Each has all of the limits below.
+    pub parallel_steps: usize,
     /// Seconds one call of git may take.
     pub fetch_timeout_s: u64,
     /// MiB of memory of a step, all its processes together.
@@ -36,9 +38,19 @@ pub struct Config {
     pub mirror_mib: u64,
     /// Mirrors kept; the one not used for the longest time goes first.
     pub mirrors: usize,
+    /// MiB of what `build.cache` keeps of one repository, packed; the least recently used goes first.
+    pub cache_repository_mib: u64,
+    /// The same of all repositories.
+    pub cache_mib: u64,
+    /// Builds whose products are remembered, so that the same source is not built twice.
+    pub remembered_builds: usize,
     /// Whether `http://` and `git://` are fetched from: anyone on the way can change what is fetched, not its id.
     pub allow_unencrypted: bool,
-    /// Private key for `ssh` remotes, without a passphrase, readable by the bot's user alone.
+    /// Folder with the operator's secrets: a file for each name in `secrets` of repositories.yaml, and below
+    /// `credentials/` one for each `credential` (`token` or `user:token` for https, a private key for ssh). Each is readable
+    /// by the bot's user alone. Absent: `secrets` in the bot's own folder.
+    pub secrets_dir: Option<PathBuf>,
+    /// Private key for `ssh` remotes without a credential of their own, without a passphrase, readable by the bot's user alone.
     pub ssh_key_file: Option<PathBuf>,
     /// Host keys for `ssh` remotes; without it no host is believed.
     pub ssh_known_hosts_file: Option<PathBuf>,
@@ -48,6 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             step_timeout_s: 3600,
+            parallel_steps: 2,
             fetch_timeout_s: 600,
             memory_mib: 4096,
             processes: 512,
@@ -60,7 +73,11 @@ impl Default for Config {
             entries: 200_000,
             mirror_mib: 8192,
             mirrors: 50,
+            cache_repository_mib: 2048,
+            cache_mib: 10_240,
+            remembered_builds: 500,
             allow_unencrypted: false,
+            secrets_dir: None,
             ssh_key_file: None,
             ssh_known_hosts_file: None,
         }
@@ -72,6 +89,7 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let limits = [
             ("step_timeout_s", self.step_timeout_s),
+            ("parallel_steps", self.parallel_steps as u64),
             ("fetch_timeout_s", self.fetch_timeout_s),
             ("memory_mib", self.memory_mib),
             ("processes", u64::from(self.processes)),
@@ -84,6 +102,9 @@ impl Config {
             ("entries", self.entries),
             ("mirror_mib", self.mirror_mib),
             ("mirrors", self.mirrors as u64),
+            ("cache_repository_mib", self.cache_repository_mib),
+            ("cache_mib", self.cache_mib),
+            ("remembered_builds", self.remembered_builds as u64),
         ];
         // The largest that still fits into bytes; nobody means it.
         let wrong_limits = limits.iter().filter(|(_, value)| *value == 0 || *value > u64::MAX >> 20);
@@ -95,6 +116,12 @@ impl Config {
             let file = file.as_ref().filter(|file| !file.is_absolute() || !file.is_file())?;
             Some(format!("settings.{name} is {}: expected the absolute path of a file", file.display()))
         }));
+        wrong.extend(
+            self.secrets_dir
+                .as_ref()
+                .filter(|dir| !dir.is_absolute())
+                .map(|dir| format!("settings.secrets_dir is {}: expected an absolute path", dir.display())),
+        );
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -11,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    credential::Credential,
     remote::{Protocol, Remote},
 };
 
 /// Our own global configuration. `upload-pack` of a local repository reads it too, and nothing given with `-c`:
 /// repositories of other users may be read, and any commit of theirs asked for by its id.
 const CONFIG_TEXT: &str = "[safe]\n\tdirectory = *\n[uploadpack]\n\tallowAnySHA1InWant = true\n";
+
+const GLOBAL_CONFIG: &str = "GIT_CONFIG_GLOBAL";
 
 /// What every call gets.
 const HARDENED: [&str; 13] = [
@@ -41,8 +45,8 @@ const HARDENED: [&str; 13] = [
 pub(crate) struct Git {
     config_file: PathBuf,
     limits: Limits,
-    ssh_files: Vec<PathBuf>,
-    ssh_command: String,
+    ssh_key: Option<PathBuf>,
+    ssh_known_hosts: Option<PathBuf>,
     /// Proxies and certificates of the machine.
     env: BTreeMap<String, String>,
     env_files: Vec<PathBuf>,
@@ -58,6 +62,13 @@ pub(crate) struct Place<'a> {
     pub(crate) home: &'a Path,
     pub(crate) label: &'a str,
     pub(crate) stop: &'a CancellationToken,
+}
+
+impl Place<'_> {
+    /// The same folders as git sees them.
+    pub(crate) fn inside(&self) -> Workspace {
+        self.sandbox.inside(&Workspace { tree: self.repository.to_owned(), home: self.home.to_owned() })
+    }
 }
 
 /// What git answered.
@@ -83,6 +94,8 @@ pub(crate) enum GitError {
     TimedOut { what: String, seconds: u64 },
     #[error("git {what} took more {limit} than allowed; see settings of build-bot.yaml")]
     TooMuch { what: String, limit: &'static str },
+    #[error("the file for git's credential: {0}")]
+    Credential(#[source] std::io::Error),
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
 }
@@ -92,18 +105,11 @@ impl Git {
     pub(crate) fn new(dir: &Path, config: &Config, network: &NetworkEnv) -> anyhow::Result<Self> {
         let config_file = dir.join("gitconfig");
         std::fs::write(&config_file, CONFIG_TEXT).with_context(|| format!("cannot write {}", config_file.display()))?;
-        let files = [&config.ssh_key_file, &config.ssh_known_hosts_file];
-        let shown = |file: &Option<PathBuf>| file.as_ref().map_or("/dev/null".to_owned(), |f| shell_word(f));
-        let ssh_command = format!(
-            "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=20 -o IdentitiesOnly=yes -o IdentityFile={} -o UserKnownHostsFile={}",
-            shown(files[0]),
-            shown(files[1]),
-        );
         Ok(Self {
             config_file,
             limits: config.git_limits(),
-            ssh_files: files.into_iter().flatten().cloned().collect(),
-            ssh_command,
+            ssh_key: config.ssh_key_file.clone(),
+            ssh_known_hosts: config.ssh_known_hosts_file.clone(),
             env: network.variables.clone(),
             env_files: network.files.clone(),
         })
@@ -111,18 +117,25 @@ impl Git {
 
     /// A call that needs nothing outside the repository and `reads`.
     pub(crate) async fn offline(&self, place: Place<'_>, reads: &[PathBuf], args: &[&str]) -> Result<Answer, GitError> {
-        self.call(place, None, reads, args).await
+        self.call(place, None, None, reads, args).await
     }
 
     /// A call that speaks to `remote`, and to no other kind of remote.
-    pub(crate) async fn online(&self, place: Place<'_>, remote: &Remote, args: &[&str]) -> Result<Answer, GitError> {
-        self.call(place, Some(remote.protocol), &remote.local_folders(), args).await
+    pub(crate) async fn online(
+        &self,
+        place: Place<'_>,
+        remote: &Remote,
+        credential: Option<&Credential>,
+        args: &[&str],
+    ) -> Result<Answer, GitError> {
+        self.call(place, Some(remote.protocol), credential, &remote.local_folders(), args).await
     }
 
     async fn call(
         &self,
         place: Place<'_>,
         protocol: Option<Protocol>,
+        credential: Option<&Credential>,
         reads: &[PathBuf],
         args: &[&str],
     ) -> Result<Answer, GitError> {
@@ -130,12 +143,26 @@ impl Git {
         let workspace = Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() };
         let program = Program::Argv(argv(protocol, args));
         let mut command = Command::new(place.label, program, workspace, self.limits.clone());
-        command.env = self.environment(protocol);
+        let ssh_key = match credential {
+            Some(Credential::Key(file)) => Some(file),
+            _ => self.ssh_key.as_ref(),
+        };
+        command.env = self.environment(protocol, ssh_key);
+        // Until git has ended.
+        let config_file = credential.map(|known| known.write_config(CONFIG_TEXT, place.home)).transpose();
+        let config_file = config_file.map_err(GitError::Credential)?.flatten();
+        if let Some(file) = &config_file {
+            let shown = file.inside(&place.inside().home).display().to_string();
+            command.env.insert(GLOBAL_CONFIG.to_owned(), shown);
+        }
+        if let Some(redactor) = credential.and_then(Credential::redactor).cloned() {
+            command.redact = Some(Arc::new(move |line| redactor.clean(line)));
+        }
         command.read_only = reads.to_vec();
         command.read_only.push(self.config_file.clone());
         command.network = protocol.is_some_and(|p| p != Protocol::File);
         if command.network {
-            command.read_only.extend(self.env_files.iter().chain(&self.ssh_files).cloned());
+            command.read_only.extend(self.env_files.iter().chain(ssh_key).chain(&self.ssh_known_hosts).cloned());
         }
         command.cancel = place.stop.clone();
         let outcome = place.sandbox.run(command).await?;
@@ -155,22 +182,31 @@ impl Git {
         }
     }
 
-    fn environment(&self, protocol: Option<Protocol>) -> BTreeMap<String, String> {
+    fn environment(&self, protocol: Option<Protocol>, ssh_key: Option<&PathBuf>) -> BTreeMap<String, String> {
         let mut env = self.env.clone();
         let own = [
             ("GIT_CONFIG_NOSYSTEM", "1".to_owned()),
-            ("GIT_CONFIG_GLOBAL", self.config_file.display().to_string()),
+            (GLOBAL_CONFIG, self.config_file.display().to_string()),
             ("GIT_TERMINAL_PROMPT", "0".to_owned()),
             ("GIT_ASKPASS", "/bin/false".to_owned()),
             ("GIT_NO_LAZY_FETCH", "1".to_owned()),
             ("GIT_NO_REPLACE_OBJECTS", "1".to_owned()),
             ("GIT_ALLOW_PROTOCOL", protocol.map_or("none", Protocol::as_str).to_owned()),
-            ("GIT_SSH_COMMAND", self.ssh_command.clone()),
+            ("GIT_SSH_COMMAND", ssh_command(ssh_key, self.ssh_known_hosts.as_ref())),
             ("GIT_SSH_VARIANT", "ssh".to_owned()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         env
     }
+}
+
+fn ssh_command(key: Option<&PathBuf>, known_hosts: Option<&PathBuf>) -> String {
+    let shown = |file: Option<&PathBuf>| file.map_or("/dev/null".to_owned(), |file| shell_word(file));
+    format!(
+        "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=20 -o IdentitiesOnly=yes -o IdentityFile={} -o UserKnownHostsFile={}",
+        shown(key),
+        shown(known_hosts),
+    )
 }
 
 fn argv(protocol: Option<Protocol>, args: &[&str]) -> Vec<String> {
@@ -190,6 +226,16 @@ fn shell_word(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ssh_believes_no_host_and_offers_no_key_but_those_named() {
+        let command = ssh_command(Some(&"/etc/l'ota/key".into()), None);
+        assert!(
+            command.contains(r"IdentityFile='/etc/l'\''ota/key' ") && command.contains("-F /dev/null"),
+            "{command}"
+        );
+        assert!(command.ends_with("UserKnownHostsFile=/dev/null"), "{command}");
+    }
 
     #[test]
     fn only_the_protocol_of_the_remote_is_allowed() {

@@ -8,16 +8,23 @@
 //! attempts. A missing commit, a wrong pipeline file, a failing step, a limit that was reached are final. Whatever
 //! happened, the log up to there is stored and named by `build.failed`.
 //!
-//! The commit's own code runs only in the sandbox, in a folder of the job. Secrets it has none to give.
+//! The commit's own code runs only in the sandbox, in a folder of the job, and gets only those secrets that a step names
+//! and that the operator lists for its repository.
 mod attempt;
+mod builds;
+mod cache;
+mod changed;
 mod config;
+mod credential;
+mod files;
 mod git;
 mod last_words;
 mod machine;
 mod mirrors;
 mod products;
 mod remote;
-mod repositories;
+mod reuse;
+mod steps;
 
 use std::{
     collections::BTreeMap,
@@ -31,20 +38,22 @@ use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outc
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
+    pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Log};
+use bot_pipeline::{Folder, Log, Repositories, SecretsDir};
 use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use crate::{
     attempt::{Attempt, Broken},
+    builds::Builds,
+    cache::Caches,
     git::Git,
     last_words::{LastWords, Remembered},
     mirrors::Mirrors,
     remote::{Remote, ref_fits},
-    repositories::Repositories,
 };
 
 pub use crate::config::Config;
@@ -54,8 +63,11 @@ pub struct BuildBot {
     config: Config,
     tools: Tools,
     repositories: Repositories,
+    secrets: SecretsDir,
     objects: Objects,
     mirrors: Mirrors,
+    caches: Arc<Caches>,
+    builds: Builds,
     toolchains: Toolchains,
     network: NetworkEnv,
     /// Found out once something has to run.
@@ -82,7 +94,13 @@ impl Bot for BuildBot {
 
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
-        let repositories = Repositories::read(&tools.config_dir)?;
+        let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
+        let missing: Vec<String> = repositories
+            .credentials()
+            .filter_map(|name| secrets.credential_file(name).err().map(|e| format!("credential `{name}`: {e}")))
+            .collect();
+        anyhow::ensure!(missing.is_empty(), "repositories.yaml: {}", missing.join("; "));
         let objects = Objects::open(&tools.objects)?;
         // Nothing of an earlier process is of use: its jobs begin anew.
         let leftovers = bot_clients::remove_tree(&work_dir(&tools));
@@ -95,12 +113,19 @@ impl Bot for BuildBot {
         let git = Git::new(&tools.dir, &config, &network)?;
         Ok(Self {
             mirrors: Mirrors::new(mirrors, git, config.mirror_mib << 20, config.mirrors, tools.clone()),
+            builds: Builds::new(tools.subdir("builds"), config.remembered_builds),
+            caches: Arc::new(Caches::new(
+                tools.subdir("cache"),
+                config.cache_repository_mib << 20,
+                config.cache_mib << 20,
+            )),
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
             last_words: Remembered::default(),
             config,
             tools,
             repositories,
+            secrets,
             objects,
             network,
         })
@@ -121,19 +146,22 @@ impl Handle<RepositoryPushed> for BuildBot {
     }
 
     fn handle(&self, push: RepositoryPushed, state: &mut Option<Pushes>, meta: &Meta) -> Outcome<Self> {
-        let RepositoryPushed { mut revision, bundle, .. } = push;
+        let RepositoryPushed { mut revision, bundle, before, event, .. } = push;
         if means_deleted(&revision.commit) {
             return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
         let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
         let judged = match form {
             Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
+            Ok(()) => self.repositories.judge(&revision).map(drop).map_err(|why| (Code::PermissionDenied, why)),
         };
         let Err((code, why)) = judged else {
             let key = revision.repository.clone();
-            revision.sequence = Some(state.get_or_insert_default().number(&revision, meta.now.timestamp_millis()));
-            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle }));
+            let pushes = state.get_or_insert_default();
+            let base = pushes.base(&revision, before);
+            revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
+            let trigger = event.unwrap_or_default();
+            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle, base, trigger }));
         };
         Ok(Effects::none().note(why.clone()).say(BuildFailed {
             revision,
@@ -151,23 +179,53 @@ impl Handle<RepositoryPushed> for BuildBot {
 /// The refs of a repository whose latest push is remembered.
 const REFS_MAX: usize = 1000;
 
-/// The latest push of each ref of one repository, by its number.
+/// The latest push of each ref of one repository.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pushes(BTreeMap<String, u64>);
+pub struct Pushes(BTreeMap<String, Latest>);
+
+/// The latest push of a ref.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Latest {
+    Push {
+        number: u64,
+        commit: CommitId,
+    },
+    /// Of a version that kept the number alone.
+    Number(u64),
+}
+
+impl Latest {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Push { number, .. } | Self::Number(number) => *number,
+        }
+    }
+}
 
 impl Pushes {
+    /// The commit to compare a push with: what the forge says the ref pointed to before, else what was pushed to it
+    /// last. None for the same commit again, which would have changed nothing.
+    fn base(&self, revision: &Revision, before: Option<CommitId>) -> Option<CommitId> {
+        let last = || match self.0.get(&revision.git_ref) {
+            Some(Latest::Push { commit, .. }) => Some(commit.clone()),
+            _ => None,
+        };
+        before.filter(|commit| !means_deleted(commit)).or_else(last).filter(|commit| *commit != revision.commit)
+    }
+
     /// The number of a push. It is the time, or one more than the latest push has: so numbers go on rising where the
     /// clock went back, and where this memory was lost. A number of before that the push repeats (it is built again)
     /// stays what it was.
     fn number(&mut self, revision: &Revision, now_ms: i64) -> u64 {
-        let latest = self.0.get(&revision.git_ref).copied().unwrap_or(0);
+        let latest = self.0.get(&revision.git_ref).map_or(0, Latest::number);
         if let Some(given) = revision.sequence.filter(|given| *given <= latest) {
             return given;
         }
         let number = u64::try_from(now_ms).unwrap_or(0).max(latest + 1);
-        self.0.insert(revision.git_ref.clone(), number);
+        self.0.insert(revision.git_ref.clone(), Latest::Push { number, commit: revision.commit.clone() });
         if self.0.len() > REFS_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, number)| **number).map(|(name, _)| name.clone())
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, latest)| latest.number()).map(|(name, _)| name.clone())
         {
             self.0.remove(&oldest);
         }
@@ -182,6 +240,12 @@ pub struct BuildJob {
     pub revision: Revision,
     /// A git bundle that holds it, where the repository itself cannot be reached.
     pub bundle: Option<ObjectRef>,
+    /// What the ref pointed to before, where that is known.
+    #[serde(default)]
+    pub base: Option<CommitId>,
+    /// What led to it.
+    #[serde(default)]
+    pub trigger: Trigger,
 }
 
 impl Job for BuildJob {
@@ -189,6 +253,9 @@ impl Job for BuildJob {
     const KIND: &'static str = "build";
 
     async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
+        // Again, as the list may be another since the push was heard.
+        let listed = bot.repositories.judge(&self.revision);
+        let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
@@ -198,7 +265,7 @@ impl Job for BuildJob {
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let log = Log::create(&log_file, bot.config.output_mib << 20, &live).map_err(Fail::retry)?;
-        let attempt = Attempt { bot, job: self, cx, sandbox, folder: &folder, label: &label };
+        let attempt = Attempt { bot, job: self, cx, listed, sandbox, folder: &folder, label: &label };
         let ended = attempt.run(&log).await;
         let tail = ended.as_ref().err().map(|broken| {
             log.line(&broken.part, &broken.fail.message());
@@ -217,7 +284,8 @@ impl Job for BuildJob {
                 keep: built.keep,
                 log: stored.map_err(Fail::retry)?,
                 steps: built.steps,
-                deploy: built.pipeline.deploy,
+                cached: built.cached,
+                deploy: built.deploy,
                 duration_ms: cx.duration_ms(),
             })),
             Err(Broken { step, fail, .. }) => {
@@ -328,7 +396,7 @@ mod tests {
     fn a_push_to_a_listed_repository_starts_a_job() {
         let (mut push, effects, _) = handled(|_| {});
         push.revision.sequence = Some(7000);
-        let job = BuildJob { revision: push.revision, bundle: None };
+        let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push };
         assert_eq!(effects, Effects::none().start("shop/api", &job));
     }
 
@@ -346,6 +414,23 @@ mod tests {
             pushes.number(&Revision { git_ref: format!("refs/heads/{number}"), ..main.clone() }, number + 30);
         }
         assert_eq!(pushes.0.len(), REFS_MAX);
+    }
+
+    #[test]
+    fn a_push_is_compared_with_what_the_ref_pointed_to_before() {
+        let commit = |c: &str| c.repeat(40).parse::<CommitId>().unwrap();
+        let main = |c: &str| Revision { commit: commit(c), ..Revision::example() };
+        let mut pushes = Pushes::default();
+        assert_eq!(pushes.base(&main("a"), None), None);
+        pushes.number(&main("a"), 5);
+        assert_eq!(pushes.base(&main("b"), None), Some(commit("a")));
+        assert_eq!(pushes.base(&main("b"), Some(commit("c"))), Some(commit("c")), "the forge knows better");
+        assert_eq!(pushes.base(&main("b"), Some(commit("0"))), Some(commit("a")));
+        assert_eq!(pushes.base(&main("a"), None), None, "the same commit again");
+        let old: Pushes = serde_json::from_str("{\"refs/heads/main\": 7}").unwrap();
+        assert_eq!(old.base(&main("a"), None), None);
+        let kept: Pushes = serde_json::from_value(serde_json::to_value(&pushes).unwrap()).unwrap();
+        assert_eq!(kept, pushes);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use bot_pipeline::{remove_tree, size_of};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    changed::changed,
+    credential::Credential,
     git::{Answer, Git, GitError, Place},
     remote::Remote,
 };
@@ -47,7 +49,7 @@ impl From<GitError> for FetchError {
         match e {
             GitError::TimedOut { .. } => Self::Unreachable(e.to_string()),
             GitError::TooMuch { .. } => Self::Refused(e.to_string()),
-            GitError::Stopped | GitError::Sandbox(_) => Self::Machine(e.to_string()),
+            GitError::Stopped | GitError::Credential(_) | GitError::Sandbox(_) => Self::Machine(e.to_string()),
         }
     }
 }
@@ -55,6 +57,7 @@ impl From<GitError> for FetchError {
 /// One commit, wanted by one job.
 pub(crate) struct Wanted<'a> {
     pub(crate) remote: &'a Remote,
+    pub(crate) credential: Option<&'a Credential>,
     pub(crate) revision: &'a Revision,
     /// A bundle file that holds it; then the remote is not asked.
     pub(crate) bundle: Option<&'a Path>,
@@ -62,6 +65,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) place: Place<'a>,
     /// File name of the tar in the job's git home.
     pub(crate) tar: &'a str,
+    /// What the ref pointed to before, where that is known.
+    pub(crate) base: Option<&'a CommitId>,
 }
 
 /// All mirrors of this bot.
@@ -81,8 +86,9 @@ impl Mirrors {
         Self { dir, git, bytes_max, count_max, tools, locks: Mutex::default(), breakers: Mutex::default() }
     }
 
-    /// Fetches the commit where the mirror lacks it, and writes its tree. One job at a time per mirror.
-    pub(crate) async fn fetch(&self, wanted: &Wanted<'_>) -> Result<(), FetchError> {
+    /// Fetches the commit where the mirror lacks it, and writes its tree. One job at a time per mirror. Says which files
+    /// it changed, or why that is not known.
+    pub(crate) async fn fetch(&self, wanted: &Wanted<'_>) -> Result<Result<Vec<String>, String>, FetchError> {
         let mirror = self.dir.join(name_of(wanted.remote, &wanted.revision.commit));
         let lock = self.lock_of(&mirror);
         let _one_at_a_time = lock.lock().await;
@@ -91,6 +97,7 @@ impl Mirrors {
         }
         let place = Place { repository: &mirror, ..wanted.place };
         // A damaged mirror cannot be told from an odd server by what git says, so any other failure gets a new one.
+        let mut changed = Err("it was not looked at".to_owned());
         for is_last in [false, true] {
             let fetched = self.fetch_into(wanted, place).await;
             match fetched {
@@ -100,7 +107,10 @@ impl Mirrors {
                     remove_tree(&mirror).await.map_err(|e| machine(&e))?;
                 }
                 Err(Trouble::Told(e)) => return Err(e),
-                Ok(()) => break,
+                Ok(files) => {
+                    changed = files;
+                    break;
+                }
             }
         }
         std::fs::write(mirror.join(USED), "").map_err(|e| machine(&e))?;
@@ -109,10 +119,10 @@ impl Mirrors {
             tracing::warn!(mirror = %mirror.display(), size, "larger than settings.mirror_mib: removed");
             remove_tree(&mirror).await.map_err(|e| machine(&e))?;
         }
-        Ok(())
+        Ok(changed)
     }
 
-    async fn fetch_into(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<(), Trouble> {
+    async fn fetch_into(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<Result<Vec<String>, String>, Trouble> {
         let commit = wanted.revision.commit.as_str();
         self.prepare(place, commit.len() == 64).await?;
         if !self.has(place, commit).await? {
@@ -124,11 +134,9 @@ impl Mirrors {
         // With a ref it stays, and the next fetch need not send what it shares.
         let kept = format!("refs/lota/commits/{commit}");
         self.must(place, &["update-ref", &kept, commit]).await?;
-        let home = place
-            .sandbox
-            .inside(&bot_sandbox::Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() });
-        let output = format!("--output={}", home.home.join(wanted.tar).display());
-        self.must(place, &["archive", "--format=tar", &output, commit]).await
+        let output = format!("--output={}", place.inside().home.join(wanted.tar).display());
+        self.must(place, &["archive", "--format=tar", &output, commit]).await?;
+        Ok(changed(&self.git, place, &wanted.revision.commit, wanted.base).await?)
     }
 
     /// An empty mirror, where there is none or a half-made one.
@@ -204,7 +212,7 @@ impl Mirrors {
             return Err(FetchError::Refused(why).into());
         }
         let by_id = format!("+{commit}:refs/lota/commits/{commit}");
-        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_id)).await?;
+        let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_id)).await?;
         if answer.is_yes && self.has(place, commit).await? {
             return Ok(());
         }
@@ -212,7 +220,7 @@ impl Mirrors {
             return Err(trouble(url, &answer));
         }
         let by_ref = format!("+{git_ref}:refs/lota/fetched");
-        let answer = self.git.online(place, wanted.remote, &fetch_args(url, &by_ref)).await?;
+        let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_ref)).await?;
         if !answer.is_yes && is_unknown_ref(&answer) {
             let why = format!("commit {commit} is not in {url}, and neither is {git_ref}: push it again");
             return Err(FetchError::Refused(why).into());
@@ -318,6 +326,11 @@ fn trouble(url: &str, answer: &Answer) -> Trouble {
         "could not read username",
         "permission denied",
         "host key verification failed",
+        // With a credential no redirect is followed: the URL has to be the right one.
+        "error: 301",
+        "error: 302",
+        "error: 307",
+        "error: 308",
         "error: 401",
         "error: 403",
         "not found",
@@ -376,6 +389,7 @@ mod tests {
             ("fatal: unable to access 'https://h/a/': Could not resolve host: h", "unreachable"),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503", "unreachable"),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 403", "refused"),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 301", "refused"),
             ("remote: Repository not found.", "refused"),
             ("fatal: '/x' does not appear to be a git repository", "refused"),
             ("ssh: connect to host h port 22: Connection refused", "unreachable"),

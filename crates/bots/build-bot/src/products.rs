@@ -2,7 +2,7 @@
 //! so nothing is followed out of it.
 use std::path::{Path, PathBuf};
 
-use bot_clients::{ArchiveError, ArchiveLimits, Packed, list_tree, pack};
+use bot_clients::{ArchiveError, ArchiveLimits, Packed, Part, Times, list_tree, pack_parts};
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Files looked at in a workspace; what a build may pack of them is limited by `settings.entries`.
@@ -48,10 +48,19 @@ impl Products {
         Ok(Self { section, patterns })
     }
 
-    /// Packs what the patterns name below `tree` into `to`. Synchronous.
-    pub(crate) fn pack(&self, tree: &Path, to: &Path, limits: &ArchiveLimits) -> Result<Packed, ProductError> {
-        let entries = self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?)?;
-        Ok(pack(tree, &entries, to, limits)?)
+    /// Packs what the patterns name in each of these trees into `to`: where its files lie in the archive, and where they
+    /// lie now. Synchronous.
+    pub(crate) fn pack_all(
+        &self,
+        trees: &[(PathBuf, PathBuf)],
+        to: &Path,
+        limits: &ArchiveLimits,
+    ) -> Result<Packed, ProductError> {
+        let choose = |(_, tree): &(PathBuf, PathBuf)| self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?);
+        let chosen = trees.iter().map(choose).collect::<Result<Vec<_>, _>>()?;
+        let parts = trees.iter().zip(&chosen).map(|((below, root), entries)| Part { below, root, entries });
+        let parts: Vec<Part<'_>> = parts.collect();
+        Ok(pack_parts(&parts, to, limits, Times::Zero)?)
     }
 
     /// Every pattern has to name something: one that names nothing is a mistake that would show up much later.

@@ -92,6 +92,19 @@ impl Remote {
         Ok(Self { protocol: Protocol::Ssh, location: url.to_owned(), host: Some(host) })
     }
 
+    /// `https://host:port/`, without a user.
+    pub(crate) fn server(&self) -> Option<String> {
+        let (scheme, rest) = self.location.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        Some(format!("{scheme}://{host}/"))
+    }
+
+    /// What is sent there does not leave it.
+    pub(crate) fn is_this_machine(&self) -> bool {
+        self.host.as_deref().is_some_and(|host| matches!(host, "127.0.0.1" | "[::1]" | "localhost"))
+    }
+
     /// For a local path: every folder git reads for it, so that it can be shown to a sandboxed git. Besides the folder
     /// itself these are the repository a linked worktree belongs to, and what objects are borrowed from.
     pub(crate) fn local_folders(&self) -> Vec<PathBuf> {

@@ -7,9 +7,10 @@ use bot_core::{Effect, Fail, Stop};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildCompleted, BuildFailed},
+    pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use build_bot::Config;
+use build_bot::{BuildJob, Config};
 use fixture::{Fleet, Repository};
 
 const PIPELINE: &str = r#"version: 1
@@ -65,7 +66,8 @@ async fn the_same_commit_twice_is_the_same_artifact() {
     let first: BuildCompleted = fleet.run(&repository.revision(&commit)).await.only_event("build.completed");
     // The mirror has it: the repository may even be away.
     std::fs::remove_dir_all(repository.path()).unwrap();
-    let second: BuildCompleted = fleet.run(&repository.revision(&commit)).await.only_event("build.completed");
+    let second: BuildCompleted = fleet.run_anew(&repository.revision(&commit)).await.only_event("build.completed");
+    assert!(!second.cached);
     assert_eq!((first.artifact, first.source, first.keep), (second.artifact, second.source, second.keep));
 }
 
@@ -269,6 +271,28 @@ async fn limits_end_a_step() {
 }
 
 #[tokio::test]
+async fn steps_that_will_not_end_or_take_too_much_are_killed_and_the_next_build_is_well() {
+    let fleet = Fleet::with(Config { memory_mib: 256, workspace_mib: 64, ..Config::default() });
+    let repository = Repository::new();
+    for (run, code, want) in [
+        ("trap '' TERM; while true; do sleep 0.1; done", Code::TimedOut, "did not end within 2 s"),
+        ("trap '' TERM; (trap '' TERM; setsid sleep 3600) & wait", Code::TimedOut, "did not end within 2 s"),
+        ("head -c 1000m /dev/zero | tail", Code::LimitExceeded, "256 MiB of memory"),
+        ("head -c 100m /dev/zero > fill; sleep 3600", Code::LimitExceeded, "filled the disk"),
+    ] {
+        let timeout = if code == Code::TimedOut { "2s" } else { "2m" };
+        let step = format!("{{name: a, run: \"{run}\", timeout: {timeout}}}");
+        repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{step}]}}\n"));
+        let run = fleet.run(&repository.revision(&repository.commit())).await;
+        assert!(run.rejected() == code && run.message().contains(want), "{}", run.message());
+        assert!(fleet.work_is_empty());
+    }
+    repository.write(".lotabots.yaml", "version: 1\nbuild: {steps: [{name: a, run: echo well}]}\n");
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let _: BuildCompleted = run.only_event("build.completed");
+}
+
+#[tokio::test]
 async fn a_job_that_has_to_stop_stops_at_once_and_keeps_its_log() {
     let (fleet, repository) = (Fleet::new(), Repository::new());
     repository.write(".lotabots.yaml", "version: 1\nbuild: {steps: [{name: long, run: \"echo begun; sleep 600\"}]}\n");
@@ -324,10 +348,10 @@ async fn two_jobs_of_one_repository_at_a_time() {
 #[test]
 fn a_job_reads_back_as_it_was_stored() {
     let push = <RepositoryPushed as bot_messages::Event>::example();
-    let job = build_bot::BuildJob { revision: push.revision, bundle: push.bundle };
+    let job = BuildJob { revision: push.revision, bundle: push.bundle, base: push.before, trigger: Trigger::Manual };
     let effects = bot_core::Effects::<build_bot::BuildBot>::none().start("shop/api", &job);
     let Effect::Start { payload, .. } = &effects.list[0] else { panic!() };
-    assert_eq!(serde_json::from_value::<build_bot::BuildJob>(payload.clone()).unwrap(), job);
+    assert_eq!(serde_json::from_value::<BuildJob>(payload.clone()).unwrap(), job);
 }
 
 #[tokio::test]
@@ -342,4 +366,214 @@ async fn a_step_for_another_branch_is_skipped_and_says_why() {
     assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["compile"]);
     let log = fleet.text(&done.log).await;
     assert!(log.contains("[publish] skipped: only for branch release/*, and this is refs/heads/main"), "{log}");
+}
+
+#[tokio::test]
+async fn steps_that_need_nothing_of_each_other_run_side_by_side() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    // Each waits for what the other writes: one after the other, neither would end.
+    let meet = |own: &str, other: &str| {
+        format!(
+            "{{name: {own}, needs: [], timeout: 60s, run: \"touch {own}.here; until [ -e {other}.here ]; do sleep 0.05; done; echo met\"}}"
+        )
+    };
+    let last = "{name: last, needs: [left, right], run: ls *.here}";
+    let steps = [meet("left", "right"), meet("right", "left"), last.to_owned()].join(", ");
+    repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{steps}]}}\n"));
+    let done: BuildCompleted =
+        fleet.run(&repository.revision(&repository.commit())).await.only_event("build.completed");
+    assert_eq!(done.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["left", "right", "last"]);
+    let log = fleet.text(&done.log).await;
+    for line in ["[left] met\n", "[right] met\n", "[last] left.here\n[last] right.here\n"] {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_step_that_fails_ends_the_others_and_is_the_one_named() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  steps:\n    - {name: long, run: \"touch begun; sleep 600\"}\n    - {name: bad, needs: [], run: \"until [ -e begun ]; do sleep 0.05; done; echo oh; exit 3\"}\n    - {name: never, needs: [], run: echo ran}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert_eq!(run.rejected(), Code::CommandFailed);
+    let failed: BuildFailed = run.gave_up(&fleet);
+    assert_eq!(failed.step.as_deref(), Some("bad"));
+    assert!(failed.error.message.contains("step `bad` ended with exit code 3"), "{}", failed.error.message);
+    let log = fleet.text(&failed.log.unwrap()).await;
+    assert!(log.contains("[long] ended, because `bad` failed") && !log.contains("[never]"), "{log}");
+    assert!(fleet.work_is_empty());
+}
+
+#[tokio::test]
+async fn steps_and_deployments_follow_what_changed_and_what_led_to_it() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    let text = "version: 1\nbuild:\n  steps:\n    - {name: docs, run: echo docs, when: {path: 'docs/**'}}\n    - {name: code, run: echo code, when: {path: [src/**, '*.toml']}}\n    - {name: nightly, run: echo nightly, when: {event: [schedule]}}\ndeploy:\n  site: {when: {path: 'docs/**'}}\n  app: {when: {branch: main, event: [push]}}\n";
+    repository.write(".lotabots.yaml", text);
+    repository.write("src/a", "1");
+    let first = repository.commit();
+    repository.write("docs/a", "1");
+    let second = repository.commit();
+    repository.write("src/b", "1");
+    let third = repository.commit();
+    let built = async |commit: &str, base: Option<&str>, trigger| {
+        let base = base.map(|base| base.parse().unwrap());
+        let job = BuildJob { revision: repository.revision(commit), bundle: None, base, trigger };
+        let done: BuildCompleted = fleet.run_as(job).await.only_event("build.completed");
+        let steps: Vec<String> = done.steps.iter().map(|step| step.name.clone()).collect();
+        let stages: Vec<String> = done.deploy.keys().cloned().collect();
+        (steps.join(" "), stages.join(" "), fleet.text(&done.log).await)
+    };
+    // A first commit changes all it has; another is compared with its parent, or with what came before.
+    let (steps, stages, log) = built(&first, None, Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("code", "app"));
+    assert!(log.contains("[docs] skipped: only where docs/** changed, and none of 2 changed files is"), "{log}");
+    assert!(log.contains("[nightly] skipped: only for event schedule, and this is push"), "{log}");
+    assert!(log.contains("[deploy] site is left out: only where docs/** changed"), "{log}");
+    let (steps, stages, _) = built(&second, None, Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs", "app site"));
+    let (steps, stages, _) = built(&third, Some(&first), Trigger::Schedule).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs code nightly", "site"));
+    let (steps, stages, log) = built(&third, Some(&"ab".repeat(20)), Trigger::Push).await;
+    assert_eq!((steps.as_str(), stages.as_str()), ("docs code", "app site"));
+    assert!(log.contains("[docs] runs: which files changed is not known: commit abab"), "{log}");
+}
+
+#[tokio::test]
+async fn a_matrix_is_built_once_for_each_combination_in_a_tree_of_its_own() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild:\n  matrix: {libc: [gnu, musl], opt: ['0', '3']}\n  steps:\n    - {name: compile, run: 'test ! -e made; test ! -e ~/made; touch made ~/made; echo $MATRIX_LIBC $MATRIX_OPT > app'}\n    - {name: look, run: cat app src}\n  artifacts: [app]\n  keep: [src]\n",
+    );
+    repository.write("src", "source\n");
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    let done: BuildCompleted = run.only_event("build.completed");
+    let names: Vec<&str> = done.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names.len(), 8);
+    assert_eq!(names[..3], ["compile (gnu, 0)", "look (gnu, 0)", "compile (gnu, 3)"]);
+    let artifact = fleet.unpack(&done.artifact).await;
+    let files: Vec<(&str, &str)> = artifact.iter().map(|(name, text)| (name.as_str(), text.trim())).collect();
+    let want = [
+        ("app", "gnu 0"),
+        ("matrix/gnu/3/app", "gnu 3"),
+        ("matrix/musl/0/app", "musl 0"),
+        ("matrix/musl/3/app", "musl 3"),
+    ];
+    assert_eq!(files, want);
+    assert!(fleet.unpack(&done.keep.unwrap()).await.contains_key("matrix/musl/3/src"));
+    let log = fleet.text(&done.log).await;
+    assert!(log.contains("[look (musl, 3)] musl 3\n[look (musl, 3)] source\n"), "{log}");
+    assert!(fleet.work_is_empty());
+}
+
+#[tokio::test]
+async fn a_matrix_fails_with_the_combination_that_failed() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    let steps = "steps: [{name: a, run: 'test $MATRIX_V != two'}], artifacts: [matrix]";
+    repository.write(".lotabots.yaml", &format!("version: 1\nbuild: {{matrix: {{v: [one, two]}}, {steps}}}\n"));
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert_eq!(run.gave_up::<BuildFailed>(&fleet).step.as_deref(), Some("a (two)"));
+    assert!(run.message().contains("step `a (two)` ended with exit code 1"), "{}", run.message());
+    // What would lie at one path twice is said, and not lost.
+    repository.write("matrix/three/matrix/x", "");
+    repository.write("matrix/x", "");
+    repository.write(
+        ".lotabots.yaml",
+        "version: 1\nbuild: {matrix: {v: [one, three]}, steps: [{name: a, run: 'true'}], artifacts: [matrix]}\n",
+    );
+    let run = fleet.run(&repository.revision(&repository.commit())).await;
+    assert!(run.rejected() == Code::Rejected && run.message().contains("twice"), "{}", run.message());
+}
+
+#[tokio::test]
+async fn cached_paths_come_back_until_lock_files_change_and_forks_share_none() {
+    let fleet =
+        Fleet::listing("- {match: '**/fork', trust: fork}\n- {match: '**', trust: own}", &[], Config::default());
+    let repository = Repository::new();
+    let text = "version: 1\nbuild:\n  steps:\n    - {name: fill, run: 'mkdir -p target ~/.store; echo x >> target/n; echo y >> ~/.store/n; cat target/n ~/.store/n | tr -d \"\\n\"; exit $(cat code)'}\n  cache: [target, ~/.store]\n";
+    repository.write(".lotabots.yaml", text);
+    repository.write("code", "0");
+    repository.write("Cargo.lock", "1");
+    let first = repository.commit();
+    let log = async |commit: &str, url: Option<String>| {
+        let mut revision = repository.revision(commit);
+        revision.url = url.unwrap_or(revision.url);
+        fleet.run_anew(&revision).await.record.lines().join("\n")
+    };
+    let cold = log(&first, None).await;
+    assert!(cold.contains("[cache] nothing was kept") && cold.contains("[fill] xy\n"), "{cold}");
+    assert!(cold.contains("[cache] 2 files kept"), "{cold}");
+    let warm = log(&first, None).await;
+    assert!(warm.contains("[cache] 2 files of a build with the same lock files") && warm.contains("[fill] xxyy\n"));
+    assert!(!warm.contains("files kept"), "it is there already: {warm}");
+    repository.write("Cargo.lock", "2");
+    repository.write("code", "1");
+    let failing = log(&repository.commit(), None).await;
+    assert!(failing.contains("with other lock files") && !failing.contains("files kept"), "{failing}");
+    repository.write("code", "0");
+    let second = repository.commit();
+    let other = log(&second, None).await;
+    assert!(other.contains("[fill] xxyy\n") && other.contains("[cache] 2 files kept"), "{other}");
+    let fork = repository.path().with_file_name("fork");
+    std::fs::rename(repository.path(), &fork).unwrap();
+    let fork = log(&second, Some(fork.display().to_string())).await;
+    assert!(fork.contains("[cache] a fork shares no cache") && fork.contains("[fill] xy\n"), "{fork}");
+}
+
+#[tokio::test]
+async fn the_same_source_is_not_built_twice_and_says_from_which_job_it_is() {
+    let (fleet, repository) = (Fleet::new(), small_repository());
+    let first = repository.revision(&repository.commit());
+    // Another commit, and the same tree.
+    let second = repository.revision(&repository.commit());
+    assert_ne!(first.commit, second.commit);
+    let record = bot_test::JobRecord::new();
+    let asks_for_commit: BuildCompleted =
+        fleet.attempt_as("job-a", &first, None, &record).await.only_event("build.completed");
+    let again: BuildCompleted = fleet.run(&second).await.only_event("build.completed");
+    assert!(!again.cached, "a step writes LOTA_COMMIT");
+    assert_ne!(asks_for_commit.artifact, again.artifact);
+
+    let plain = small_repository();
+    plain.write(".lotabots.yaml", &PIPELINE.replace("$LOTA_COMMIT", "fine"));
+    let first = plain.revision(&plain.commit());
+    let built: BuildCompleted = fleet.attempt_as("job-b", &first, None, &record).await.only_event("build.completed");
+    assert!(!built.cached);
+    let second = plain.revision(&plain.commit());
+    let run = fleet.run(&second).await;
+    let again: BuildCompleted = run.only_event("build.completed");
+    assert!(again.cached && again.revision.commit == second.commit);
+    assert_eq!((&again.artifact, &again.keep, &again.steps), (&built.artifact, &built.keep, &built.steps));
+    assert!(again.deploy.contains_key("staging"));
+    let log = fleet.text(&again.log).await;
+    assert!(log.contains("[again] the same source was built by the same tools in job job-b"), "{log}");
+    assert!(!log.contains("[compile]") && run.record.said() == ["build.started"], "{log}");
+
+    // Somebody asks; the product is gone; the source is another.
+    let asked: BuildCompleted = fleet.run_anew(&second).await.only_event("build.completed");
+    assert!(!asked.cached);
+    fleet.forget_object(&built.artifact);
+    let anew: BuildCompleted = fleet.run(&second).await.only_event("build.completed");
+    assert!(!anew.cached && fleet.text(&anew.log).await.contains("is gone: built anew"));
+    plain.write("src.txt", "other\n");
+    let other: BuildCompleted = fleet.run(&plain.revision(&plain.commit())).await.only_event("build.completed");
+    assert!(!other.cached && other.artifact != built.artifact);
+}
+
+#[tokio::test]
+async fn what_reaches_out_is_built_each_time() {
+    let list = "- {match: '**', trust: own, secrets: [TOKEN]}";
+    let fleet = Fleet::listing(list, &[("TOKEN", "canary-5f1d")], Config::default());
+    for step in ["network: true", "secrets: [TOKEN]"] {
+        let repository = Repository::new();
+        repository
+            .write(".lotabots.yaml", &format!("version: 1\nbuild: {{steps: [{{name: a, run: date, {step}}}]}}\n"));
+        let revision = repository.revision(&repository.commit());
+        for _ in 0..2 {
+            let done: BuildCompleted = fleet.run(&revision).await.only_event("build.completed");
+            assert!(!done.cached, "{step}");
+        }
+    }
 }

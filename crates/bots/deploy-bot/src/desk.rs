@@ -4,7 +4,7 @@ mod answers;
 mod gates;
 mod record;
 
-pub(crate) use record::refused;
+pub(crate) use record::{bytes, refused};
 
 use bot_core::Effects;
 use bot_messages::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// More are refused.
-const WAITING_MAX: usize = 50;
+const WAITING_MAX: usize = 20;
 /// Of an environment's history.
 const ATTEMPTS_MAX: usize = 200;
 /// Artifacts that were healthy and may be promoted.

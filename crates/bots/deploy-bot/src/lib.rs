@@ -64,6 +64,8 @@ pub use job::DeployJob;
 pub use settings::Settings;
 
 const MIB: u64 = 1024 * 1024;
+/// Of one key: the core stores 256 KiB, and what is remembered may grow a little before it is looked at again.
+const STATE_BYTES_MAX: usize = 160 * 1024;
 
 /// What is remembered under one key: a shelf of proofs, or the desk of an environment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -6,14 +6,14 @@ use bot_messages::{Digest, Event, ObjectRef, Revision, pipeline::DeployStage, te
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{environments::Environment, release::Release};
+use crate::{STATE_BYTES_MAX, desk::bytes, environments::Environment, release::Release};
 
 /// Of one shelf; all sixteen together remember 512.
 const ARTIFACTS_MAX: usize = 32;
 /// Longer than any inbox remembers, so that a late message finds its like.
 const DAYS_MAX: i64 = 90;
 /// Of one artifact.
-const PROOFS_MAX: usize = 16;
+const PROOFS_MAX: usize = 8;
 
 /// Some of the artifacts; which ones, their digests say.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ impl Shelf {
         let surplus = known.proofs.len().saturating_sub(PROOFS_MAX);
         known.proofs.drain(..surplus);
         self.artifacts.retain(|_, known| now - known.heard_at <= TimeDelta::days(DAYS_MAX));
-        while self.artifacts.len() > ARTIFACTS_MAX {
+        while self.artifacts.len() > ARTIFACTS_MAX || (self.artifacts.len() > 1 && bytes(self) > STATE_BYTES_MAX) {
             let oldest =
                 self.artifacts.iter().min_by_key(|(_, known)| known.heard_at).map(|(digest, _)| digest.clone());
             oldest.map(|digest| self.artifacts.remove(&digest));

@@ -8,7 +8,7 @@ use bot_messages::{
     pipeline::{DeployStage, Pipeline},
     test::{TestCompleted, TestFailed, TestStarted},
 };
-use bot_pipeline::{Folder, Log, Runner};
+use bot_pipeline::{Folder, Log, Runner, Secrets};
 use bot_sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,7 @@ impl TestJob {
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let log = Log::create(&log_file, bytes(bot.config.output_mib), &live).map_err(Fail::retry)?;
+        let secrets = Secrets::default();
         let runner = Runner {
             sandbox,
             toolchains: &bot.toolchains,
@@ -103,6 +104,7 @@ impl TestJob {
             folder,
             label,
             env: Runner::env_of(&self.revision),
+            secrets: &secrets,
             limits: bot.config.limits(),
             disk_bytes_max: bytes(bot.config.workspace_mib),
             stop: &cx.cancelled,

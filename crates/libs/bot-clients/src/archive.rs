@@ -3,6 +3,7 @@
 mod unpack;
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -17,7 +18,7 @@ use nix::fcntl::OFlag;
 use tar::{EntryType, Header};
 use walkdir::WalkDir;
 
-pub use unpack::unpack;
+pub use unpack::{unpack, unpack_with};
 
 /// Level 6 takes a third of the time of the default of other tools, for a few per cent of size.
 const COMPRESSION_LEVEL: i32 = 6;
@@ -124,25 +125,60 @@ pub enum ArchiveError {
 /// contents and executable bits give the same bytes: names are sorted, times are zero, modes are 644 or 755, owners
 /// are nobody's.
 pub fn pack(root: &Path, entries: &[PathBuf], to: &Path, limits: &ArchiveLimits) -> Result<Packed, ArchiveError> {
-    let mut sorted: Vec<&Path> = entries.iter().map(PathBuf::as_path).collect();
-    sorted.sort_by_key(|path| path.as_os_str().as_bytes());
-    sorted.dedup();
+    let part = Part { below: Path::new(""), root, entries };
+    pack_parts(&[part], to, limits, Times::Zero)
+}
+
+/// A part of an archive that is put together from several trees.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Where its entries lie in the archive; empty: at the top.
+    pub below: &'a Path,
+    /// Where they lie now.
+    pub root: &'a Path,
+    /// Relative to the root.
+    pub entries: &'a [PathBuf],
+}
+
+/// What becomes of the times of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// Left out, so that the same contents are the same bytes.
+    Zero,
+    /// Kept to the second, for tools that compare them.
+    Kept,
+}
+
+/// As [`pack`], from several trees. No two entries may come to the same name.
+pub fn pack_parts(parts: &[Part<'_>], to: &Path, limits: &ArchiveLimits, times: Times) -> Result<Packed, ArchiveError> {
+    let named = |part: &Part<'_>| part.entries.iter().map(|entry| part.below.join(entry)).collect::<Vec<_>>();
+    let names: Vec<Vec<PathBuf>> = parts.iter().map(named).collect();
+    let mut sorted: Vec<(&Path, &Path, &Path)> = Vec::new();
+    for (part, names) in parts.iter().zip(&names) {
+        let entries: BTreeSet<(&Path, &Path)> =
+            names.iter().map(PathBuf::as_path).zip(part.entries.iter().map(PathBuf::as_path)).collect();
+        sorted.extend(entries.into_iter().map(|(name, entry)| (name, part.root, entry)));
+    }
+    sorted.sort_by_key(|(name, ..)| name.as_os_str().as_bytes());
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(ArchiveError::Twice { name: shown(pair[0].0) });
+    }
     if sorted.len() as u64 > limits.entries_max {
         return Err(ArchiveError::TooMuch { what: "entries", max: limits.entries_max });
     }
     let file = File::create(to).map_err(failed("create", to))?;
     let encoder = zstd::Encoder::new(file, COMPRESSION_LEVEL).map_err(failed("write", to))?;
-    let mut builder = tar::Builder::new(encoder);
+    let mut writer = Writer { builder: tar::Builder::new(encoder), times };
     let mut packed = Packed { entries: 0, bytes: 0 };
-    for name in sorted {
+    for (name, root, entry) in sorted {
         let left = limits.bytes_max - packed.bytes;
-        packed.bytes += append(&mut builder, root, name, left).map_err(|e| match e {
+        packed.bytes += writer.append(name, root, entry, left).map_err(|e| match e {
             ArchiveError::TooMuch { what, .. } => ArchiveError::TooMuch { what, max: limits.bytes_max },
             e => e,
         })?;
         packed.entries += 1;
     }
-    let file = builder.into_inner().and_then(zstd::Encoder::finish).map_err(failed("write", to))?;
+    let file = writer.builder.into_inner().and_then(zstd::Encoder::finish).map_err(failed("write", to))?;
     file.sync_all().map_err(failed("write", to))?;
     Ok(packed)
 }
@@ -172,49 +208,53 @@ pub fn list_tree(root: &Path, entries_max: u64) -> Result<Vec<PathBuf>, ArchiveE
     Ok(found)
 }
 
-fn append<W: Write>(
-    builder: &mut tar::Builder<W>,
-    root: &Path,
-    name: &Path,
-    bytes_left: u64,
-) -> Result<u64, ArchiveError> {
-    inside(name)?;
-    no_link_on_the_way(root, name)?;
-    let path = root.join(name);
-    let meta = path.symlink_metadata().map_err(failed("look at", &path))?;
-    let mut header = Header::new_gnu();
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    if meta.is_symlink() {
-        let target = fs::read_link(&path).map_err(failed("read the link", &path))?;
-        link_stays(name, target.as_os_str())?;
-        header.set_entry_type(EntryType::Symlink);
-        header.set_mode(0o777);
-        header.set_size(0);
-        builder.append_link(&mut header, name, &target).map_err(failed("pack", &path))?;
-        return Ok(0);
+struct Writer<W: Write> {
+    builder: tar::Builder<W>,
+    times: Times,
+}
+
+impl<W: Write> Writer<W> {
+    /// Adds `entry` of `root` by the name `name`. Says its bytes.
+    fn append(&mut self, name: &Path, root: &Path, entry: &Path, bytes_left: u64) -> Result<u64, ArchiveError> {
+        inside(name)?;
+        inside(entry)?;
+        no_link_on_the_way(root, entry)?;
+        let path = root.join(entry);
+        let meta = path.symlink_metadata().map_err(failed("look at", &path))?;
+        let mut header = Header::new_gnu();
+        header.set_mtime(if self.times == Times::Kept { u64::try_from(meta.mtime()).unwrap_or(0) } else { 0 });
+        header.set_uid(0);
+        header.set_gid(0);
+        if meta.is_symlink() {
+            let target = fs::read_link(&path).map_err(failed("read the link", &path))?;
+            link_stays(entry, target.as_os_str())?;
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            self.builder.append_link(&mut header, name, &target).map_err(failed("pack", &path))?;
+            return Ok(0);
+        }
+        if !meta.is_file() {
+            return Err(ArchiveError::Kind { name: shown(entry), what: "no regular file" });
+        }
+        // Never through a link and never waiting for a pipe that took the file's place since.
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+        let file = options.open(&path).map_err(failed("open", &path))?;
+        let meta = file.metadata().map_err(failed("look at", &path))?;
+        if !meta.is_file() {
+            return Err(ArchiveError::Kind { name: shown(entry), what: "no regular file" });
+        }
+        if meta.len() > bytes_left {
+            return Err(ArchiveError::TooMuch { what: "bytes", max: bytes_left });
+        }
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(if meta.mode() & 0o100 == 0 { 0o644 } else { 0o755 });
+        header.set_size(meta.len());
+        let mut exact = Exact { from: file, left: meta.len() };
+        self.builder.append_data(&mut header, name, &mut exact).map_err(failed("pack", &path))?;
+        Ok(meta.len())
     }
-    if !meta.is_file() {
-        return Err(ArchiveError::Kind { name: shown(name), what: "no regular file" });
-    }
-    // Never through a link and never waiting for a pipe that took the file's place since.
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
-    let file = options.open(&path).map_err(failed("open", &path))?;
-    let meta = file.metadata().map_err(failed("look at", &path))?;
-    if !meta.is_file() {
-        return Err(ArchiveError::Kind { name: shown(name), what: "no regular file" });
-    }
-    if meta.len() > bytes_left {
-        return Err(ArchiveError::TooMuch { what: "bytes", max: bytes_left });
-    }
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(if meta.mode() & 0o100 == 0 { 0o644 } else { 0o755 });
-    header.set_size(meta.len());
-    let mut exact = Exact { from: file, left: meta.len() };
-    builder.append_data(&mut header, name, &mut exact).map_err(failed("pack", &path))?;
-    Ok(meta.len())
 }
 
 /// Exactly as many bytes as the header promised: a file that shrinks meanwhile would shift all that follows.

@@ -7,7 +7,9 @@ pub mod detect;
 pub mod objects;
 mod trees;
 
-pub use archive::{ArchiveError, ArchiveLimits, Packed, Unpacked, list_tree, pack, unpack};
+pub use archive::{
+    ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, pack, pack_parts, unpack, unpack_with,
+};
 pub use detect::{PipelineProblem, detect, read_pipeline};
 pub use objects::{Collected, InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
 pub use trees::remove_tree;

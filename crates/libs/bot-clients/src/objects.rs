@@ -171,6 +171,16 @@ impl Objects {
         }
     }
 
+    /// Whether it is there; then it counts as stored now, and its retention begins anew.
+    pub async fn renew(&self, digest: &Digest, kind: Kind) -> Result<bool, ObjectError> {
+        if !self.exists(digest).await? {
+            return Ok(false);
+        }
+        self.mark(digest, kind).await?;
+        // Retention may have come in between.
+        self.exists(digest).await
+    }
+
     /// Hands the bytes on as they come; an error at the end means that what came before was not the object.
     async fn read(&self, digest: &Digest, bytes_max: u64, sink: &mut Sink<'_>) -> Result<u64, ObjectError> {
         let too_large = |size| ObjectError::TooLarge { digest: digest.clone(), size, bytes_max };

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{hash, retry::BackoffKind};
+use crate::{hash, retry::BackoffKind, schedule::Schedule};
 
 /// Overrides come from variables such as `LOTA_CONFIG__CONSTRAINTS__TIMEOUT=60`.
 pub(crate) const ENV_PREFIX: &str = "LOTA_CONFIG__";
@@ -62,21 +62,30 @@ fn yes() -> bool {
 
 /// What it reacts to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Trigger {
-    /// Always `event`.
-    #[serde(rename = "type")]
-    pub kind: TriggerKind,
-    /// A type, or a pattern: `*` stands for one word, `#` for any number.
-    pub pattern: String,
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Trigger {
+    /// A message among what its contract hears.
+    Event {
+        /// A type, or a pattern: `*` stands for one word, `#` for any number.
+        pattern: String,
+    },
+    /// A time that comes again and again. One that passed while the bot was away or paused is made up for, once.
+    Schedule {
+        /// Unique in this file.
+        name: String,
+        /// Minute, hour, day of month, month, day of week.
+        cron: String,
+        /// Where the clock hangs, as in the time zone database: `Europe/Zurich`. Absent: UTC.
+        #[serde(default = "utc")]
+        timezone: String,
+        /// What is to be done then, in the bot's own terms.
+        #[serde(default)]
+        data: Value,
+    },
 }
 
-/// Kinds of trigger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum TriggerKind {
-    /// A message.
-    Event,
+fn utc() -> String {
+    "UTC".to_owned()
 }
 
 /// What it does.
@@ -262,7 +271,12 @@ fn schema_mistakes<S: JsonSchema + Default + Serialize>(value: &Value) -> Vec<(S
             } else {
                 format!("`{}`: ", at.trim_start_matches('/').replace('/', "."))
             };
-            (at, format!("{what}{e}"))
+            // Of several forms the validator only says that none fits.
+            let of_trigger = at.starts_with("/triggers/").then(|| Trigger::deserialize(e.instance().as_ref()).err());
+            match of_trigger.flatten() {
+                Some(why) => (at, format!("{what}{why}")),
+                None => (at, format!("{what}{e}")),
+            }
         })
         .collect()
 }
@@ -273,15 +287,27 @@ fn contract_mistakes<S>(config: &BotConfig<S>, contract: &Contract) -> Vec<(Stri
         let message = format!("`bot.name` is {}: this file is read by {}", config.bot.name, contract.name);
         out.push(("/bot/name".to_owned(), message));
     }
-    for (i, t) in config.triggers.iter().enumerate() {
-        if !contract.hears.iter().any(|h| pattern_fits(&t.pattern, h)) {
-            let message = format!(
-                "`triggers.{i}.pattern`: {} hears nothing that fits `{}`: it hears {}",
-                contract.name,
-                t.pattern,
-                listed(&contract.hears)
-            );
-            out.push((format!("/triggers/{i}/pattern"), message));
+    for (i, trigger) in config.triggers.iter().enumerate() {
+        match trigger {
+            Trigger::Event { pattern } if !contract.hears.iter().any(|h| pattern_fits(pattern, h)) => {
+                let message = format!(
+                    "`triggers.{i}.pattern`: {} hears nothing that fits `{pattern}`: it hears {}",
+                    contract.name,
+                    listed(&contract.hears)
+                );
+                out.push((format!("/triggers/{i}/pattern"), message));
+            }
+            Trigger::Event { .. } => {}
+            Trigger::Schedule { name, cron, timezone, data } => {
+                if let Err((field, why)) = Schedule::new(name, cron, timezone, data) {
+                    out.push((format!("/triggers/{i}/{field}"), format!("`triggers.{i}.{field}`: {why}")));
+                }
+                let is_name = |t: &Trigger| matches!(t, Trigger::Schedule { name: other, .. } if other == name);
+                if config.triggers[..i].iter().any(is_name) {
+                    let message = format!("`triggers.{i}.name`: another schedule has the name `{name}` already");
+                    out.push((format!("/triggers/{i}/name"), message));
+                }
+            }
         }
     }
     for (i, a) in config.actions.iter().enumerate() {
@@ -317,6 +343,15 @@ fn pointer(path: &str) -> String {
         .split('.')
         .filter(|p| !p.is_empty())
         .fold(String::new(), |all, p| all + "/" + p)
+}
+
+/// Whether a message of this type is one to react to. A file that names no event leaves nothing out.
+pub(crate) fn is_triggered(triggers: &[Trigger], event_type: &str) -> bool {
+    let mut patterns = triggers.iter().filter_map(|trigger| match trigger {
+        Trigger::Event { pattern } => Some(pattern),
+        Trigger::Schedule { .. } => None,
+    });
+    patterns.clone().next().is_none() || patterns.any(|pattern| pattern_fits(pattern, event_type))
 }
 
 /// Whether a trigger's pattern fits a type: `*` is one word, `#` any number.
@@ -421,6 +456,27 @@ outputs:
         let e = load_text(&text, &[]).unwrap_err();
         assert_eq!(e.mistakes.len(), 4, "{e}");
         assert_eq!(e.mistakes[1].line, Some(9), "{e}");
+    }
+
+    #[test]
+    fn schedules_are_checked_before_anything_starts() {
+        let with = |schedules: &str| SAMPLE.replace("triggers:\n", &format!("triggers:\n{schedules}"));
+        let nightly = "  - {type: schedule, name: nightly, cron: '0 3 * * *', timezone: Europe/Zurich, data: {a: 1}}\n";
+        let loaded = load_text(&with(nightly), &[]).unwrap();
+        assert!(matches!(&loaded.config.triggers[0], Trigger::Schedule { name, .. } if name == "nightly"));
+        for (schedules, field, words) in [
+            (nightly.replace("0 3 * * *", "61 3 * * *"), "triggers.0.cron", "minute, hour"),
+            (nightly.replace("Europe/Zurich", "Europe/Zurch"), "triggers.0.timezone", "Europe/Zurich"),
+            (nightly.replace("nightly", "''"), "triggers.0.name", "expected"),
+            (nightly.replace("0 3 * * *", "0 3 31 2 *"), "triggers.0.cron", "never"),
+            (nightly.repeat(2), "triggers.1.name", "already"),
+            (nightly.replace("cron:", "crno:"), "triggers.0", "cron"),
+            (nightly.replace("schedule", "scedule"), "triggers.0", "schedule"),
+        ] {
+            let e = load_text(&with(&schedules), &[]).unwrap_err();
+            let told = e.to_string();
+            assert!(told.contains(field) && told.contains(words) && e.mistakes[0].line.is_some(), "{told}");
+        }
     }
 
     #[test]

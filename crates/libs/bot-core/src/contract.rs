@@ -62,6 +62,19 @@ pub trait Bot: Send + Sync + Sized + 'static {
         Ok(Effects::ignored(format!("no use for the timer {}", timer.name)))
     }
 
+    /// The entity that a schedule of the configuration is about, from the schedule's `data`. Asked for each of them at
+    /// the start; an error keeps the bot from starting.
+    fn schedule_key(&self, data: &Value) -> Result<String, String> {
+        let _ = data;
+        Err(format!("{} does nothing on a schedule", Self::ABOUT.name))
+    }
+
+    /// A schedule's time has come.
+    fn on_schedule(&self, schedule: &TimerDue, state: &mut Self::State, meta: &Meta) -> Outcome<Self> {
+        let _ = (state, meta);
+        Ok(Effects::ignored(format!("no use for the schedule {}", schedule.name)))
+    }
+
     /// What the bot does besides handling: an HTTP server, a probe, an observer of taps. Ends when cancelled.
     fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> impl Future<Output = anyhow::Result<()>> + Send {
         async move {
@@ -71,7 +84,7 @@ pub trait Bot: Send + Sync + Sized + 'static {
     }
 }
 
-/// A timer that is due.
+/// A timer or a schedule whose time has come.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimerDue {
     /// As it was set.

@@ -13,9 +13,11 @@ mod job;
 mod meta;
 mod retry;
 mod runtime;
+mod schedule;
 mod service;
 pub mod telemetry;
 mod tools;
+mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
 pub use bus::{Bus, BusOptions, Link, Properties, PublishError, watch};

@@ -6,6 +6,8 @@ use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+use crate::trace::Spans;
+
 /// How to log.
 #[derive(Clone, Debug, Default)]
 pub struct TelemetryOptions {
@@ -32,6 +34,13 @@ impl TelemetryOptions {
 #[derive(Debug)]
 pub struct TelemetryGuard(Option<SdkTracerProvider>);
 
+impl TelemetryGuard {
+    /// Where spans begin.
+    pub(crate) fn spans(&self) -> Spans {
+        self.0.as_ref().map(|provider| Spans::new(provider.tracer("lotabots"))).unwrap_or_default()
+    }
+}
+
 impl Drop for TelemetryGuard {
     fn drop(&mut self) {
         if let Some(provider) = self.0.take() {
@@ -40,7 +49,7 @@ impl Drop for TelemetryGuard {
     }
 }
 
-/// Starts logging; the first call of a process counts. Inside a runtime where spans are sent.
+/// Starts logging; the first call of a process counts.
 pub fn start(service: &str, options: &TelemetryOptions) -> anyhow::Result<TelemetryGuard> {
     // lapin prints whole messages when it warns of a return, and an error for each channel of a closed connection: a
     // message's content never belongs in a log, and the bus tells of its sessions itself.
@@ -50,11 +59,11 @@ pub fn start(service: &str, options: &TelemetryOptions) -> anyhow::Result<Teleme
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = if options.json { format.json().flatten_event(true).boxed() } else { format.with_ansi(false).boxed() };
     let provider = options.otlp_endpoint.as_deref().map(|e| provider(service, e)).transpose()?;
-    let spans = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("lotabots")));
-    let _ = tracing_subscriber::registry().with(filter).with(format).with(spans).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
     Ok(TelemetryGuard(provider))
 }
 
+/// Spans are sent in batches by a thread of its own, so the exporter's client is the blocking one.
 fn provider(service: &str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()

@@ -11,7 +11,7 @@ use crate::{
 /// One step that ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepResult {
-    /// Its name in the pipeline file.
+    /// Its name in the pipeline file; of a matrix with the combination: `compile (stable, gnu)`.
     pub name: String,
     /// Wall time, milliseconds.
     pub duration_ms: u64,
@@ -52,7 +52,8 @@ pub struct BuildCompleted {
     pub revision: Revision,
     /// The job.
     pub job_id: String,
-    /// The artifacts, a reproducible `tar.zst`.
+    /// The artifacts, a reproducible `tar.zst`. Of a matrix the first combination's lie at their own paths, the others'
+    /// below `matrix/<value>/…`.
     pub artifact: ObjectRef,
     /// The source tree at the commit, a `tar.zst`.
     pub source: ObjectRef,
@@ -61,8 +62,11 @@ pub struct BuildCompleted {
     pub keep: Option<ObjectRef>,
     /// The full log, `text/plain`.
     pub log: ObjectRef,
-    /// The steps that ran.
+    /// The steps that ran; of a `cached` build as they ran then.
     pub steps: Vec<StepResult>,
+    /// An earlier job built the same source in the same way, and this is what came of it; the log names the job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
     /// The deploy section of the pipeline file, by environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deploy: BTreeMap<String, DeployStage>,
@@ -81,6 +85,7 @@ impl Event for BuildCompleted {
             keep: None,
             log: ObjectRef::example("text/plain"),
             steps: vec![StepResult { name: "compile".into(), duration_ms: 8_120, exit_code: Some(0) }],
+            cached: false,
             deploy: BTreeMap::from([("staging".into(), DeployStage::default())]),
             duration_ms: 8_466,
         }

@@ -81,8 +81,6 @@ pub enum Code {
     TimedOut,
     /// Something outside did not answer; the circuit breaker is open.
     Unavailable,
-    /// The bot is not installed or not running.
-    NotRegistered,
     /// Anything else.
     UnknownError,
 }
@@ -115,7 +113,6 @@ impl Code {
             Self::Cancelled => "CANCELLED",
             Self::TimedOut => "TIMED_OUT",
             Self::Unavailable => "UNAVAILABLE",
-            Self::NotRegistered => "NOT_REGISTERED",
             Self::UnknownError => "UNKNOWN_ERROR",
         }
     }

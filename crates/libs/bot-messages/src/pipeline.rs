@@ -11,8 +11,9 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use read::{YamlMistake, meant, read_yaml};
 pub use span::Span;
-pub use when::{Patterns, Trigger, When};
+pub use when::{Judgement, Occasion, Patterns, Trigger, When};
 
 /// The file's name at the top of a repository.
 pub const FILE_NAME: &str = ".lotabots.yaml";
@@ -43,10 +44,13 @@ pub struct BuildStage {
     /// The commands.
     #[serde(default)]
     pub steps: Vec<Step>,
-    /// One build per combination of these values; a step finds the value of `toolchain` in `MATRIX_TOOLCHAIN`.
+    /// The steps run once for each combination of these values, at most 32; a step finds the value of `toolchain` in
+    /// `MATRIX_TOOLCHAIN`. The artifact holds the first combination's files at their paths, the others' below
+    /// `matrix/<value>/…`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub matrix: BTreeMap<String, Vec<String>>,
-    /// What later builds find again: paths in the repository, or `~/…` below HOME.
+    /// What later builds of the same repository find again, by its lock files: paths in the repository, or `~/…` below
+    /// HOME. What is part of the source is left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cache: Vec<String>,
     /// Glob patterns of what the artifact holds, relative to the top of the repository.

@@ -2,7 +2,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CommitId, Event, ObjectRef, Priority, Revision};
+use crate::{CommitId, Event, ObjectRef, Priority, Revision, pipeline::Trigger};
 
 /// A commit arrived in a repository. Whatever the fleet does for it follows from this.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,9 @@ pub struct RepositoryPushed {
     /// First line of the commit message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// What led to it; absent: a push.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Trigger>,
     /// A git bundle that holds the commit, for repositories the fleet cannot reach by `url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<ObjectRef>,
@@ -34,6 +37,7 @@ impl Event for RepositoryPushed {
             before: None,
             pusher: Some("ada".into()),
             title: Some("Answer with the version".into()),
+            event: None,
             bundle: None,
         }
     }

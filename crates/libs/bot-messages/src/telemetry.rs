@@ -82,6 +82,8 @@ pub struct Heartbeat {
     pub stale_acks: u64,
     /// Times it connected to the broker.
     pub sessions: u64,
+    /// Bots that its configuration names as outputs and that are not installed.
+    pub outputs_missing: u64,
     /// Resident memory, bytes.
     pub rss_bytes: u64,
     /// Share of one core over the last interval, percent.

@@ -10,11 +10,18 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use walkdir::WalkDir;
 
-/// The folder of one job.
+/// The folder of one job, or of a part of it.
 #[derive(Clone, Debug)]
 pub struct Folder {
     root: PathBuf,
+    /// The job's.
+    whole: PathBuf,
 }
+
+const TREE: &str = "tree";
+const HOME: &str = "home";
+/// Below a job's folder, one for each of its parts.
+const PARTS: &str = "parts";
 
 impl Folder {
     /// Empty, and for this user alone. What earlier attempts of the job left is removed; the fencing token in the name
@@ -27,8 +34,18 @@ impl Folder {
                 remove_tree(&entry.path()).await?;
             }
         }
-        let own = Self { root: work.join(format!("{prefix}{token}")) };
+        let root = work.join(format!("{prefix}{token}"));
+        let own = Self { whole: root.clone(), root };
         for folder in [own.tree(), own.home(), own.git_home()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        Ok(own)
+    }
+
+    /// A tree and a home for steps that must not see those of other parts. They go with the job's folder.
+    pub fn part(&self, name: &str) -> io::Result<Self> {
+        let own = Self { root: self.whole.join(PARTS).join(name), whole: self.whole.clone() };
+        for folder in [own.tree(), own.home()] {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         Ok(own)
@@ -36,12 +53,18 @@ impl Folder {
 
     /// The source tree, where steps run.
     pub fn tree(&self) -> PathBuf {
-        self.root.join("tree")
+        self.root.join(TREE)
     }
 
     /// HOME of the steps, kept from one to the next.
     pub fn home(&self) -> PathBuf {
-        self.root.join("home")
+        self.root.join(HOME)
+    }
+
+    /// Removes all that is in the home.
+    pub async fn empty_home(&self) -> io::Result<()> {
+        remove_tree(&self.home()).await?;
+        DirBuilder::new().mode(0o700).create(self.home())
     }
 
     /// HOME of git; steps never see it.
@@ -54,9 +77,13 @@ impl Folder {
         self.root.join(name)
     }
 
-    /// Bytes on disk of what steps can write.
+    /// Bytes on disk of what the steps of the whole job can write.
     pub async fn used(&self) -> u64 {
-        size_of(&self.tree()).await + size_of(&self.home()).await
+        let mut used = 0;
+        for name in [TREE, HOME, PARTS] {
+            used += size_of(&self.whole.join(name)).await;
+        }
+        used
     }
 
     /// With all that is in it.
@@ -109,6 +136,13 @@ mod tests {
         fs::write(first.home().join("closed/deep/file"), vec![1; 100_000]).unwrap();
         fs::set_permissions(first.home().join("closed"), Permissions::from_mode(0o500)).unwrap();
         assert!((100_000..300_000).contains(&first.used().await), "{}", first.used().await);
+        let part = first.part("one").unwrap();
+        fs::write(part.tree().join("file"), vec![1; 100_000]).unwrap();
+        assert_ne!(part.home(), first.home());
+        fs::write(part.home().join("file"), "").unwrap();
+        part.empty_home().await.unwrap();
+        assert_eq!(fs::read_dir(part.home()).unwrap().count(), 0);
+        assert!((200_000..400_000).contains(&part.used().await), "of the whole job");
         let again = Folder::make(dir.path(), "job-1", 2).await.unwrap();
         assert_eq!(fs::read_dir(again.home()).unwrap().count(), 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "what the first attempt left is gone");

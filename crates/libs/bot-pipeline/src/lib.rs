@@ -4,8 +4,18 @@
 //! Nothing here knows of messages on their way, of jobs or of stores: what a command came to is for the caller to tell.
 mod folder;
 mod log;
+mod matrix;
+mod repositories;
 mod run;
+mod schedule;
+mod secrets;
+mod steps;
 
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
+pub use matrix::Combination;
+pub use repositories::{Listed, Repositories, Trust};
 pub use run::{End, Ran, Runner, Task};
+pub use schedule::{Schedule, needs_of};
+pub use secrets::{Redactor, SecretError, Secrets, SecretsDir};
+pub use steps::{StepBroken, StepEnd, Steps, Unit};

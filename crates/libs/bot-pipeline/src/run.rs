@@ -11,7 +11,7 @@ use bot_sandbox::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::Folder;
+use crate::{Folder, Secrets};
 
 /// How often the disk is looked at while a command runs.
 const DISK_EVERY: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub struct Task {
     pub timeout: Option<Duration>,
     /// Goes over what the runner sets.
     pub env: BTreeMap<String, String>,
+    /// Names of secrets that it gets as variables.
+    pub secrets: Vec<String>,
 }
 
 impl From<&Step> for Task {
@@ -39,6 +41,7 @@ impl From<&Step> for Task {
             network: step.network,
             timeout: step.timeout.map(|span| span.0),
             env: step.env.clone(),
+            secrets: step.secrets.clone(),
         }
     }
 }
@@ -51,6 +54,7 @@ impl From<(&str, &Suite)> for Task {
             network: suite.network,
             timeout: suite.timeout.map(|span| span.0),
             env: suite.env.clone(),
+            secrets: suite.secrets.clone(),
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct Runner<'a> {
     pub label: &'a str,
     /// What every command finds in its environment.
     pub env: BTreeMap<String, String>,
+    /// Of the job. Each reaches only commands that name it; none is ever printed.
+    pub secrets: &'a Secrets,
     /// Of each command; `time` where it names no timeout of its own.
     pub limits: Limits,
     /// Of all that commands write in this folder together.
@@ -163,6 +169,8 @@ impl Runner<'_> {
         command.env = if task.network { self.network.variables.clone() } else { BTreeMap::new() };
         command.env.extend(self.env.clone());
         command.env.extend(task.env.clone());
+        command.env.extend(self.secrets.of(&task.secrets));
+        command.redact = self.secrets.redact();
         command.toolchains = self.toolchains.clone();
         command.network = task.network;
         if task.network {

@@ -259,6 +259,19 @@ impl Node {
         Ok(())
     }
 
+    /// Runs `rabbitmqctl` on the node, one at a time, for what no API offers; what it says. For tests and repairs.
+    pub async fn ctl(&self, args: &[&str]) -> Result<String, NodeError> {
+        let (mut command, said) = Files::create(&self.dir)?.ctl_command(&self.record, args)?;
+        let ended = tokio::task::spawn_blocking(move || command.status()).await;
+        let status = ended.map_err(io::Error::other).and_then(|ended| ended).map_err(|source| at(&self.dir, source))?;
+        let text = std::fs::read_to_string(&said).map_err(|source| at(&said, source))?;
+        if status.success() {
+            return Ok(text);
+        }
+        let why = format!("rabbitmqctl {} ended with {status}: {}", args.join(" "), text.trim());
+        Err(at(&self.dir, io::Error::other(why)))
+    }
+
     async fn launch(&mut self, files: &Files, progress: Progress<'_>) -> Result<(), NodeError> {
         let begun = Instant::now();
         let epmd = spawn(files.epmd_command(&self.record)?).map_err(|source| at(&self.dir, source))?;

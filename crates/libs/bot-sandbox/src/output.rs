@@ -57,7 +57,8 @@ impl Output {
 
     /// Until both ends are closed by all who hold them, or the limit is passed.
     pub(crate) async fn pump(mut self, mut stdout: Option<ChildStdout>, mut stderr: Option<ChildStderr>) {
-        let (mut out, mut err) = (Splitter::new(self.line_bytes), Splitter::new(self.line_bytes));
+        let splitter = || Splitter::new(self.line_bytes, self.redact.clone());
+        let (mut out, mut err) = (splitter(), splitter());
         let (mut out_bytes, mut err_bytes) = ([0; 16 << 10], [0; 16 << 10]);
         while stdout.is_some() || stderr.is_some() {
             let within = tokio::select! {
@@ -70,7 +71,11 @@ impl Output {
             }
         }
         for (stream, splitter) in [(Stream::Stdout, &mut out), (Stream::Stderr, &mut err)] {
-            if let Some(rest) = splitter.finish() {
+            // Cut at the limit, a rest may be the beginning of a secret that nothing would know.
+            if self.exceeded.is_cancelled() && self.redact.is_some() {
+                break;
+            }
+            for rest in splitter.finish() {
                 self.say(stream, rest).await;
             }
         }
@@ -100,7 +105,6 @@ impl Output {
     }
 
     async fn say(&mut self, stream: Stream, text: String) {
-        let text = self.redact.as_ref().map_or_else(|| text.clone(), |redact| redact(text.clone()));
         {
             let mut heard = lock(&self.heard);
             heard.tail.push_back(text.clone());
@@ -143,15 +147,21 @@ async fn fill<R: AsyncRead + Unpin>(stream: &mut Option<R>, bytes: &mut [u8]) ->
     length
 }
 
-/// Cuts bytes into lines, and lines that are too long into pieces that do not break a character.
+/// More than any secret has, also in base64: so much of a long line is known before it is cut, and none is cut in two.
+const SECRET_BYTES_MAX: usize = 64 << 10;
+
+/// Cuts bytes into lines without secrets, and lines that are too long into pieces that do not break a character.
 struct Splitter {
     waiting: Vec<u8>,
     limit: usize,
+    redact: Option<Redact>,
+    /// Pieces of a line that has ended.
+    ready: VecDeque<String>,
 }
 
 impl Splitter {
-    fn new(limit: usize) -> Self {
-        Self { waiting: Vec::new(), limit }
+    fn new(limit: usize, redact: Option<Redact>) -> Self {
+        Self { waiting: Vec::new(), limit, redact, ready: VecDeque::new() }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -159,32 +169,68 @@ impl Splitter {
     }
 
     fn next(&mut self) -> Option<String> {
-        let end = self.waiting.iter().take(self.limit + 1).position(|byte| *byte == b'\n');
-        if let Some(end) = end {
-            let line = text(self.waiting.get(..end).unwrap_or_default());
-            self.waiting.drain(..=end);
-            return Some(line);
+        if let Some(piece) = self.ready.pop_front() {
+            return Some(piece);
         }
-        if self.waiting.len() <= self.limit {
+        let reach = self.limit + if self.redact.is_some() { SECRET_BYTES_MAX } else { 0 };
+        let end = self.waiting.iter().take(reach + 1).position(|byte| *byte == b'\n');
+        if let Some(end) = end {
+            let line = self.clean(self.waiting.get(..end).unwrap_or_default());
+            self.waiting.drain(..=end);
+            self.ready = pieces(line, self.limit);
+            return self.ready.pop_front();
+        }
+        if self.waiting.len() <= reach {
             return None;
         }
-        let cut = self.boundary();
-        let piece = text(self.waiting.get(..cut).unwrap_or_default());
-        self.waiting.drain(..cut);
+        let known = boundary(&self.waiting, reach);
+        let mut piece = self.clean(self.waiting.get(..known).unwrap_or_default());
+        let rest = piece.split_off(cut(&piece, self.limit));
+        self.waiting.splice(..known, rest.into_bytes());
         Some(piece)
     }
 
-    /// The limit, or up to three bytes before it where a character begins.
-    fn boundary(&self) -> usize {
-        let begins = |at: &usize| self.waiting.get(*at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
-        let lowest = self.limit.saturating_sub(3).max(1);
-        (lowest..=self.limit).rev().find(begins).unwrap_or(self.limit)
+    fn finish(&mut self) -> VecDeque<String> {
+        let rest = std::mem::take(&mut self.waiting);
+        if !rest.is_empty() {
+            let line = self.clean(&rest);
+            self.ready.extend(pieces(line, self.limit));
+        }
+        std::mem::take(&mut self.ready)
     }
 
-    fn finish(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.waiting);
-        (!rest.is_empty()).then(|| text(&rest))
+    fn clean(&self, bytes: &[u8]) -> String {
+        let text = text(bytes);
+        self.redact.as_ref().map_or_else(|| text.clone(), |redact| redact(text.clone()))
     }
+}
+
+/// At least one.
+fn pieces(line: String, limit: usize) -> VecDeque<String> {
+    let mut pieces = VecDeque::new();
+    let mut rest = line;
+    while rest.len() > limit {
+        let next = rest.split_off(cut(&rest, limit));
+        pieces.push_back(std::mem::replace(&mut rest, next));
+    }
+    pieces.push_back(rest);
+    pieces
+}
+
+/// Where a text that is too long is cut: after whole characters, and at least one.
+fn cut(text: &str, limit: usize) -> usize {
+    let within = (1..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    within.or_else(|| text.chars().next().map(char::len_utf8)).unwrap_or(0)
+}
+
+/// The limit, or up to three bytes before it where a character begins; never more than there is.
+fn boundary(bytes: &[u8], limit: usize) -> usize {
+    if bytes.len() <= limit {
+        return bytes.len();
+    }
+    let begins = |at: &usize| bytes.get(*at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000);
+    let lowest = limit.saturating_sub(3).max(1);
+    (lowest..=limit).rev().find(begins).unwrap_or(limit)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -196,7 +242,7 @@ mod tests {
     use super::*;
 
     fn lines(limit: usize, chunks: &[&[u8]]) -> Vec<String> {
-        let mut splitter = Splitter::new(limit);
+        let mut splitter = Splitter::new(limit, None);
         let mut found = Vec::new();
         for chunk in chunks {
             splitter.push(chunk);
@@ -216,6 +262,27 @@ mod tests {
         assert_eq!(lines(4, &["abcdefg".as_bytes()]), ["abcd", "efg"]);
         assert_eq!(lines(4, &["abcd\nx\n".as_bytes()]), ["abcd", "x"]);
         assert_eq!(lines(4, &["aaaéé".as_bytes()]), ["aaa", "éé"]);
+        assert!(!lines(1, &["é\n".as_bytes()]).is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_taken_out_wherever_a_long_line_is_cut() {
+        let secret = "canary-0123456789";
+        let redact: Redact = Arc::new(move |text| text.replace(secret, "***"));
+        for before in 60..90 {
+            for after in [0, 200, 70_000] {
+                let line = format!("{}{secret}{}", "a".repeat(before), "b".repeat(after));
+                let mut splitter = Splitter::new(80, Some(redact.clone()));
+                let mut found = Vec::new();
+                for chunk in line.as_bytes().chunks(1000) {
+                    splitter.push(chunk);
+                    found.extend(std::iter::from_fn(|| splitter.next()));
+                }
+                found.extend(splitter.finish());
+                assert!(found.iter().all(|piece| piece.len() <= 80));
+                assert_eq!(found.concat(), line.replace(secret, "***"), "{before} {after}");
+            }
+        }
     }
 
     #[test]

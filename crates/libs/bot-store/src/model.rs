@@ -75,8 +75,6 @@ pub struct Queued {
     pub seq: i64,
     /// The message.
     pub message: Outgoing,
-    /// Milliseconds since the broker first refused it; `None` where it never did.
-    pub refused_for_ms: Option<i64>,
 }
 
 /// A job to be run.

@@ -34,6 +34,9 @@ pub struct StoreOptions {
     pub max_page_count: Option<u32>,
 }
 
+/// The setting that [`Store::try_room`] writes.
+const ROOM_ROW: &str = "store.room";
+
 /// How much is waiting in a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -130,6 +133,11 @@ impl Store {
         self.read("read the timers", read::due_timers(&self.shared.reads, limit).await)
     }
 
+    /// Names of the timers that are set and begin so.
+    pub async fn timer_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.read("read the timers", read::timer_names(&self.shared.reads, prefix).await)
+    }
+
     /// How long until the next timer is due; zero where one is, `None` without timers.
     pub async fn next_timer_in(&self) -> Result<Option<Duration>, StoreError> {
         self.read("read the timers", read::next_timer_in(&self.shared.reads).await)
@@ -151,11 +159,6 @@ impl Store {
         self.read("read a setting", read::meta(&self.shared.reads, name).await)
     }
 
-    /// The database's clock, in milliseconds since 1970.
-    pub async fn now_ms(&self) -> Result<i64, StoreError> {
-        self.read("read the clock", read::now_ms(&self.shared.reads).await)
-    }
-
     /// Makes everything in `commit` durable together, or changes nothing and says why.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
         self.write(commit).await
@@ -163,10 +166,17 @@ impl Store {
 
     /// Takes up to `limit` jobs for `holder`, oldest first. Each counts an attempt and gets a higher token.
     ///
-    /// A job is free when it waits and its time has come, or when its lease ran out. Jobs with the same exclusive
+    /// A job is free when it waits and its time has come, or when its lease ran out and it is none of `running`: those that
+    /// the caller still runs. Jobs with the same exclusive
     /// key go strictly by age: none passes an older one, even while that one waits for its next attempt.
-    pub async fn claim(&self, holder: &str, lease: Duration, limit: u32) -> Result<Vec<Claimed>, StoreError> {
-        self.write(claim::Claim { holder: holder.to_owned(), lease, limit }).await
+    pub async fn claim(
+        &self,
+        holder: &str,
+        lease: Duration,
+        limit: u32,
+        running: &[String],
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.write(claim::Claim { holder: holder.to_owned(), lease, limit, running: running.into() }).await
     }
 
     /// Holds a job for another `lease` from now.
@@ -183,11 +193,6 @@ impl Store {
     /// Forgets messages that the broker confirmed.
     pub async fn mark_sent(&self, seqs: Vec<i64>) -> Result<(), StoreError> {
         self.write(upkeep::MarkSent { seqs }).await
-    }
-
-    /// Notes that the broker refused a message; the time of the first refusal stays.
-    pub async fn mark_refused(&self, seq: i64) -> Result<(), StoreError> {
-        self.write(upkeep::MarkRefused { seq }).await
     }
 
     /// Puts `instead` in the place of an undeliverable message. Does nothing where that is gone already.
@@ -209,6 +214,12 @@ impl Store {
     /// Keeps a small setting of the bot.
     pub async fn set_meta(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.write(upkeep::SetMeta { name: name.to_owned(), value: value.to_owned() }).await
+    }
+
+    /// Writes `bytes` and takes them away again: whether the store has room for so much now.
+    pub async fn try_room(&self, bytes: usize) -> Result<(), StoreError> {
+        self.write(upkeep::SetMeta { name: ROOM_ROW.to_owned(), value: "x".repeat(bytes) }).await?;
+        self.write(upkeep::SetMeta { name: ROOM_ROW.to_owned(), value: String::new() }).await
     }
 
     /// Deletes inbox rows and start marks untouched for `inbox_older_than`, and jobs that ended more than

@@ -7,11 +7,13 @@ use bot_messages::{
 use chrono::{DateTime, Utc};
 
 use super::{ATTEMPTS_MAX, Desk, kind_of};
-use crate::{DeployBot, environments::Environment, job::Want, words::Offer};
+use crate::{DeployBot, STATE_BYTES_MAX, environments::Environment, job::Want, words::Offer};
 
 pub(super) const WHY_CHARS_MAX: usize = 600;
 const STEP_CHARS_MAX: usize = 160;
 const STEPS_MAX: usize = 16;
+/// The newest, of which the steps are kept.
+const DETAILED_MAX: usize = 20;
 
 impl Desk {
     /// Writes a new attempt down; gives its number.
@@ -40,15 +42,23 @@ impl Desk {
             steps: Vec::new(),
             ended_at: None,
         });
-        // Who still waits or runs is not forgotten: of these there are fewer than the limit.
-        while self.attempts.len() > ATTEMPTS_MAX {
-            let over = |attempt: &Attempt| !matches!(attempt.state, AttemptState::Waiting | AttemptState::Running);
-            match self.attempts.iter().position(over) {
+        self.forget();
+        self.numbered
+    }
+
+    /// Older attempts lose their steps first, then the oldest go. Who still waits or runs is not forgotten.
+    fn forget(&mut self) {
+        let older = self.attempts.len().saturating_sub(DETAILED_MAX);
+        for attempt in self.attempts.iter_mut().take(older).filter(|attempt| attempt.ended_at.is_some()) {
+            attempt.steps.clear();
+            attempt.why = clip(&attempt.why, STEP_CHARS_MAX);
+        }
+        while self.attempts.len() > ATTEMPTS_MAX || bytes(self) > STATE_BYTES_MAX {
+            match self.attempts.iter().position(|attempt| attempt.ended_at.is_some()) {
                 Some(oldest) => drop(self.attempts.remove(oldest)),
                 None => break,
             }
         }
-        self.numbered
     }
 
     pub(super) fn attempt(&self, number: u64) -> Option<&Attempt> {
@@ -145,6 +155,11 @@ pub(super) fn add_step(attempt: &mut Attempt, step: &AttemptStep) {
     attempt.steps.insert(place, step);
     let surplus = attempt.steps.len().saturating_sub(STEPS_MAX);
     attempt.steps.drain(..surplus);
+}
+
+/// As stored; what cannot be written has no size.
+pub(crate) fn bytes<T: serde::Serialize>(state: &T) -> usize {
+    serde_json::to_vec(state).map_or(0, |json| json.len())
 }
 
 pub(super) fn clip(text: &str, chars_max: usize) -> String {

@@ -83,14 +83,14 @@ fn the_same_offer_waits_once_and_many_are_refused() {
     stage.push('b', 2, &["local"]);
     assert!(stage.push('b', 2, &["local"]).is_empty());
     assert_eq!(stage.note(), "local: attempt 2 waits there already");
-    for number in 0..49 {
+    for number in 0..19 {
         let mut topic = tested('c', 1, &["local"]);
         topic.revision.git_ref = format!("refs/heads/topic-{number}");
         assert_eq!(told(&stage.r.hear("topic", "test-bot", &topic).unwrap()), ["topic deploy.held"]);
     }
     let refused = stage.deploy("local", 'a');
     assert_eq!(told(&refused), ["ask deploy.failed"]);
-    assert!(denied_because(&refused).starts_with("50 attempts wait for local already"));
+    assert!(denied_because(&refused).starts_with("20 attempts wait for local already"));
 }
 
 #[test]

@@ -10,11 +10,12 @@ use std::{
         fs::{DirBuilderExt, OpenOptionsExt, symlink},
     },
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 
-use super::{ArchiveError, ArchiveLimits, Unpacked, failed, inside, link_stays, shown, through};
+use super::{ArchiveError, ArchiveLimits, Times, Unpacked, failed, inside, link_stays, shown, through};
 
 /// The longest extension header: names longer than a path can be are no use.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
@@ -27,6 +28,16 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// already stays, except that a file of the same name is replaced. An error leaves what was unpacked so far: the
 /// caller removes the folder.
 pub fn unpack(archive: &Path, into: &Path, limits: &ArchiveLimits) -> Result<Unpacked, ArchiveError> {
+    unpack_with(archive, into, limits, Times::Zero)
+}
+
+/// As [`unpack`]. Times that are [`Times::Kept`] come from the archive; otherwise they are those of the unpacking.
+pub fn unpack_with(
+    archive: &Path,
+    into: &Path,
+    limits: &ArchiveLimits,
+    times: Times,
+) -> Result<Unpacked, ArchiveError> {
     fs::create_dir_all(into).map_err(failed("make the folder", into))?;
     let mut file = File::open(archive).map_err(failed("open", archive))?;
     let mut magic = [0; 4];
@@ -39,8 +50,14 @@ pub fn unpack(archive: &Path, into: &Path, limits: &ArchiveLimits) -> Result<Unp
     };
     let read_max = limits.bytes_max.saturating_add(limits.entries_max.saturating_mul(ENTRY_OVERHEAD_BYTES));
     let mut reader = Archive::new(plain.take(read_max));
-    let mut target =
-        Target { into, limits, done: Unpacked { entries: 0, bytes: 0 }, seen: HashSet::new(), links: Vec::new() };
+    let mut target = Target {
+        into,
+        limits,
+        times,
+        done: Unpacked { entries: 0, bytes: 0 },
+        seen: HashSet::new(),
+        links: Vec::new(),
+    };
     let entries = reader.entries().map_err(|source| damaged(archive, source))?;
     let mut said = Said::default();
     for entry in entries.raw(true) {
@@ -109,6 +126,7 @@ impl Said {
 struct Target<'a> {
     into: &'a Path,
     limits: &'a ArchiveLimits,
+    times: Times,
     done: Unpacked,
     seen: HashSet<PathBuf>,
     /// Made at the end: name and target.
@@ -166,6 +184,12 @@ impl Target<'_> {
             return Err(ArchiveError::Io { doing: "unpack", path, source });
         }
         self.done.bytes += copied;
+        if self.times == Times::Kept {
+            let seconds = entry.header().mtime().unwrap_or(0);
+            let time =
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH);
+            file.set_modified(time).map_err(failed("set the time of", &path))?;
+        }
         Ok(())
     }
 

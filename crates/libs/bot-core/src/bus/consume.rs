@@ -56,59 +56,69 @@ impl Consumer {
     pub(super) async fn run(mut self, channel: Channel, epoch: u64, fault: SessionFault) {
         if let Err(why) = self.consume(&channel, epoch).await {
             fault.report(format!("consuming {} ended: {why}", self.queue));
+            return;
         }
+        // Nobody takes deliveries any more, but some may still be in hand: they are settled on this channel, which would
+        // close with its last handle.
+        std::future::pending::<()>().await;
     }
 
+    /// Until nobody takes deliveries any more. `Err`: the session is over.
     async fn consume(&mut self, channel: &Channel, epoch: u64) -> Result<(), String> {
         channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(|e| e.to_string())?;
-        loop {
-            wait_open(&mut self.intake).await?;
+        while wait_for(&mut self.intake, Intake::Open).await {
             let tag = format!("{}-{epoch}", self.queue);
             let options = BasicConsumeOptions { no_ack: self.no_ack, ..BasicConsumeOptions::default() };
             let mut deliveries = channel
                 .basic_consume(self.queue.as_str().into(), tag.as_str().into(), options, FieldTable::default())
                 .await
                 .map_err(|e| e.to_string())?;
-            loop {
+            let wanted = loop {
                 tokio::select! {
                     next = deliveries.next() => {
                         let delivery = next.ok_or("the broker cancelled the consumer")?.map_err(|e| e.to_string())?;
-                        if self.out.send(read(delivery)).await.is_err() {
-                            return Err("stopping".to_owned());
+                        if !self.hand_on(read(delivery)).await {
+                            break false;
                         }
                     }
-                    closed = wait_closed(&mut self.intake) => {
-                        closed?;
-                        break;
-                    }
+                    open = wait_for(&mut self.intake, Intake::Closed) => break open,
+                    () = self.out.closed() => break false,
                 }
-            }
+            };
             channel
                 .basic_cancel(tag.as_str().into(), BasicCancelOptions::default())
                 .await
                 .map_err(|e| e.to_string())?;
             // What was on its way when the cancel took effect is handed on; whoever reads gives it back.
             while let Some(Ok(delivery)) = deliveries.next().await {
-                if self.out.send(read(delivery)).await.is_err() {
-                    return Err("stopping".to_owned());
+                self.hand_on(read(delivery)).await;
+            }
+            if !wanted {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: nobody takes it, and it goes back to the broker.
+    async fn hand_on(&self, delivery: Delivery) -> bool {
+        match self.out.send(delivery).await {
+            Ok(()) => true,
+            Err(mpsc::error::SendError(delivery)) => {
+                if !self.no_ack {
+                    delivery.give_back().await;
                 }
+                false
             }
         }
     }
 }
 
-type MaybeIntake = Option<watch::Receiver<Intake>>;
-
-async fn wait_open(intake: &mut MaybeIntake) -> Result<(), String> {
+/// `false`: the bot is stopping, and its intake changes no more.
+async fn wait_for(intake: &mut Option<watch::Receiver<Intake>>, wanted: Intake) -> bool {
     match intake {
-        Some(intake) => intake.wait_for(|i| *i == Intake::Open).await.map(|_| ()).map_err(|_| "stopping".to_owned()),
-        None => Ok(()),
-    }
-}
-
-async fn wait_closed(intake: &mut MaybeIntake) -> Result<(), String> {
-    match intake {
-        Some(intake) => intake.wait_for(|i| *i == Intake::Closed).await.map(|_| ()).map_err(|_| "stopping".to_owned()),
+        Some(intake) => intake.wait_for(|i| *i == wanted).await.is_ok(),
+        None if wanted == Intake::Open => true,
         None => std::future::pending().await,
     }
 }

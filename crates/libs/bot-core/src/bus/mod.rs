@@ -54,6 +54,9 @@ pub struct Link {
     pub trouble: Option<String>,
 }
 
+/// Makes a harmless message that the broker takes at any time, to learn whether it takes any.
+pub(crate) type Probe = Arc<dyn Fn() -> Outgoing + Send + Sync>;
+
 /// A handle to the bus; clones share it.
 #[derive(Clone)]
 pub struct Bus {
@@ -67,26 +70,39 @@ impl Bus {
     pub(crate) fn start(
         options: BusOptions,
         consumers: Vec<Consumer>,
+        probe: Probe,
+        tasks: &TaskTracker,
+        cancelled: CancellationToken,
+    ) -> Self {
+        Self::begin(options, consumers, Some(probe), tasks, cancelled)
+    }
+
+    /// A bus that only publishes, and does not wait for a broker that holds back publishers: for the operator's command.
+    pub fn publish_only(options: BusOptions, tasks: &TaskTracker, cancelled: CancellationToken) -> Self {
+        Self::begin(options, Vec::new(), None, tasks, cancelled)
+    }
+
+    fn begin(
+        options: BusOptions,
+        consumers: Vec<Consumer>,
+        probe: Option<Probe>,
         tasks: &TaskTracker,
         cancelled: CancellationToken,
     ) -> Self {
         let (link_tx, link) = watch::channel(Link::default());
         let (session_tx, session) = watch::channel(None);
         let light = Arc::<Light>::default();
-        let publisher = publish::Publisher { session, confirm_timeout: options.confirm_timeout };
+        let confirm_timeout = options.confirm_timeout;
+        let patient = probe.is_some();
+        let publisher = publish::Publisher { session, link: link.clone(), confirm_timeout, probe, patient };
         let supervisor =
             session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
         tasks.spawn(supervisor.run(cancelled));
         Self { link, publisher, light }
     }
 
-    /// A bus that only publishes: for the operator's command.
-    pub fn publish_only(options: BusOptions, tasks: &TaskTracker, cancelled: CancellationToken) -> Self {
-        Self::start(options, Vec::new(), tasks, cancelled)
-    }
-
     /// Publishes messages, persistent and mandatory, and waits until the broker has confirmed or refused each. Waits for
-    /// a session first.
+    /// a session first; a bot's bus also for as long as the broker holds back publishers.
     pub async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         self.publisher.publish(batch).await
     }

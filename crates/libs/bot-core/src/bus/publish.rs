@@ -1,12 +1,20 @@
 //! Publishing: persistent, mandatory, and not done before the broker's confirm is here.
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bot_store::Outgoing;
 use futures_util::future::join_all;
-use lapin::{Channel, Confirmation, options::BasicPublishOptions};
+use lapin::{
+    Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 use tokio::{sync::watch, time::timeout};
 
-use super::{session::SessionFault, wire::Properties};
+use super::{Link, Probe, session::SessionFault, wire::Properties};
 
 /// A message was not taken. It goes out again, with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,16 +35,49 @@ pub enum PublishError {
     Unknown(String),
 }
 
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The publishing half of a session.
 pub(super) struct PublishSession {
-    pub(super) channel: Channel,
-    pub(super) fault: SessionFault,
+    connection: Arc<Connection>,
+    channel: Mutex<Channel>,
+    fault: SessionFault,
+}
+
+impl PublishSession {
+    pub(super) async fn open(connection: Arc<Connection>, fault: SessionFault) -> Result<Self, String> {
+        let channel = Mutex::new(confirming(&connection).await.map_err(|e| e.to_string())?);
+        Ok(Self { connection, channel, fault })
+    }
+
+    fn channel(&self) -> Channel {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    Ok(channel)
 }
 
 #[derive(Clone)]
 pub(super) struct Publisher {
     pub(super) session: watch::Receiver<Option<Arc<PublishSession>>>,
+    pub(super) link: watch::Receiver<Link>,
     pub(super) confirm_timeout: Duration,
+    pub(super) probe: Option<Probe>,
+    /// Whether to wait while the broker holds back publishers. A person at a terminal is told instead.
+    pub(super) patient: bool,
+}
+
+/// What became of one publish.
+enum Answer {
+    /// Confirmed; the confirm carried the return of the message with that id.
+    Taken(Option<String>),
+    Nack,
+    Late,
+    Broken(String),
 }
 
 impl Publisher {
@@ -47,33 +88,45 @@ impl Publisher {
             return gone();
         };
         let Some(current) = current else { return gone() };
-        let answers = join_all(batch.iter().map(|m| self.one(&current, m))).await;
+        // What is published now would wait in memory, and go out beside its own repetition.
+        let mut link = self.link.clone();
+        if self.patient && link.wait_for(|l| l.blocked.is_none()).await.is_err() {
+            return gone();
+        }
+        let channel = current.channel();
+        let answers = join_all(batch.iter().map(|m| self.one(&channel, m))).await;
+        self.judge(&current, &answers).await;
         // A return names its message, but lapin hands it to whichever confirm of the channel comes next. All of the
-        // batch are here, so that the return of any of them is among the answers.
-        let returned: HashSet<String> = answers.iter().filter_map(|a| a.as_ref().ok()?.clone()).collect();
-        batch
+        // batch are here, and none of another batch is on this channel, so that the return of any is among the answers.
+        let returned: HashSet<&str> = answers
             .iter()
-            .zip(answers)
-            .map(|(message, answer)| {
-                answer?;
-                let id = message_id(message);
-                if returned.contains(&id) {
-                    let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
-                    return Err(PublishError::Unroutable { exchange, routing_key });
-                }
-                Ok(())
-            })
-            .collect()
+            .filter_map(|a| if let Answer::Taken(Some(id)) = a { Some(id.as_str()) } else { None })
+            .collect();
+        batch.iter().zip(&answers).map(|(message, answer)| self.told(message, answer, &returned)).collect()
     }
 
-    /// `Ok(Some(id))`: confirmed, and the confirm carried the return of the message with that id.
-    async fn one(&self, session: &PublishSession, message: &Outgoing) -> Result<Option<String>, PublishError> {
+    fn told(&self, message: &Outgoing, answer: &Answer, returned: &HashSet<&str>) -> Result<(), PublishError> {
+        match answer {
+            Answer::Taken(_) if returned.contains(message_id(message).as_str()) => Err(PublishError::Unroutable {
+                exchange: message.exchange.clone(),
+                routing_key: message.routing_key.clone(),
+            }),
+            Answer::Taken(_) => Ok(()),
+            Answer::Nack => Err(PublishError::Refused),
+            Answer::Late => Err(PublishError::Unknown(match self.link.borrow().blocked.as_deref() {
+                Some(why) => format!("the broker holds back publishers: {why}"),
+                None => format!("none within {} s", self.confirm_timeout.as_secs()),
+            })),
+            Answer::Broken(why) => Err(PublishError::Unknown(why.clone())),
+        }
+    }
+
+    async fn one(&self, channel: &Channel, message: &Outgoing) -> Answer {
         let mut properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
         properties.message_id.get_or_insert_with(|| message_id(message));
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let publish = async {
-            let confirm = session
-                .channel
+            let confirm = channel
                 .basic_publish(
                     message.exchange.as_str().into(),
                     message.routing_key.as_str().into(),
@@ -84,25 +137,89 @@ impl Publisher {
                 .await?;
             confirm.await
         };
-        match timeout(self.confirm_timeout, publish).await {
-            Ok(Ok(Confirmation::Ack(returned))) => {
-                session.fault.confirmed();
-                Ok(returned.and_then(|r| r.delivery.properties.message_id().as_ref().map(|id| id.as_str().to_owned())))
+        let limit = self.confirm_timeout;
+        let confirmation = if self.patient {
+            in_time(self.link.clone(), limit, publish).await
+        } else {
+            timeout(limit, publish).await.ok()
+        };
+        match confirmation {
+            Some(Ok(Confirmation::Ack(returned))) => {
+                let id = returned.and_then(|r| r.delivery.properties.message_id().as_ref().map(ToString::to_string));
+                Answer::Taken(id)
             }
-            Ok(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => {
-                session.fault.nacked();
-                Err(PublishError::Refused)
-            }
-            Ok(Err(e)) => {
-                session.fault.report(format!("publishing failed: {e}"));
-                Err(PublishError::Unknown(e.to_string()))
-            }
-            Err(_) => {
-                let why = format!("none within {} s", self.confirm_timeout.as_secs());
-                session.fault.unconfirmed(&why);
-                Err(PublishError::Unknown(why))
+            Some(Ok(Confirmation::Nack(_) | Confirmation::NotRequested)) => Answer::Nack,
+            Some(Err(e)) => Answer::Broken(e.to_string()),
+            None => Answer::Late,
+        }
+    }
+
+    /// What the answers say of the channel and the session.
+    async fn judge(&self, session: &PublishSession, answers: &[Answer]) {
+        let mut late = false;
+        for answer in answers {
+            match answer {
+                Answer::Taken(_) => session.fault.taken(),
+                Answer::Nack => session.fault.not_taken(),
+                Answer::Late => {
+                    late = true;
+                    session.fault.not_taken();
+                }
+                Answer::Broken(why) => return session.fault.report(format!("publishing failed: {why}")),
             }
         }
+        if late {
+            tracing::warn!("a publish was not confirmed within {} s: a fresh channel", self.confirm_timeout.as_secs());
+        }
+        // A confirm that comes late could carry off the return of another message, so its channel is given up.
+        if (late || session.fault.is_doubtful())
+            && let Err(why) = self.replace_channel(session).await
+        {
+            session.fault.report(why);
+        }
+    }
+
+    /// Puts a fresh channel in the place of one that did not answer, or took nothing. In the second case the fresh one
+    /// has to take something first: after a cluster node's death every channel of a connection may refuse for ever, while
+    /// a queue that refuses is no reason to begin anew.
+    async fn replace_channel(&self, session: &PublishSession) -> Result<(), String> {
+        let fresh = timeout(self.confirm_timeout, confirming(&session.connection))
+            .await
+            .map_err(|_| "no fresh channel in time".to_owned())?
+            .map_err(|e| format!("no fresh channel: {e}"))?;
+        if session.fault.is_doubtful() {
+            let probe = self.probe.as_ref().ok_or("several publishes in a row were not taken")?;
+            match self.one(&fresh, &probe()).await {
+                Answer::Taken(_) => session.fault.taken(),
+                Answer::Nack => return Err("several publishes in a row were refused, and a probe as well".to_owned()),
+                Answer::Late => return Err("several publishes in a row were not taken, nor was a probe".to_owned()),
+                Answer::Broken(why) => return Err(format!("probing failed: {why}")),
+            }
+        }
+        let old = std::mem::replace(&mut *session.channel.lock().unwrap_or_else(PoisonError::into_inner), fresh);
+        let _ = timeout(CLOSE_TIMEOUT, old.close(200, "replaced".into())).await;
+        tracing::info!(channel = session.channel().id(), "publishing goes on, on another channel");
+        Ok(())
+    }
+}
+
+/// What comes of `publish`; `None` when it takes longer than `limit`, the time in which the broker holds back publishers
+/// not counted.
+async fn in_time<T>(mut link: watch::Receiver<Link>, limit: Duration, publish: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        loop {
+            if link.wait_for(|l| l.blocked.is_none()).await.is_err() {
+                return;
+            }
+            let blocked = timeout(limit, link.wait_for(|l| l.blocked.is_some())).await.map(|seen| seen.is_ok());
+            if blocked != Ok(true) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        done = publish => Some(done),
+        () = late => None,
     }
 }
 
@@ -111,5 +228,34 @@ fn message_id(message: &Outgoing) -> String {
     match message.properties.get("message_id").and_then(|v| v.as_str()) {
         Some(id) => id.to_owned(),
         None => crate::hash::short(&[message.routing_key.as_bytes(), &message.body]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn link(blocked: bool) -> Link {
+        Link { blocked: blocked.then(|| "low on memory".to_owned()), ..Link::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_confirm_a_publish_is_late() {
+        let (_broker, link) = watch::channel(link(false));
+        assert_eq!(in_time(link, LIMIT, std::future::pending::<()>()).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_late_while_the_broker_holds_back_publishers() {
+        let (broker, receiver) = watch::channel(link(true));
+        let answered = async {
+            tokio::time::sleep(LIMIT * 30).await;
+            broker.send_replace(link(false));
+            tokio::time::sleep(LIMIT / 2).await;
+            "confirmed"
+        };
+        assert_eq!(in_time(receiver, LIMIT, answered).await, Some("confirmed"));
     }
 }

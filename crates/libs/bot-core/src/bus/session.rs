@@ -7,13 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bot_store::Outgoing;
 use futures_util::StreamExt;
-use lapin::{
-    Channel, Connection, ConnectionProperties, Event,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-    uri::AMQPUri,
-};
+use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPublishOptions, uri::AMQPUri};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -29,8 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const AMQP_HEARTBEAT_S: u16 = 10;
-/// Right after a cluster node's death a channel may answer nack to everything, for ever.
-const NACKS_IN_A_ROW_MAX: u32 = 3;
+/// After so many publishes in a row that were not taken, a probe shows whether the session takes any.
+const NOT_TAKEN_MAX: u32 = 3;
 
 pub(super) struct Supervisor {
     pub(super) options: BusOptions,
@@ -44,41 +39,38 @@ pub(super) struct Supervisor {
 #[derive(Clone)]
 pub(crate) struct SessionFault {
     over: mpsc::Sender<String>,
-    nacks: Arc<AtomicU32>,
+    /// Publishes in a row that were not taken.
+    not_taken: Arc<AtomicU32>,
 }
 
 impl SessionFault {
     fn new() -> (Self, mpsc::Receiver<String>) {
         let (over, rx) = mpsc::channel(1);
-        (Self { over, nacks: Arc::default() }, rx)
+        (Self { over, not_taken: Arc::default() }, rx)
     }
     pub(crate) fn report(&self, why: String) {
         let _ = self.over.try_send(why);
     }
-    pub(super) fn confirmed(&self) {
-        self.nacks.store(0, Ordering::Relaxed);
+    pub(super) fn taken(&self) {
+        self.not_taken.store(0, Ordering::Relaxed);
     }
-    pub(super) fn nacked(&self) {
-        self.unconfirmed("nack");
+    pub(super) fn not_taken(&self) {
+        self.not_taken.fetch_add(1, Ordering::Relaxed);
     }
-    pub(super) fn unconfirmed(&self, why: &str) {
-        if self.nacks.fetch_add(1, Ordering::Relaxed) + 1 >= NACKS_IN_A_ROW_MAX {
-            self.report(format!("{NACKS_IN_A_ROW_MAX} publishes in a row were not taken (the last: {why})"));
-        }
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.not_taken.load(Ordering::Relaxed) >= NOT_TAKEN_MAX
     }
 }
 
 struct Session {
-    publish: Connection,
+    publish: Arc<Connection>,
     consume: Connection,
-    light: Channel,
-    fault: SessionFault,
     over: mpsc::Receiver<String>,
     tasks: JoinSet<()>,
 }
 
 impl Supervisor {
-    pub(super) async fn run(mut self, cancelled: CancellationToken) {
+    pub(super) async fn run(self, cancelled: CancellationToken) {
         let mut delay = Reconnect::new();
         for n in 0_usize.. {
             let address = &self.options.addresses[n % self.options.addresses.len().max(1)];
@@ -89,7 +81,7 @@ impl Supervisor {
             match begun {
                 Ok(mut session) => {
                     let begun = Instant::now();
-                    let why = self.attend(&mut session, &cancelled).await;
+                    let why = Self::attend(&mut session, &cancelled).await;
                     // A session that ends at once is no better than none.
                     if begun.elapsed() > SETTLED {
                         delay.reset();
@@ -113,44 +105,44 @@ impl Supervisor {
     }
 
     async fn begin(&self, address: &str) -> Result<Session, String> {
-        let (publish, consume) = timeout(CONNECT_TIMEOUT, async {
-            Ok::<_, String>((
-                connect(&self.options, address, "publish").await?,
-                connect(&self.options, address, "consume").await?,
-            ))
-        })
-        .await
-        .map_err(|_| format!("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs()))??;
+        timeout(CONNECT_TIMEOUT, self.open(address))
+            .await
+            .map_err(|_| format!("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs()))?
+    }
+
+    async fn open(&self, address: &str) -> Result<Session, String> {
+        let publish = Arc::new(connect(&self.options, address, "publish").await?);
+        let consume = connect(&self.options, address, "consume").await?;
         let (fault, over) = SessionFault::new();
         let epoch = self.link.borrow().epoch + 1;
         let mut tasks = JoinSet::new();
         let light = publish.create_channel().await.map_err(|e| e.to_string())?;
-        let confirmed = publish.create_channel().await.map_err(|e| e.to_string())?;
-        confirmed.confirm_select(ConfirmSelectOptions::default()).await.map_err(|e| e.to_string())?;
-        for (connection, role) in [(&publish, "publish"), (&consume, "consume")] {
+        let confirmed = PublishSession::open(publish.clone(), fault.clone()).await?;
+        for (connection, role) in [(publish.as_ref(), "publish"), (&consume, "consume")] {
             tasks.spawn(watch_events(connection.events_listener(), role, self.link.clone(), fault.clone()));
         }
         for consumer in &self.consumers {
             let channel = consume.create_channel().await.map_err(|e| e.to_string())?;
             tasks.spawn(consumer.clone().run(channel, epoch, fault.clone()));
         }
-        self.session.send_replace(Some(Arc::new(PublishSession { channel: confirmed, fault: fault.clone() })));
+        // A task of its own, since it waits for as long as the broker holds back publishers.
+        tasks.spawn(send_light(light, self.light.clone(), fault));
         self.link.send_modify(|l| *l = Link { epoch, up: true, blocked: None, trouble: None });
+        self.session.send_replace(Some(Arc::new(confirmed)));
         tracing::info!(address, epoch, "session begun");
-        Ok(Session { publish, consume, light, fault, over, tasks })
+        Ok(Session { publish, consume, over, tasks })
     }
 
     /// Until the session is over; says why.
-    async fn attend(&mut self, session: &mut Session, cancelled: &CancellationToken) -> String {
+    async fn attend(session: &mut Session, cancelled: &CancellationToken) -> String {
         let mut check = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 why = session.over.recv() => return why.unwrap_or_default(),
                 () = cancelled.cancelled() => return "stopping".to_owned(),
-                message = self.light.pop() => send_light(&session.light, &message, &session.fault).await,
                 _ = check.tick() => {
                     // What ends without an event of its own.
-                    for (connection, role) in [(&session.publish, "publish"), (&session.consume, "consume")] {
+                    for (connection, role) in [(session.publish.as_ref(), "publish"), (&session.consume, "consume")] {
                         if !connection.status().connected() {
                             return format!("the {role} connection is gone");
                         }
@@ -164,11 +156,12 @@ impl Supervisor {
         self.session.send_replace(None);
         self.link.send_modify(|l| {
             l.up = false;
+            l.blocked = None;
             l.trouble = Some(why.to_owned());
         });
         tracing::warn!("session over: {why}");
         session.tasks.abort_all();
-        for connection in [&session.publish, &session.consume] {
+        for connection in [session.publish.as_ref(), &session.consume] {
             if connection.status().connected() {
                 let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "bye".into())).await;
             }
@@ -191,19 +184,22 @@ pub(super) async fn connect(options: &BusOptions, address: &str, role: &str) -> 
     Connection::connect_uri(uri, properties).await.map_err(|e| format!("{address}: {e}"))
 }
 
-async fn send_light(channel: &Channel, message: &Outgoing, fault: &SessionFault) {
-    let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
-    let sent = channel
-        .basic_publish(
-            message.exchange.as_str().into(),
-            message.routing_key.as_str().into(),
-            BasicPublishOptions::default(),
-            &message.body,
-            properties.write(message.priority, false),
-        )
-        .await;
-    if let Err(e) = sent {
-        fault.report(format!("sending a record failed: {e}"));
+async fn send_light(channel: Channel, light: Arc<Light>, fault: SessionFault) {
+    loop {
+        let message = light.pop().await;
+        let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
+        let sent = channel
+            .basic_publish(
+                message.exchange.as_str().into(),
+                message.routing_key.as_str().into(),
+                BasicPublishOptions::default(),
+                &message.body,
+                properties.write(message.priority, false),
+            )
+            .await;
+        if let Err(e) = sent {
+            return fault.report(format!("sending a record failed: {e}"));
+        }
     }
 }
 
@@ -219,7 +215,10 @@ async fn watch_events(
                 tracing::warn!(role, "the broker holds back publishers: {reason}");
                 link.send_modify(|l| l.blocked = Some(reason));
             }
-            Event::ConnectionUnblocked => link.send_modify(|l| l.blocked = None),
+            Event::ConnectionUnblocked => {
+                tracing::info!(role, "the broker takes publishers' messages again");
+                link.send_modify(|l| l.blocked = None);
+            }
             Event::Error(e) => fault.report(format!("the {role} connection ended: {e}")),
             _ => {}
         }

@@ -16,18 +16,20 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{inbox::proven_publisher, origin, outgoing::Returned, pulse, shared::Shared};
+use super::{entity::STATE_BYTES_MAX, inbox::proven_publisher, origin, outgoing::Returned, pulse, shared::Shared};
 use crate::{
     bus::{Delivery, Intake, Properties},
     clock,
     contract::Bot,
-    envelope::Envelope,
+    envelope::{BODY_BYTES_MAX, Envelope},
     meta::Cause,
 };
 
 const PAUSE_ROW: &str = "control.pause";
 /// Jobs that wait, per job that may run, before the bot stops taking work.
 const WAITING_PER_JOB_MAX: u64 = 2;
+/// A command whose effect could not be written waits so long.
+const COMMAND_AGAIN: Duration = Duration::from_secs(1);
 const OUTBOX_UNSENT_MAX: u64 = 1000;
 const PAUSE_SECONDS_MAX: u64 = 31_536_000;
 
@@ -53,16 +55,15 @@ pub(crate) async fn control<B: Bot>(
             d = deliveries.recv() => match d { Some(d) => d, None => return },
             () = cancelled.cancelled() => return,
         };
-        match command(&shared, &delivery).await {
-            Ok(()) => {
-                delivery.ack().await;
-            }
-            Err(e) => {
-                tracing::error!("a command waits, since the store cannot be written: {e}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                delivery.give_back().await;
+        // Kept in hand while the store fails: given back, it would come again at once, and only so often.
+        while let Err(e) = command(&shared, &delivery).await {
+            tracing::error!("a command waits, since the store cannot be written: {e}");
+            tokio::select! {
+                () = tokio::time::sleep(COMMAND_AGAIN) => {}
+                () = cancelled.cancelled() => return,
             }
         }
+        delivery.ack().await;
     }
 }
 
@@ -123,6 +124,7 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
             Ok(cancel) => {
                 let reason = format!("{} (by {by})", cancel.reason);
                 if shared.store.request_cancel(&cancel.job_id, &reason).await? {
+                    shared.cancels.send_replace(());
                     Ok(json!({"job_id": cancel.job_id, "cancelling": true}))
                 } else {
                     Err((Code::Rejected, format!("no job {} waits or runs here", cancel.job_id)))
@@ -172,11 +174,26 @@ pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
             () = cancelled.cancelled() => break,
         }
         if let Err(e) = look(&shared).await {
-            tracing::error!("the store cannot be read: {e}");
-            shared.condition(|c| c.store_trouble = Some(e.to_string()));
+            shared.store_failed(&e);
+        }
+        if shared.condition(|c| c.store.is_due(Instant::now())) {
+            try_store(&shared).await;
         }
     }
     shared.intake.send_replace(Intake::Closed);
+}
+
+/// Whether the store has room for a message and a state of the largest size.
+async fn try_store<B: Bot>(shared: &Arc<Shared<B>>) {
+    let tried = shared.store.try_room(BODY_BYTES_MAX + STATE_BYTES_MAX).await;
+    let now = Instant::now();
+    match tried {
+        Ok(()) => {
+            shared.adjust(|c| c.store.over(now));
+            tracing::info!("the store can be written again");
+        }
+        Err(e) => shared.adjust(|c| c.store.still_failed(e.to_string(), now)),
+    }
 }
 
 /// Reads what the store says now. Never beside a command that changes it.
@@ -202,15 +219,11 @@ async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     } else {
         None
     };
-    let open = shared.enabled && paused.is_none() && backlog.is_none();
-    let before = shared.condition(|c| {
+    let before = shared.adjust(|c| {
         c.backlog = backlog;
         std::mem::replace(&mut c.paused, paused.clone())
     });
-    announce_change(shared, before, paused).await?;
-    let intake = if open { Intake::Open } else { Intake::Closed };
-    shared.intake.send_if_modified(|i| std::mem::replace(i, intake) != intake);
-    Ok(())
+    announce_change(shared, before, paused).await
 }
 
 type Paused = Option<(String, String)>;

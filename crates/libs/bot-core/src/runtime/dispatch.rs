@@ -113,7 +113,8 @@ impl<B: Bot> Dispatch<B> {
     }
 
     fn start_what_can(&mut self) {
-        if self.alone {
+        // With the intake closed, what waits is about to be given back.
+        if self.alone || *self.shared.intake.borrow() == Intake::Closed {
             return;
         }
         if !self.suspects.is_empty() {
@@ -177,20 +178,15 @@ async fn suspect<B: Bot>(shared: Arc<Shared<B>>, delivery: Delivery) -> Finished
     let starts = match shared.store.mark_started(&body_hash).await {
         Ok(starts) => starts,
         Err(e) => {
+            shared.store_failed(&e);
             delivery.give_back().await;
             return (None, Err(e));
         }
     };
-    let read = if starts > CRASHES_MAX {
-        Err(Shared::<B>::crash_letter(&delivery, starts - 1))
-    } else {
-        shared.read(&delivery)
-    };
+    let read =
+        if starts > CRASHES_MAX { Err(shared.crash_letter(&delivery, starts - 1)) } else { shared.read(&delivery) };
     let result = shared.settle(&delivery, read).await;
-    if result.is_ok()
-        && let Err(e) = shared.store.clear_started(&body_hash).await
-    {
-        return (None, Err(e));
-    }
-    (None, result)
+    // Also where the store failed: the message did not end the process.
+    let cleared = shared.store.clear_started(&body_hash).await;
+    (None, result.and(cleared))
 }

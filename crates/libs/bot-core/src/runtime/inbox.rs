@@ -10,11 +10,12 @@ use bot_messages::{
     bot::BotFailed,
     telemetry::{Outcome as Settled, RecordKind},
 };
-use bot_store::{Commit, Committed, InboxKey, InboxMark, StateWrite, StoreError};
+use bot_store::{Commit, Committed, InboxKey, InboxMark, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    origin::{Origin, check, origin},
+    entity::{self, Handled, panic_text},
+    origin::{Origin, Refused, check, origin},
     outgoing::Returned,
     shared::Shared,
 };
@@ -22,11 +23,12 @@ use crate::{
     bus::{ATTEMPT, CAUSATION_ID, Delivery, HEADERS_BYTES_MAX, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
     clock, config,
     contract::Bot,
-    effects::{Effects, Fail, Outcome},
+    effects::Fail,
     envelope::Envelope,
     hash,
     meta::{Cause, Meta},
     retry,
+    trace::{Span, Traced},
 };
 
 /// The loop guard.
@@ -55,7 +57,8 @@ pub(crate) struct Letter {
     pub(crate) why: String,
     id: Option<String>,
     event_type: Option<String>,
-    publisher: String,
+    origin: Origin,
+    attempt: u32,
     cause: Cause,
 }
 
@@ -74,52 +77,65 @@ fn verdict(settled: Settled, why: impl Into<Option<String>>) -> Verdict {
 impl<B: Bot> Shared<B> {
     /// Reads a delivery. Pure but for the clock.
     pub(crate) fn read(&self, delivery: &Delivery) -> Result<Message, Box<Letter>> {
-        let none = Properties::default();
-        let properties = delivery.properties.as_ref().unwrap_or(&none);
-        let cause = cause_of(properties);
-        let letter = |code, why: String, publisher: &str| {
-            Box::new(Letter {
-                code,
-                why,
-                id: None,
-                event_type: None,
-                publisher: publisher.to_owned(),
-                cause: cause.clone(),
-            })
+        let properties = match &delivery.properties {
+            Ok(properties) => properties,
+            Err(bytes) => {
+                let why = format!("the headers have {bytes} bytes: at most {HEADERS_BYTES_MAX} are read");
+                return Err(self.letter(delivery, Code::MessageTooLarge, why));
+            }
         };
-        if let Err(bytes) = delivery.properties {
-            let why = format!("the headers have {bytes} bytes: at most {HEADERS_BYTES_MAX} are read");
-            return Err(letter(Code::MessageTooLarge, why, proven_publisher(&delivery.exchange)));
-        }
-        let origin = origin(&delivery.exchange, &delivery.routing_key, properties, &self.speaker.slug, &self.operator)
-            .map_err(|r| letter(r.code, r.message, &r.publisher))?;
+        let origin = self.origin(delivery, properties).map_err(|r| self.letter(delivery, r.code, r.message))?;
         let envelope = Envelope::decode(&delivery.body).map_err(|e| {
-            let mut l = letter(e.code, e.to_string(), &origin.publisher);
-            (l.id, l.event_type) = (e.id, e.event_type);
-            l
+            let mut letter = self.letter(delivery, e.code, e.to_string());
+            (letter.id, letter.event_type) = (e.id, e.event_type);
+            letter
         })?;
-        let refuse = |code, why: String| {
-            let mut l = letter(code, why, &origin.publisher);
-            l.id = Some(envelope.id.clone());
-            l.event_type = Some(envelope.event_type.clone());
-            l.cause.correlation_id = envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone());
-            l.cause.causation_id.clone_from(&envelope.id);
-            l
-        };
-        check(&origin, &delivery.routing_key, &envelope, &self.contract).map_err(|r| refuse(r.code, r.message))?;
-        let key = self.readable(&envelope, properties, &cause).map_err(|(code, why)| refuse(code, why))?;
         let cause = Cause {
             correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
             causation_id: envelope.id.clone(),
-            ..cause
+            ..cause_of(properties)
         };
+        let refuse = |code, why: String| {
+            Box::new(Letter {
+                id: Some(envelope.id.clone()),
+                event_type: Some(envelope.event_type.clone()),
+                cause: cause.clone(),
+                ..*self.letter(delivery, code, why)
+            })
+        };
+        check(&origin, &delivery.routing_key, &envelope, &self.contract).map_err(|r| refuse(r.code, r.message))?;
+        let key = self.readable(&envelope, properties, &cause).map_err(|(code, why)| refuse(code, why))?;
         Ok(Message {
-            attempt: if origin.returned { properties.count(ATTEMPT).unwrap_or(1).max(1) } else { 1 },
+            attempt: attempt(&origin, properties),
             content_hash: hash::full(&[envelope.event_type.as_bytes(), envelope.data.to_string().as_bytes()]),
             envelope,
             origin,
             cause,
             key,
+        })
+    }
+
+    fn origin(&self, delivery: &Delivery, properties: &Properties) -> Result<Origin, Refused> {
+        origin(&delivery.exchange, &delivery.routing_key, properties, &self.speaker.slug, &self.operator)
+    }
+
+    /// What is known of a delivery without its body.
+    fn letter(&self, delivery: &Delivery, code: Code, why: String) -> Box<Letter> {
+        let none = Properties::default();
+        let properties = delivery.properties.as_ref().unwrap_or(&none);
+        let origin = self.origin(delivery, properties).unwrap_or_else(|r| Origin {
+            publisher: r.publisher,
+            replay: 0,
+            returned: false,
+        });
+        Box::new(Letter {
+            code,
+            why,
+            id: properties.message_id.clone(),
+            event_type: properties.event_type.clone(),
+            attempt: attempt(&origin, properties),
+            origin,
+            cause: cause_of(properties),
         })
     }
 
@@ -158,7 +174,13 @@ impl<B: Bot> Shared<B> {
             );
             return Err((Code::UnsupportedSchema, why));
         }
-        (heard.key)(&self.bot, &envelope.data).map_err(|why| (Code::InvalidField, why))
+        let key = AssertUnwindSafe(|| (heard.key)(&self.bot, &envelope.data));
+        std::panic::catch_unwind(key)
+            .map_err(|panic| {
+                let why = format!("finding what {event_type} is about panicked: {}", panic_text(panic.as_ref()));
+                (Code::UnknownError, why)
+            })?
+            .map_err(|why| (Code::InvalidField, why))
     }
 
     /// Handles a delivery to its end. `Err`: the store cannot be written; the delivery is given back.
@@ -169,28 +191,23 @@ impl<B: Bot> Shared<B> {
     ) -> Result<(), StoreError> {
         let begun = Instant::now();
         self.figures.in_flight.fetch_add(1, Ordering::Relaxed);
-        let cause = match &read {
-            Ok(m) => m.cause.clone(),
-            Err(l) => l.cause.clone(),
+        let (mut cause, id, event_type) = match &read {
+            Ok(m) => (m.cause.clone(), Some(m.envelope.id.clone()), Some(m.envelope.event_type.clone())),
+            Err(l) => (l.cause.clone(), l.id.clone(), l.event_type.clone()),
         };
-        let id = match &read {
-            Ok(m) => Some(m.envelope.id.clone()),
-            Err(l) => l.id.clone(),
-        };
-        let event_type = match &read {
-            Ok(m) => m.envelope.event_type.clone(),
-            Err(l) => l.event_type.clone().unwrap_or_default(),
-        };
+        let mut span = self.begin_span(delivery, id.as_deref(), event_type.as_deref(), &mut cause);
         let done = match read {
-            Ok(message) => self.handle(delivery, &message).await,
-            Err(letter) => self.bury_unread(delivery, &letter).await,
+            Ok(message) => self.handle(delivery, &Message { cause: cause.clone(), ..message }).await,
+            Err(letter) => self.bury_unread(delivery, &Letter { cause: cause.clone(), ..*letter }).await,
         };
         self.figures.in_flight.fetch_sub(1, Ordering::Relaxed);
         let done = match done {
             Ok(done) => done,
             Err(e) => {
-                tracing::error!(error = %e, "the store cannot be written; the delivery is given back");
+                tracing::warn!(message_id = id.as_deref(), "given back: {e}");
+                self.store_failed(&e);
                 delivery.give_back().await;
+                span.end(Some("given back"));
                 return Err(e);
             }
         };
@@ -201,6 +218,8 @@ impl<B: Bot> Shared<B> {
         let took = begun.elapsed();
         self.figures.settled(took, failed, Instant::now());
         let why = done.why.unwrap_or_default();
+        span.outcome(&word(done.settled));
+        span.end(failed.then_some(why.as_str()));
         tracing::info!(
             message_id = id.as_deref(), correlation_id = %cause.correlation_id, event_type, outcome = ?done.settled, why, took_us = took.as_micros() as u64,
             "settled"
@@ -212,6 +231,12 @@ impl<B: Bot> Shared<B> {
         record.duration_us = u64::try_from(took.as_micros()).ok();
         self.send_record(&record);
         Ok(())
+    }
+
+    fn begin_span(&self, d: &Delivery, id: Option<&str>, event_type: Option<&str>, cause: &mut Cause) -> Span {
+        let (exchange, routing_key, body_bytes) = (d.exchange.as_str(), d.routing_key.as_str(), d.body.len());
+        let queue = bot_messages::keys::work(&self.speaker.slug);
+        self.spans.handled(Traced { exchange, routing_key, queue: Some(&queue), id, event_type, body_bytes }, cause)
     }
 
     async fn handle(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
@@ -260,23 +285,33 @@ impl<B: Bot> Shared<B> {
     ) -> Result<(Commit, Verdict), StoreError> {
         let mut commit = Commit::default();
         let event_type = m.envelope.event_type.as_str();
-        if !self.triggers.is_empty() && !self.triggers.iter().any(|t| config::pattern_fits(&t.pattern, event_type)) {
+        if !config::is_triggered(&self.triggers, event_type) {
             let why = format!("no trigger of its configuration fits {event_type}");
             return Ok((commit, verdict(Settled::Ignored, why)));
         }
-        let stored = self.store.state(&m.key).await?;
-        let version = stored.as_ref().map_or(0, |(_, v)| *v);
-        let before = stored.map(|(v, _)| v);
-        let (outcome, after) = self.run_handler(m, before.clone(), now);
+        let Some(heard) = self.handlers.get(event_type) else {
+            return Ok((commit, verdict(Settled::Ignored, format!("{event_type} is not heard"))));
+        };
+        let meta = Meta {
+            id: m.envelope.id.clone(),
+            publisher: m.origin.publisher.clone(),
+            correlation_id: m.cause.correlation_id.clone(),
+            priority: m.envelope.priority,
+            attempt: m.attempt,
+            now,
+        };
+        let run = |state: &mut B::State| (heard.handle)(&self.bot, state, &meta, m.envelope.data.clone());
+        let (outcome, state) = match entity::handle::<B>(&self.store, &m.key, run).await? {
+            Handled::Ran { outcome, state } => (outcome, state),
+            Handled::Unreadable(why) => (Err(Fail::reject(Code::UnsupportedSchema, anyhow::anyhow!(why))), None),
+        };
         let fail = match outcome {
             Ok(effects) => {
-                let acted = !effects.list.is_empty() || after != before;
+                let acted = !effects.list.is_empty() || state.is_some();
                 let note = effects.note.clone();
                 match self.speaker.write(effects.list, &m.cause, now, &mut commit) {
                     Ok(()) => {
-                        if let Some(value) = after.filter(|a| Some(a) != before.as_ref()) {
-                            commit.state = Some(StateWrite { key: m.key.clone(), expected_version: version, value });
-                        }
+                        commit.state = state;
                         return Ok((commit, verdict(if acted { Settled::Acted } else { Settled::Ignored }, note)));
                     }
                     Err(why) => Fail::reject(Code::Rejected, anyhow::anyhow!(why)),
@@ -287,44 +322,6 @@ impl<B: Bot> Shared<B> {
         let mut commit = Commit::default();
         let done = self.fail(delivery, m, &fail, now, &mut commit);
         Ok((commit, done))
-    }
-
-    fn run_handler(
-        &self,
-        m: &Message,
-        before: Option<serde_json::Value>,
-        now: DateTime<Utc>,
-    ) -> (Outcome<B>, Option<serde_json::Value>) {
-        let state = match before.map(serde_json::from_value::<B::State>).transpose() {
-            Ok(state) => state,
-            Err(e) => {
-                return (
-                    Err(Fail::reject(
-                        Code::UnsupportedSchema,
-                        anyhow::anyhow!("the stored state of {} cannot be read: {e}", m.key),
-                    )),
-                    None,
-                );
-            }
-        };
-        let meta = Meta {
-            id: m.envelope.id.clone(),
-            publisher: m.origin.publisher.clone(),
-            correlation_id: m.cause.correlation_id.clone(),
-            priority: m.envelope.priority,
-            attempt: m.attempt,
-            now,
-        };
-        let mut state = state.unwrap_or_default();
-        let Some(heard) = self.handlers.get(m.envelope.event_type.as_str()) else {
-            return (Ok(Effects::ignored("not heard")), None);
-        };
-        // A handler that panics fails its message, not the bot.
-        let run = AssertUnwindSafe(|| (heard.handle)(&self.bot, &mut state, &meta, m.envelope.data.clone()));
-        let outcome = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
-            Err(Fail::Retry(anyhow::anyhow!("the handler panicked: {}", panic_text(panic.as_ref()))))
-        });
-        (outcome, serde_json::to_value(&state).ok())
     }
 
     fn fail(&self, delivery: &Delivery, m: &Message, fail: &Fail, now: DateTime<Utc>, commit: &mut Commit) -> Verdict {
@@ -390,9 +387,9 @@ impl<B: Bot> Shared<B> {
             id: letter.id.as_deref(),
             event_type: letter.event_type.as_deref(),
             properties: delivery.properties.clone().unwrap_or_default(),
-            publisher: &letter.publisher,
-            replay: 0,
-            attempt: 1,
+            publisher: &letter.origin.publisher,
+            replay: letter.origin.replay,
+            attempt: letter.attempt,
             cause: letter.cause.clone(),
         };
         let letters = self.speaker.dead_letter(&returned, letter.code, &letter.why, clock::now());
@@ -401,17 +398,9 @@ impl<B: Bot> Shared<B> {
     }
 
     /// A message that ended the process several times is put aside unread.
-    pub(crate) fn crash_letter(delivery: &Delivery, crashes: u32) -> Box<Letter> {
-        let properties = delivery.properties.clone().unwrap_or_default();
-        let publisher = proven_publisher(&delivery.exchange).to_owned();
-        Box::new(Letter {
-            code: Code::CrashLoop,
-            why: format!("{crashes} deliveries of this message had no outcome: it seems to end the bot"),
-            id: properties.message_id.clone(),
-            event_type: properties.event_type.clone(),
-            publisher,
-            cause: cause_of(&properties),
-        })
+    pub(crate) fn crash_letter(&self, delivery: &Delivery, crashes: u32) -> Box<Letter> {
+        let why = format!("{crashes} deliveries of this message had no outcome: it seems to end the bot");
+        self.letter(delivery, Code::CrashLoop, why)
     }
 
     /// Tells that the bot cannot go on, as far as it can be told.
@@ -431,7 +420,17 @@ pub(crate) fn proven_publisher(exchange: &str) -> &str {
     exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX).unwrap_or("unknown")
 }
 
-fn cause_of(properties: &Properties) -> Cause {
+/// As on the log stream.
+fn word(settled: Settled) -> String {
+    serde_json::to_value(settled).ok().and_then(|v| v.as_str().map(ToOwned::to_owned)).unwrap_or_default()
+}
+
+/// Which attempt it is: only what came back through a queue of ours says so.
+fn attempt(origin: &Origin, properties: &Properties) -> u32 {
+    if origin.returned { properties.count(ATTEMPT).unwrap_or(1).max(1) } else { 1 }
+}
+
+pub(crate) fn cause_of(properties: &Properties) -> Cause {
     Cause {
         correlation_id: properties.correlation_id.clone().unwrap_or_default(),
         causation_id: properties.text(CAUSATION_ID).unwrap_or_default().to_owned(),
@@ -439,12 +438,4 @@ fn cause_of(properties: &Properties) -> Cause {
         traceparent: properties.text(TRACEPARENT).map(ToOwned::to_owned),
         tracestate: properties.text(TRACESTATE).map(ToOwned::to_owned),
     }
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -1,5 +1,6 @@
 //! Jobs: claimed under a lease, run with limits, ended in one commit that carries their fencing token.
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
@@ -9,14 +10,18 @@ use std::{
 };
 
 use bot_messages::{Code, FailureReason, SafeError, telemetry::RecordKind};
-use bot_store::{Claimed, Commit, Committed, Guard, JobEnd, JobOutcome, JobStatus, Renewed, StoreError};
+use bot_store::{Claimed, Commit, Committed, Guard, JobEnd, JobOutcome, JobStatus, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
 use serde_json::Value;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{inbox::panic_text, shared::Shared};
+use super::{
+    entity::panic_text,
+    lease::{self, Lease, LeaseNews},
+    shared::Shared,
+};
 use crate::{
     clock,
     contract::Bot,
@@ -26,33 +31,46 @@ use crate::{
     retry,
 };
 
-const LEASE: Duration = Duration::from_secs(30);
-/// Also how soon a request to cancel is seen.
-const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// How long a job that was told to stop may take to clean up.
-const STOP_GRACE: Duration = Duration::from_secs(15);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(15);
+/// The longest that nobody looks for a job; whatever frees one wakes the look before.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_SOONEST: Duration = Duration::from_millis(250);
+/// While no work is taken, or the store fails.
+const LOOK_IDLE: Duration = Duration::from_secs(1);
 
 /// Runs until cancelled; then the jobs are told to stop, and handed back.
 pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
     let mut running: JoinSet<()> = JoinSet::new();
+    // By task, so that one whose task broke is not held to be running for ever.
+    let mut ids: HashMap<tokio::task::Id, String> = HashMap::new();
     while !cancelled.is_cancelled() {
-        let places = if shared.takes_work() { shared.constraints.max_concurrent_jobs } else { 0 };
-        let free = places.saturating_sub(running.len());
-        if free > 0 {
-            match shared.store.claim(&shared.tools.instance, LEASE, free as u32).await {
-                Ok(claimed) => {
+        let mut wait = LOOK_IDLE;
+        if shared.takes_work() {
+            let free = shared.constraints.max_concurrent_jobs.saturating_sub(running.len());
+            let here: Vec<String> = ids.values().cloned().collect();
+            // Before the claim, which sees what was asked before.
+            let cancels = shared.cancels.subscribe();
+            match claim(&shared, free, &here).await {
+                Ok((claimed, next)) => {
                     for job in claimed {
-                        running.spawn(run_job(shared.clone(), job, cancelled.child_token()));
+                        let id = job.id.clone();
+                        let run = run_job(shared.clone(), job, cancels.clone(), cancelled.child_token());
+                        let task = running.spawn(run);
+                        ids.insert(task.id(), id);
                     }
+                    wait = next;
                 }
-                Err(e) => tracing::error!("jobs cannot be claimed: {e}"),
+                Err(e) => shared.store_failed(&e),
             }
         }
         shared.figures.jobs_running.store(running.len() as u64, Ordering::Relaxed);
         tokio::select! {
             () = shared.store.jobs_changed().notified() => {}
-            Some(_) = running.join_next(), if !running.is_empty() => {}
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
+                ids.remove(&ended.map_or_else(|e| e.id(), |(id, ())| id));
+            }
+            () = tokio::time::sleep(wait) => {}
             () = cancelled.cancelled() => break,
         }
     }
@@ -60,11 +78,26 @@ pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellation
     shared.figures.jobs_running.store(0, Ordering::Relaxed);
 }
 
+/// Takes up to `free` jobs; with them, when to look again.
+async fn claim<B: Bot>(
+    shared: &Arc<Shared<B>>,
+    free: usize,
+    here: &[String],
+) -> Result<(Vec<Claimed>, Duration), StoreError> {
+    // A place that frees up wakes the look.
+    if free == 0 {
+        return Ok((Vec::new(), LOOK_AGAIN));
+    }
+    let claimed = shared.store.claim(&shared.tools.instance, lease::LENGTH, free as u32, here).await?;
+    let next = shared.store.next_job_in().await?.unwrap_or(LOOK_AGAIN);
+    Ok((claimed, next.clamp(LOOK_SOONEST, LOOK_AGAIN)))
+}
+
 /// The durable side of a job's context.
-struct Port<B: Bot> {
-    shared: Arc<Shared<B>>,
-    job: String,
-    token: i64,
+pub(super) struct Port<B: Bot> {
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) job: String,
+    pub(super) token: i64,
     cause: Cause,
     lines: AtomicU64,
     stop: Mutex<Option<Stop>>,
@@ -79,6 +112,14 @@ impl<B: Bot> Port<B> {
         }
         drop(stop);
         self.cancelled.cancel();
+    }
+
+    fn heed(&self, news: LeaseNews) {
+        match news {
+            LeaseNews::Held => {}
+            LeaseNews::Cancelled(reason) => self.stop_because(Stop::Asked(reason)),
+            LeaseNews::Lost => self.stop_because(Stop::LeaseLost),
+        }
     }
 
     fn guard(&self) -> Guard {
@@ -112,7 +153,7 @@ impl<B: Bot> JobPort for Port<B> {
                 .speaker
                 .write(effects, &self.cause, clock::now(), &mut commit)
                 .map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
-            match self.shared.commit(commit).await.map_err(Fail::retry)? {
+            match self.shared.commit_when_room(commit, &self.cancelled).await.map_err(Fail::retry)? {
                 Committed::Done | Committed::StepDone => Ok(()),
                 _ => {
                     self.stop_because(Stop::LeaseLost);
@@ -147,9 +188,16 @@ impl<B: Bot> JobPort for Port<B> {
     }
 }
 
-async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: CancellationToken) {
-    let cause: Cause = serde_json::from_value(job.meta.clone()).unwrap_or_default();
-    let claimed_at = tokio::time::Instant::now();
+async fn run_job<B: Bot>(
+    shared: Arc<Shared<B>>,
+    job: Claimed,
+    cancels: watch::Receiver<()>,
+    bot_stopping: CancellationToken,
+) {
+    let mut cause: Cause = serde_json::from_value(job.meta.clone()).unwrap_or_default();
+    let mut span = shared.spans.job(&job.kind, &job.id, job.attempt, &mut cause);
+    let claimed_at = Instant::now();
+    let mut lease = Lease::begun(claimed_at);
     let port = Arc::new(Port {
         shared: shared.clone(),
         job: job.id.clone(),
@@ -178,16 +226,29 @@ async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: Can
             let cancelled = port.cancelled.clone();
             let cx =
                 JobCx::new(job.id.clone(), job.attempt, job.token, cause.clone(), started_at, cancelled, port.clone());
-            attended(&port, (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx)), &bot_stopping).await
+            let run = (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx));
+            attended(&port, run, &mut lease, cancels, &bot_stopping).await
         }
     };
     let age = Duration::from_millis(u64::try_from(job.age_ms).unwrap_or(0)) + claimed_at.elapsed();
-    let result = finish(&shared, &port, &job, age, outcome).await;
+    let failed = outcome.as_ref().err().map(Fail::message);
+    let result = tokio::select! {
+        result = finish(&port, &job, age, outcome, &bot_stopping) => result,
+        // The end waits for room in the store, under the lease as before.
+        () = lease.keep(&port) => Ok("was taken over"),
+    };
     *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
     match result {
-        Ok(how) => tracing::info!(job_id = job.id, kind = job.kind, correlation_id, causation_id, "job {how}"),
-        // The lease runs out, and the job is run again.
-        Err(e) => tracing::error!(job_id = job.id, correlation_id, "the end of the job cannot be written: {e}"),
+        Ok(how) => {
+            span.outcome(how);
+            span.end(failed.as_deref());
+            tracing::info!(job_id = job.id, kind = job.kind, correlation_id, causation_id, "job {how}");
+        }
+        Err(e) => {
+            span.end(Some("its end was not written"));
+            // The lease runs out, and the job is run again.
+            tracing::error!(job_id = job.id, correlation_id, "the end of the job cannot be written: {e}");
+        }
     }
 }
 
@@ -195,14 +256,14 @@ async fn run_job<B: Bot>(shared: Arc<Shared<B>>, job: Claimed, bot_stopping: Can
 async fn attended<B: Bot>(
     port: &Arc<Port<B>>,
     run: Boxed<'static, Outcome<B>>,
+    lease: &mut Lease,
+    mut cancels: watch::Receiver<()>,
     bot_stopping: &CancellationToken,
 ) -> Outcome<B> {
     let run = AssertUnwindSafe(run).catch_unwind();
     tokio::pin!(run);
     let limit = tokio::time::sleep(Duration::from_secs(port.shared.constraints.timeout));
     tokio::pin!(limit);
-    let mut renew = tokio::time::interval(RENEW_EVERY);
-    let mut lease_until = tokio::time::Instant::now() + LEASE;
     let unwound = loop {
         tokio::select! {
             done = &mut run => break done,
@@ -215,16 +276,8 @@ async fn attended<B: Bot>(
             },
             () = &mut limit => port.stop_because(Stop::TimedOut),
             () = bot_stopping.cancelled() => port.stop_because(Stop::BotStopping),
-            _ = renew.tick() => match port.shared.store.renew(&port.job, port.token, LEASE).await {
-                Ok(Renewed::Held { cancel: None }) => lease_until = tokio::time::Instant::now() + LEASE,
-                Ok(Renewed::Held { cancel: Some(reason) }) => port.stop_because(Stop::Asked(reason)),
-                Ok(Renewed::Lost) => port.stop_because(Stop::LeaseLost),
-                Err(e) if tokio::time::Instant::now() > lease_until => {
-                    tracing::error!(job_id = port.job, "the lease cannot be renewed: {e}");
-                    port.stop_because(Stop::LeaseLost);
-                }
-                Err(_) => {}
-            },
+            () = lease.due() => port.heed(lease.renew(port).await),
+            Ok(()) = cancels.changed() => port.heed(lease.renew(port).await),
         }
     };
     unwound
@@ -280,12 +333,13 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
 
 /// Writes the end of an attempt; says how it ended.
 async fn finish<B: Bot>(
-    shared: &Arc<Shared<B>>,
     port: &Arc<Port<B>>,
     job: &Claimed,
     age: Duration,
     outcome: Outcome<B>,
+    bot_stopping: &CancellationToken,
 ) -> Result<&'static str, StoreError> {
+    let shared = &port.shared;
     let done = outcome.and_then(|effects| {
         let ending = port.ending(effects.list, JobOutcome::Ended(JobStatus::Done));
         ending.map_err(|why| Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)))
@@ -299,10 +353,7 @@ async fn finish<B: Bot>(
                 let error = SafeError::new(code, why, clock::now());
                 let duration_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
                 let end = GaveUp { job_id: job.id.clone(), reason, error, attempts: job.attempt, duration_ms };
-                let effects = match shared.jobs.get(job.kind.as_str()) {
-                    Some(kind) => (kind.gave_up)(&shared.bot, job.payload.clone(), &end),
-                    None => Effects::none(),
-                };
+                let effects = last_words(shared, job, &end);
                 let commit = port.ending(effects.list, JobOutcome::Ended(status)).unwrap_or_else(|why| {
                     tracing::error!(job_id = port.job, "what the job says when it is given up cannot be sent: {why}");
                     port.silent_ending(JobOutcome::Ended(status))
@@ -311,8 +362,24 @@ async fn finish<B: Bot>(
             }
         },
     };
-    let committed = shared.commit(commit).await?;
+    let committed = shared.commit_when_room(commit, bot_stopping).await?;
     Ok(if committed == Committed::Done { how } else { "was taken over" })
+}
+
+/// What the bot says of a job that is given up. If that panics the job still ends, or it would be given up for ever.
+fn last_words<B: Bot>(shared: &Shared<B>, job: &Claimed, end: &GaveUp) -> Effects<B> {
+    let Some(kind) = shared.jobs.get(job.kind.as_str()) else {
+        return Effects::none();
+    };
+    let words = AssertUnwindSafe(|| (kind.gave_up)(&shared.bot, job.payload.clone(), end));
+    std::panic::catch_unwind(words).unwrap_or_else(|panic| {
+        let why = panic_text(panic.as_ref());
+        tracing::error!(
+            job_id = job.id,
+            "nothing is said of the job that is given up, since `gave_up` panicked: {why}"
+        );
+        Effects::none()
+    })
 }
 
 /// Whether the answer was no, or there was none.

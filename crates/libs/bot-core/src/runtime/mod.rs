@@ -2,17 +2,21 @@
 
 mod control;
 mod dispatch;
+mod entity;
 mod figures;
 mod inbox;
 mod jobs;
+mod lease;
 mod origin;
 mod outgoing;
 mod pulse;
 mod relay;
+mod schedules;
 mod service;
 mod settings;
 mod shared;
 mod timers;
+mod trouble;
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +30,17 @@ use bot_messages::{
     bot::{BotStarted, BotStopping},
     config::ConfigChanged,
     keys,
+    telemetry::RecordKind,
 };
 use bot_store::{Store, StoreOptions};
+use outgoing::Speaker;
 use settings::Settings;
 use shared::{Parts, Shared};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, BusOptions, Consumer, Delivery, Intake},
+    bus::{Bus, BusOptions, Consumer, Delivery, Intake, Probe},
     clock, config,
     contract::{Bot, contract_of},
     meta::Cause,
@@ -99,25 +105,36 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
         return Ok(());
     }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
-    let _telemetry =
+    let telemetry =
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
     tools.max_concurrent_jobs = loaded.config.constraints.max_concurrent_jobs;
-    let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: None })
+    let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: settings.store_pages_max })
         .await
         .map_err(|e| Ending::Config(e.to_string()))?;
     let bot = B::new(loaded.config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
-
+    let keys = schedules::keys(&bot, &loaded.config.triggers)
+        .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
-    let bus = Bus::start(bus_options, lines.consumers, &tasks, stop.session.clone());
-    let parts =
-        Parts { bot: Arc::new(bot), config: loaded.config, config_hash: loaded.hash, store, bus, tools, intake };
+    let probe = probe(&contract, &tools.instance);
+    let bus = Bus::start(bus_options, lines.consumers, probe, &tasks, stop.session.clone());
+    let parts = Parts {
+        bot: Arc::new(bot),
+        config: loaded.config,
+        config_hash: loaded.hash,
+        store,
+        bus,
+        tools,
+        spans: telemetry.spans(),
+        intake,
+    };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    schedules::plan(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
     // Before any job begins: it may have been paused when it ended.
     control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
@@ -148,6 +165,15 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
     wind_down(&shared, &stop, work, tasks, &reason).await;
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// A line for the log stream, which the broker takes whatever becomes of it.
+fn probe(contract: &Contract, instance: &str) -> Probe {
+    let (speaker, instance) = (Speaker::new(&contract.name), instance.to_owned());
+    Arc::new(move || {
+        let message = "several messages in a row were not taken: is this one?".to_owned();
+        speaker.log(&speaker.record(&instance, "warn", RecordKind::Note, message))
+    })
 }
 
 /// What is stopped when: first work, then what sends its last words, then the session.

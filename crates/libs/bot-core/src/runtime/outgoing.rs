@@ -1,5 +1,9 @@
-//! From effects to rows of the store: messages with their headers, retries, dead letters, jobs, timers. Pure but for ids.
-use bot_messages::{BotName, Code, Event, ObjectRef, Tier, keys, message::MessageDeadLettered, telemetry::LogRecord};
+//! From effects to rows of the store: messages with their headers, retries, dead letters, jobs, timers. Pure but for ids and the time of a log record.
+use bot_messages::{
+    BotName, Code, Event, ObjectRef, Tier, keys,
+    message::MessageDeadLettered,
+    telemetry::{LogRecord, RecordKind},
+};
 use bot_store::{Commit, NewJob, NewTimer, Outgoing};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
@@ -190,7 +194,7 @@ impl Speaker {
         if properties.message_id.is_none() {
             properties.message_id = m.id.map(ToOwned::to_owned);
         }
-        let properties = properties.header(PUBLISHER, m.publisher);
+        let properties = traced(properties, &m.cause).header(PUBLISHER, m.publisher);
         if m.replay > 0 { properties.header(REPLAY, m.replay) } else { properties }
     }
 
@@ -200,6 +204,25 @@ impl Speaker {
         let effects = Effects::<NoBot>::none_core().say_core(event);
         self.write(effects.list, cause, now, &mut commit).ok()?;
         commit.outbox.pop()
+    }
+
+    /// A record for the log stream, to be filled in.
+    pub(crate) fn record(&self, instance: &str, level: &str, kind: RecordKind, message: String) -> LogRecord {
+        LogRecord {
+            bot: self.name.to_string(),
+            instance: instance.to_owned(),
+            timestamp: crate::clock::now(),
+            level: level.to_owned(),
+            kind,
+            message,
+            correlation_id: None,
+            message_id: None,
+            job_id: None,
+            line: None,
+            outcome: None,
+            percent: None,
+            duration_us: None,
+        }
     }
 
     /// A record on the log stream.
@@ -217,8 +240,10 @@ impl Speaker {
 /// Stands where effects of the core need a type.
 pub(crate) struct NoBot;
 
-fn traced(mut properties: Properties, cause: &Cause) -> Properties {
+/// With the trace context of `cause` in the place of its own.
+pub(crate) fn traced(mut properties: Properties, cause: &Cause) -> Properties {
     if let Some(parent) = &cause.traceparent {
+        properties.headers.remove(TRACESTATE);
         properties = properties.header(TRACEPARENT, parent.as_str());
         if let Some(state) = &cause.tracestate {
             properties = properties.header(TRACESTATE, state.as_str());

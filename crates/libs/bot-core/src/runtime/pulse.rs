@@ -82,6 +82,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         records_dropped: shared.bus.light_dropped(),
         stale_acks: figures.stale_acks.load(Ordering::Relaxed),
         sessions: link.epoch,
+        outputs_missing: shared.outputs_missing,
         rss_bytes,
         cpu_percent,
         sandbox: notes.sandbox,
@@ -108,7 +109,7 @@ fn state<B: Bot>(shared: &Arc<Shared<B>>) -> (BotState, Vec<String>) {
     }
     let mut reasons: Vec<String> = shared.tools.notes().degraded.into_values().collect();
     reasons.extend(condition.backlog);
-    reasons.extend(condition.store_trouble);
+    reasons.extend(condition.store.why().map(ToOwned::to_owned));
     reasons.extend(link.blocked.map(|why| format!("the broker holds back publishers: {why}")));
     for dependency in &shared.dependencies {
         let silent = condition.heard.get(dependency).map_or(shared.started.elapsed(), Instant::elapsed);

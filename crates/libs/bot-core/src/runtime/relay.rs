@@ -9,13 +9,18 @@ use bot_messages::Code;
 use bot_store::{Outgoing, Queued, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::{outgoing::Returned, shared::Shared};
+use super::{
+    inbox::cause_of,
+    outgoing::{Returned, traced},
+    shared::Shared,
+};
 use crate::{
-    bus::{Properties, PublishError},
+    bus::{ATTEMPT, PUBLISHER, Properties, PublishError, REPLAY},
     clock,
     contract::Bot,
     envelope::Envelope,
     meta::Cause,
+    trace::{Span, Traced},
 };
 
 const BATCH: u32 = 64;
@@ -23,21 +28,23 @@ const BATCH: u32 = 64;
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// A row that is refused for so long becomes a dead letter.
 const REFUSED_MAX: Duration = Duration::from_secs(300);
+/// After so long without an answer, as in an outage, refusing begins anew.
+const REFUSED_GAP_MAX: Duration = Duration::from_secs(60);
 
 /// Runs until cancelled.
 pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
-    let mut refused: HashMap<i64, Instant> = HashMap::new();
+    let mut relay = Relay::default();
     while !cancelled.is_cancelled() {
         let pass = tokio::select! {
-            pass = pass(&shared, &mut refused) => pass,
+            pass = relay.pass(&shared) => pass,
             () = cancelled.cancelled() => break,
         };
         if let Err(e) = &pass {
-            tracing::error!("the outbox cannot be read: {e}");
+            shared.store_failed(e);
         }
         let wait = match pass {
             Ok(Pass { confirmed, .. }) if confirmed > 0 => continue,
-            Ok(Pass { unknown: false, .. }) if refused.is_empty() => Duration::from_secs(30),
+            Ok(Pass { unknown: false, .. }) if relay.refused.0.is_empty() => Duration::from_secs(30),
             _ => Duration::from_millis(500),
         };
         tokio::select! {
@@ -50,8 +57,16 @@ pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
 
 /// Sends what is left, for a graceful stop.
 pub(crate) async fn flush<B: Bot>(shared: &Arc<Shared<B>>) {
-    let mut refused = HashMap::new();
-    while matches!(pass(shared, &mut refused).await, Ok(p) if p.confirmed > 0) {}
+    let mut relay = Relay::default();
+    while matches!(relay.pass(shared).await, Ok(p) if p.confirmed > 0) {}
+}
+
+/// What this process knows of the rows it tried.
+#[derive(Default)]
+struct Relay {
+    refused: Refused,
+    /// Confirmed, and still in the store as far as is known.
+    confirmed: Vec<i64>,
 }
 
 #[derive(Default)]
@@ -61,64 +76,159 @@ struct Pass {
     unknown: bool,
 }
 
-/// Tries every row once.
-async fn pass<B: Bot>(shared: &Arc<Shared<B>>, refused: &mut HashMap<i64, Instant>) -> Result<Pass, StoreError> {
-    let (mut after, mut result) = (0, Pass::default());
-    refused.retain(|_, again| *again > Instant::now());
-    loop {
-        let rows = shared.store.unsent(after, BATCH).await?;
-        let Some(last) = rows.last().map(|r| r.seq) else {
-            return Ok(result);
-        };
-        after = last;
-        let due: Vec<Queued> = rows.into_iter().filter(|r| !refused.contains_key(&r.seq)).collect();
-        if due.is_empty() {
-            continue;
-        }
-        let messages: Vec<Outgoing> = due.iter().map(|r| r.message.clone()).collect();
-        let answers = shared.bus.publish(&messages).await;
-        let mut confirmed = Vec::new();
-        for (row, answer) in due.into_iter().zip(answers) {
-            match answer {
-                Ok(()) => confirmed.push(row.seq),
-                Err(PublishError::Unknown(why)) => {
-                    tracing::debug!(why, "a publish without a confirm goes out again");
-                    result.unknown = true;
-                }
-                Err(why) => {
-                    refused.insert(row.seq, Instant::now() + REFUSED_PAUSE);
-                    not_taken(shared, row, &why).await?;
+impl Relay {
+    /// Tries every row once.
+    async fn pass<B: Bot>(&mut self, shared: &Arc<Shared<B>>) -> Result<Pass, StoreError> {
+        let (mut after, mut result) = (0, Pass::default());
+        self.forget_confirmed(shared).await?;
+        loop {
+            let rows = shared.store.unsent(after, BATCH).await?;
+            let Some(last) = rows.last().map(|r| r.seq) else {
+                return Ok(result);
+            };
+            after = last;
+            let now = Instant::now();
+            let due: Vec<Queued> = rows.into_iter().filter(|r| self.refused.is_due(r.seq, now)).collect();
+            if due.is_empty() {
+                continue;
+            }
+            let (messages, spans): (Vec<Outgoing>, Vec<Span>) = due.iter().map(|row| begin(shared, row)).unzip();
+            let answers = shared.bus.publish(&messages).await;
+            for ((row, span), answer) in due.into_iter().zip(spans).zip(answers) {
+                span.end(answer.as_ref().err().map(ToString::to_string).as_deref());
+                match answer {
+                    Ok(()) => {
+                        self.refused.forget(row.seq);
+                        self.confirmed.push(row.seq);
+                        result.confirmed += 1;
+                    }
+                    Err(PublishError::Unknown(why)) => {
+                        tracing::debug!(why, "a publish without a confirm goes out again");
+                        self.refused.forget(row.seq);
+                        result.unknown = true;
+                    }
+                    Err(why) => self.refused(shared, row, &why).await?,
                 }
             }
+            self.forget_confirmed(shared).await?;
         }
-        result.confirmed += confirmed.len();
-        if !confirmed.is_empty() {
-            shared.store.mark_sent(confirmed).await?;
+    }
+
+    /// A store that is full may fail at this as well; what the broker has is not sent again for that.
+    async fn forget_confirmed<B: Bot>(&mut self, shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+        if !self.confirmed.is_empty() {
+            shared.store.mark_sent(self.confirmed.clone()).await?;
+            self.confirmed.clear();
         }
+        Ok(())
+    }
+
+    async fn refused<B: Bot>(
+        &mut self,
+        shared: &Arc<Shared<B>>,
+        row: Queued,
+        why: &PublishError,
+    ) -> Result<(), StoreError> {
+        tracing::warn!(routing_key = row.message.routing_key, "not taken: {why}");
+        let for_long = self.refused.note(row.seq, Instant::now()) >= REFUSED_MAX;
+        // A dead letter has nowhere else to go.
+        if !for_long || row.message.routing_key.starts_with("dead.") {
+            return Ok(());
+        }
+        let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
+        let letters = undeliverable(shared, &row.message, &why);
+        shared.store.remove_outgoing(row.seq, letters.into()).await?;
+        self.refused.forget(row.seq);
+        Ok(())
     }
 }
 
-async fn not_taken<B: Bot>(shared: &Arc<Shared<B>>, row: Queued, why: &PublishError) -> Result<(), StoreError> {
-    let for_long = row.refused_for_ms.is_some_and(|ms| ms >= REFUSED_MAX.as_millis() as i64);
-    let own = row.message.routing_key.starts_with("dead.");
-    tracing::warn!(routing_key = row.message.routing_key, "not taken: {why}");
-    if !for_long || own {
-        return shared.store.mark_refused(row.seq).await;
+/// The message as it goes out: where spans are recorded, its trace context names the span of this publish.
+fn begin<B: Bot>(shared: &Arc<Shared<B>>, row: &Queued) -> (Outgoing, Span) {
+    let mut message = row.message.clone();
+    let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
+    let mut cause =
+        Cause { correlation_id: properties.correlation_id.clone().unwrap_or_default(), ..cause_of(&properties) };
+    let about = Traced {
+        exchange: &row.message.exchange,
+        routing_key: &row.message.routing_key,
+        queue: None,
+        id: properties.message_id.as_deref(),
+        event_type: properties.event_type.as_deref(),
+        body_bytes: row.message.body.len(),
+    };
+    let span = shared.spans.published(about, &mut cause);
+    if let Ok(own) = serde_json::to_value(traced(properties.clone(), &cause)) {
+        message.properties = own;
     }
-    let properties: Properties = serde_json::from_value(row.message.properties.clone()).unwrap_or_default();
-    let envelope = Envelope::decode(&row.message.body).ok();
-    let correlation_id = envelope.as_ref().and_then(|e| e.correlation_id.clone()).unwrap_or_default();
+    (message, span)
+}
+
+/// The dead letter of what cannot be delivered, and the event that says so. A message of another that was to be tried
+/// again keeps its publisher.
+fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> [Outgoing; 2] {
+    let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
+    let envelope = Envelope::decode(&message.body).ok();
     let returned = Returned {
-        body: &row.message.body,
+        body: &message.body,
         id: envelope.as_ref().map(|e| e.id.as_str()),
         event_type: envelope.as_ref().map(|e| e.event_type.as_str()),
-        properties,
-        publisher: &shared.speaker.slug,
-        replay: 0,
-        attempt: 1,
-        cause: Cause { correlation_id, ..Cause::default() },
+        publisher: properties.text(PUBLISHER).unwrap_or(&shared.speaker.slug),
+        replay: properties.count(REPLAY).unwrap_or(0),
+        attempt: properties.count(ATTEMPT).unwrap_or(1).max(1),
+        cause: cause_of(&properties),
+        properties: properties.clone(),
     };
-    let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
-    let letters = shared.speaker.dead_letter(&returned, Code::Undeliverable, &why, clock::now());
-    shared.store.remove_outgoing(row.seq, letters.into()).await
+    shared.speaker.dead_letter(&returned, Code::Undeliverable, why, clock::now())
+}
+
+/// Rows that the broker refused: since when, and when last.
+#[derive(Default)]
+struct Refused(HashMap<i64, (Instant, Instant)>);
+
+impl Refused {
+    fn is_due(&self, seq: i64, now: Instant) -> bool {
+        self.0.get(&seq).is_none_or(|(_, last)| now.duration_since(*last) >= REFUSED_PAUSE)
+    }
+
+    /// Refused again: for how long it has been refused without a break.
+    fn note(&mut self, seq: i64, now: Instant) -> Duration {
+        let (since, last) = self.0.entry(seq).or_insert((now, now));
+        if now.duration_since(*last) > REFUSED_GAP_MAX {
+            *since = now;
+        }
+        *last = now;
+        now.duration_since(*since)
+    }
+
+    fn forget(&mut self, seq: i64) {
+        self.0.remove(&seq);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_given_up_after_five_minutes_without_a_break() {
+        let (mut refused, begun) = (Refused::default(), Instant::now());
+        let at = |s: u64| begun + Duration::from_secs(s);
+        for s in (0..300).step_by(5) {
+            assert!(refused.is_due(1, at(s)));
+            assert!(refused.note(1, at(s)) < REFUSED_MAX, "after {s} s");
+            assert!(!refused.is_due(1, at(s + 4)) && refused.is_due(2, at(s)));
+        }
+        assert_eq!(refused.note(1, at(300)), REFUSED_MAX);
+    }
+
+    #[test]
+    fn a_late_refusal_alone_gives_nothing_up() {
+        let (mut refused, begun) = (Refused::default(), Instant::now());
+        refused.note(1, begun);
+        let after_an_outage = begun + REFUSED_MAX * 2;
+        assert_eq!(refused.note(1, after_an_outage), Duration::ZERO);
+        refused.forget(1);
+        assert_eq!(refused.note(1, after_an_outage + REFUSED_PAUSE), Duration::ZERO);
+    }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) only_check: bool,
     pub(crate) bus: Option<BusOptions>,
     pub(crate) telemetry: TelemetryOptions,
+    /// Pages of 4 KiB that the store may have; as many as the disk holds where absent.
+    pub(crate) store_pages_max: Option<u32>,
     pub(crate) tools: Tools,
 }
 
@@ -97,12 +99,21 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
         name: slug.clone(),
         confirm_timeout: std::time::Duration::from_secs(10),
     });
+    let store_pages_max = vars
+        .get("LOTA_STORE_PAGES_MAX")
+        .map(|pages| {
+            pages
+                .parse()
+                .map_err(|e| Instead::Wrong(format!("LOTA_STORE_PAGES_MAX is `{pages}` ({e}): expected a number")))
+        })
+        .transpose()?;
     Ok(Settings {
         config_file: config_file.unwrap_or_else(|| config_dir.join(format!("{slug}.yaml"))),
         overrides: prefixed(vars, ENV_PREFIX),
         only_check,
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
+        store_pages_max,
         tools: tools(contract, vars, &config_dir, &home),
     })
 }
@@ -154,6 +165,7 @@ fn help(contract: &Contract) -> String {
          LOTA_HOME                state of the fleet (default .lota)\n\
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
          LOTA_OBJECTS             object store: a folder or s3://bucket/prefix (default LOTA_HOME/objects)\n\
+         LOTA_STORE_PAGES_MAX     pages of 4 KiB that the bot's store may have (default: what the disk holds)\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
         contract.responsibility,

@@ -1,26 +1,36 @@
 //! What all parts of the runtime share.
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
-    time::Instant,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bot_messages::{
-    Contract,
+    BotName, Contract,
     telemetry::{LogRecord, RecordKind},
 };
 use bot_store::{Commit, Committed, Outgoing, Store, StoreError};
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::{figures::Figures, outgoing::Speaker};
+use super::{figures::Figures, outgoing::Speaker, trouble::StoreTrouble};
 use crate::{
     bus::{Bus, Intake},
-    config::{BotConfig, Constraints, Trigger},
+    config::{BotConfig, Constraints, Output, Trigger},
     contract::{Bot, HandlerTable, Hears, Jobs, contract_of},
     job::JobTable,
+    schedule::Schedule,
     tools::Tools,
+    trace::Spans,
 };
+
+/// How often what waits for room in the store is tried.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the bot takes no work, or less than it should.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +41,8 @@ pub(crate) struct Condition {
     pub(crate) backlog: Option<String>,
     /// When each dependency was last heard.
     pub(crate) heard: BTreeMap<String, Instant>,
-    /// The store failed last time: how.
-    pub(crate) store_trouble: Option<String>,
+    /// How the store is.
+    pub(crate) store: StoreTrouble,
 }
 
 pub(crate) struct Shared<B: Bot> {
@@ -40,9 +50,11 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) contract: Contract,
     pub(crate) constraints: Constraints,
     pub(crate) triggers: Vec<Trigger>,
+    pub(crate) schedules: Vec<Schedule>,
     pub(crate) enabled: bool,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
+    pub(crate) outputs_missing: u64,
     pub(crate) operator: String,
     pub(crate) store: Store,
     pub(crate) bus: Bus,
@@ -51,7 +63,10 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) jobs: JobTable<B>,
     pub(crate) figures: Figures,
     pub(crate) tools: Tools,
+    pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
+    /// Changes whenever someone asked for a job to be stopped.
+    pub(crate) cancels: watch::Sender<()>,
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) condition: Mutex<Condition>,
@@ -68,7 +83,15 @@ pub(crate) struct Parts<B: Bot> {
     pub(crate) store: Store,
     pub(crate) bus: Bus,
     pub(crate) tools: Tools,
+    pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
+}
+
+/// How many bots are named as outputs and have no configuration file where the operator keeps them; each is a warning.
+fn missing_outputs(outputs: &[Output], config_dir: &Path) -> u64 {
+    let named = outputs.iter().filter_map(|o| o.destination.parse::<BotName>().ok());
+    let missing = named.map(|bot| config_dir.join(format!("{}.yaml", bot.slug()))).filter(|file| !file.exists());
+    missing.map(|file| tracing::warn!("an output is not installed: {} is not there", file.display())).count() as u64
 }
 
 impl<B: Bot> Shared<B> {
@@ -82,10 +105,12 @@ impl<B: Bot> Shared<B> {
             speaker: Speaker::new(&contract.name),
             contract,
             constraints: parts.config.constraints,
+            schedules: Schedule::all(&parts.config.triggers),
             triggers: parts.config.triggers,
             enabled: parts.config.bot.enabled,
             config_hash: parts.config_hash,
             dependencies: parts.config.dependencies.iter().map(bot_messages::BotName::slug).collect(),
+            outputs_missing: missing_outputs(&parts.config.outputs, &parts.tools.config_dir),
             operator: bot_messages::contract::operator_name().slug(),
             store: parts.store,
             bus: parts.bus,
@@ -93,7 +118,9 @@ impl<B: Bot> Shared<B> {
             jobs,
             figures: Figures::default(),
             tools: parts.tools,
+            spans: parts.spans,
             intake: parts.intake,
+            cancels: watch::Sender::default(),
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             condition: Mutex::default(),
@@ -102,20 +129,65 @@ impl<B: Bot> Shared<B> {
         }
     }
 
-    /// Whether jobs may begin and timers fire: not while it is paused or switched off.
+    /// Whether jobs may begin and timers fire: not while it is paused, switched off, or cannot write down what came of it.
     pub(crate) fn takes_work(&self) -> bool {
-        self.enabled && self.condition(|c| c.paused.is_none())
+        self.enabled && self.condition(|c| c.paused.is_none() && c.store.why().is_none())
     }
 
     pub(crate) fn condition<T>(&self, f: impl FnOnce(&mut Condition) -> T) -> T {
         f(&mut self.condition.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Changes the condition, and opens or closes the intake as it then has to be.
+    pub(crate) fn adjust<T>(&self, f: impl FnOnce(&mut Condition) -> T) -> T {
+        self.condition(|c| {
+            let result = f(c);
+            let open = self.enabled
+                && !self.stopping.load(Ordering::Relaxed)
+                && c.paused.is_none()
+                && c.backlog.is_none()
+                && c.store.why().is_none();
+            let intake = if open { Intake::Open } else { Intake::Closed };
+            self.intake.send_if_modified(|i| std::mem::replace(i, intake) != intake);
+            result
+        })
+    }
+
+    /// Notes that the store failed: no work is taken until it was seen to work again.
+    pub(crate) fn store_failed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Closed) {
+            return;
+        }
+        let first = self.adjust(|c| {
+            let first = c.store.why().is_none();
+            c.store.failed(error.to_string(), Instant::now());
+            first
+        });
+        if first {
+            tracing::error!("no work is taken, since {error}");
+        }
+    }
+
     /// Commits, and keeps in mind how the store is.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
-        let done = self.store.commit(commit).await;
-        self.condition(|c| c.store_trouble = done.as_ref().err().map(ToString::to_string));
-        done
+        self.store.commit(commit).await.inspect_err(|e| self.store_failed(e))
+    }
+
+    /// Commits; a store that is full is waited for until `cancelled`.
+    pub(crate) async fn commit_when_room(
+        &self,
+        commit: Commit,
+        cancelled: &CancellationToken,
+    ) -> Result<Committed, StoreError> {
+        loop {
+            match self.commit(commit.clone()).await {
+                Err(full @ StoreError::Full { .. }) => tokio::select! {
+                    () = tokio::time::sleep(ROOM_EVERY) => {}
+                    () = cancelled.cancelled() => return Err(full),
+                },
+                done => return done,
+            }
+        }
     }
 
     /// Says something of the bot itself, durably.
@@ -126,24 +198,25 @@ impl<B: Bot> Shared<B> {
 
     /// A record for the log stream, to be filled in.
     pub(crate) fn record(&self, level: &str, kind: RecordKind, message: String) -> LogRecord {
-        LogRecord {
-            bot: self.contract.name.to_string(),
-            instance: self.tools.instance.clone(),
-            timestamp: crate::clock::now(),
-            level: level.to_owned(),
-            kind,
-            message,
-            correlation_id: None,
-            message_id: None,
-            job_id: None,
-            line: None,
-            outcome: None,
-            percent: None,
-            duration_us: None,
-        }
+        self.speaker.record(&self.tools.instance, level, kind, message)
     }
 
     pub(crate) fn send_record(&self, record: &LogRecord) {
         self.bus.send_light(self.speaker.log(record));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::OutputKind;
+
+    #[test]
+    fn an_output_without_a_configuration_file_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("test-bot.yaml"), "").unwrap();
+        let outputs =
+            ["*", "TestBot", "DeployBot"].map(|to| Output { kind: OutputKind::Message, destination: to.to_owned() });
+        assert_eq!(missing_outputs(&outputs, dir.path()), 1);
     }
 }

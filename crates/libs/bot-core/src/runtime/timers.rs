@@ -2,10 +2,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bot_messages::{Code, Priority};
-use bot_store::{Commit, Committed, Guard, NewTimer, StateWrite, StoreError, Timer};
+use bot_store::{Commit, Committed, Guard, NewTimer, StoreError, Timer};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::shared::Shared;
+use super::{
+    entity::{self, Handled},
+    schedules,
+    shared::Shared,
+};
 use crate::{
     clock,
     contract::{Bot, TimerDue},
@@ -47,11 +52,13 @@ async fn fire_due<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
 }
 
 async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committed, StoreError> {
-    let cause: Cause = serde_json::from_value(timer.meta.clone()).unwrap_or_default();
+    let schedule = shared.schedules.iter().find(|s| s.timer == timer.name);
+    let mut cause: Cause = serde_json::from_value(timer.meta.clone()).unwrap_or_default();
+    if schedule.is_some() {
+        // Each time is the beginning of something.
+        cause.correlation_id = Uuid::now_v7().to_string();
+    }
     let now = clock::now();
-    let stored = shared.store.state(&timer.key).await?;
-    let version = stored.as_ref().map_or(0, |(_, v)| *v);
-    let state = stored.map(|(value, _)| serde_json::from_value::<B::State>(value)).transpose();
     let meta = Meta {
         id: format!("timer:{}:{}", timer.name, timer.generation),
         publisher: shared.speaker.slug.clone(),
@@ -60,32 +67,32 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
         attempt: 1,
         now,
     };
-    let due = TimerDue { name: timer.name.clone(), data: timer.data.clone() };
+    let name = schedule.map_or(&timer.name, |s| &s.name).clone();
+    let due = TimerDue { name, data: timer.data.clone() };
     let guard = Guard::Timer { name: timer.name.clone(), generation: timer.generation };
-    let mut commit = Commit { guard, ..Commit::default() };
-    let outcome = match state {
-        Ok(state) => {
-            let mut state = state.unwrap_or_default();
-            let outcome = shared.bot.on_timer(&due, &mut state, &meta);
-            outcome.map(|effects| (effects, state))
-        }
-        // Never overwritten: a version of the bot that can read it may come.
-        Err(e) => Err(Fail::retry(anyhow::anyhow!("the stored state of {} cannot be read: {e}", timer.key))),
+    let next = schedule.and_then(|s| schedules::timer(s, &timer.key, now));
+    let run = |state: &mut B::State| match schedule {
+        Some(_) => shared.bot.on_schedule(&due, state, &meta),
+        None => shared.bot.on_timer(&due, state, &meta),
     };
-    let again = match outcome {
-        Ok((effects, state)) => match shared.speaker.write(effects.list, &cause, now, &mut commit) {
-            Ok(()) => {
-                let value = serde_json::to_value(&state).unwrap_or_default();
-                commit.state = Some(StateWrite { key: timer.key.clone(), expected_version: version, value });
-                return shared.commit(commit).await;
+    let fail = match entity::handle::<B>(&shared.store, &timer.key, run).await? {
+        Handled::Ran { outcome: Ok(effects), state } => {
+            let mut commit = Commit { guard: guard.clone(), state, ..Commit::default() };
+            match shared.speaker.write(effects.list, &cause, now, &mut commit) {
+                Ok(()) => {
+                    commit.set_timers.extend(next);
+                    return shared.commit(commit).await;
+                }
+                Err(why) => Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)),
             }
-            Err(why) => Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)),
-        },
-        Err(fail) => fail,
+        }
+        Handled::Ran { outcome: Err(fail), .. } => fail,
+        // A version of the bot that can read it may come.
+        Handled::Unreadable(why) => Fail::retry(anyhow::anyhow!(why)),
     };
     // A timer has no dead letters: it is set again where that may help, and the log says why.
-    tracing::error!(timer = timer.name, correlation_id = cause.correlation_id, "failed: {}", again.message());
-    let after = match again {
+    tracing::error!(timer = timer.name, correlation_id = cause.correlation_id, "failed: {}", fail.message());
+    let after = match fail {
         Fail::Retry(_) => Some(RETRY_AFTER),
         Fail::Later(after, _) => Some(after),
         Fail::Reject { .. } | Fail::LeaseLost => None,
@@ -97,7 +104,6 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
         data: timer.data.clone(),
         meta: timer.meta.clone(),
     });
-    shared
-        .commit(Commit { guard: commit.guard, set_timers: set_again.into_iter().collect(), ..Commit::default() })
-        .await
+    let set_timers = set_again.or(next).into_iter().collect();
+    shared.commit(Commit { guard, set_timers, ..Commit::default() }).await
 }

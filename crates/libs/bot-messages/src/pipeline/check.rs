@@ -14,7 +14,10 @@ use super::{
 const STEPS_MAX: usize = 200;
 const SUITES_MAX: usize = 100;
 const SERVICES_MAX: usize = 10;
-const COMBINATIONS_MAX: usize = 20;
+const COMBINATIONS_MAX: usize = 32;
+const MATRIX_VARIABLES_MAX: usize = 5;
+/// Steps times combinations: each is named in `build.completed`.
+const RUNS_MAX: usize = 300;
 
 /// What is wrong, and where.
 pub(super) struct Mistake {
@@ -78,7 +81,7 @@ impl Pipeline {
             each(&build.steps, |i, step| check_step(step, &build.steps[..i], &build.steps))
         };
         under("steps", steps)?;
-        under("matrix", check_matrix(&build.matrix))?;
+        under("matrix", check_matrix(&build.matrix, build.steps.len()))?;
         under("cache", each(&build.cache, |_, path| path_fits(path.strip_prefix("~/").unwrap_or(path))))?;
         under("artifacts", each(&build.artifacts, |_, p| path_fits(p)))?;
         under("keep", each(&build.keep, |_, p| path_fits(p)))
@@ -168,7 +171,10 @@ fn check_services(services: &[Service]) -> Checked {
     })
 }
 
-fn check_matrix(matrix: &BTreeMap<String, Vec<String>>) -> Checked {
+fn check_matrix(matrix: &BTreeMap<String, Vec<String>>, steps: usize) -> Checked {
+    if matrix.len() > MATRIX_VARIABLES_MAX {
+        return Err(wrong(format!("{} variables: at most {MATRIX_VARIABLES_MAX} are combined", matrix.len())));
+    }
     let mut combinations = 1_usize;
     for (name, values) in matrix {
         let variable_fits = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -185,6 +191,11 @@ fn check_matrix(matrix: &BTreeMap<String, Vec<String>>) -> Checked {
     }
     if combinations > COMBINATIONS_MAX {
         return Err(wrong(format!("{combinations} combinations: at most {COMBINATIONS_MAX} are built")));
+    }
+    let runs = combinations * steps;
+    if runs > RUNS_MAX {
+        let why = format!("{combinations} combinations of {steps} steps are {runs} runs: at most {RUNS_MAX} are made");
+        return Err(wrong(why));
     }
     Ok(())
 }

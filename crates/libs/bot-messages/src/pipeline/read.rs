@@ -1,7 +1,7 @@
 //! Reading the file: limits first, then types, then sense; every mistake with its place and, if near, what was meant.
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Error, Location, Options, Spanned};
 
@@ -21,7 +21,7 @@ impl Pipeline {
             let message = format!("the file has {} bytes: at most {FILE_BYTES_MAX} are read", text.len());
             return Err(PipelineError { at: None, message });
         }
-        let pipeline: Self = serde_saphyr::from_str_with_options(text, options()).map_err(|e| told(&e))?;
+        let pipeline: Self = read_yaml(text).map_err(|YamlMistake { at, message }| PipelineError { at, message })?;
         pipeline.validate().map_err(|mistake| {
             let tree = serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options());
             let at = tree.ok().and_then(|tree| place(&tree, &mistake.path));
@@ -29,6 +29,20 @@ impl Pipeline {
         })?;
         Ok(pipeline)
     }
+}
+
+/// Why a YAML text is not what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct YamlMistake {
+    /// Line and column, from 1, where known.
+    pub at: Option<(u64, u64)>,
+    /// What was expected, what came, what was probably meant.
+    pub message: String,
+}
+
+/// Reads a YAML text within limits on what it may stand for. For the pipeline file and the operator's lists.
+pub fn read_yaml<T: DeserializeOwned>(text: &str) -> Result<T, YamlMistake> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|e| told(&e))
 }
 
 /// A bomb is small as a text; so what it stands for is limited too.
@@ -49,7 +63,7 @@ fn options() -> Options {
     }
 }
 
-fn told(error: &Error) -> PipelineError {
+fn told(error: &Error) -> YamlMistake {
     let error = error.without_snippet();
     let at = error.location().map(|l| (l.line(), l.column()));
     let message = match error {
@@ -62,15 +76,15 @@ fn told(error: &Error) -> PipelineError {
         Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing here: add it"),
         other => other.to_string().lines().next().unwrap_or_default().to_owned(),
     };
-    PipelineError { at, message }
+    YamlMistake { at, message }
 }
 
 fn listed(names: &[&str]) -> String {
     format!("one of {}", names.join(", "))
 }
 
-/// A question, where something that exists is near.
-pub(super) fn meant(came: &str, known: &[&str]) -> String {
+/// `; did you mean …?`, where something that exists is near.
+pub fn meant(came: &str, known: &[&str]) -> String {
     let near = known.iter().map(|name| (strsim::damerau_levenshtein(came, name), name)).min();
     match near {
         Some((distance, name)) if distance <= 1 + came.len() / 4 => format!("; did you mean `{name}`?"),

@@ -93,8 +93,16 @@ fn every_mistake_has_its_place_and_what_was_meant() {
 #[test]
 fn depth_and_numbers_are_limited() {
     assert!(Pipeline::parse(&"[".repeat(10_000)).is_err());
-    let values = (0..21).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
-    assert!(told(&format!("version: 1\nbuild: {{matrix: {{a: [{values}]}}}}\n")).contains("at most 20"));
+    let values = (0..33).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
+    assert!(told(&format!("version: 1\nbuild: {{matrix: {{a: [{values}]}}}}\n")).contains("at most 32"));
+    let values = (0..32).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");
+    let steps = (0..10).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect::<Vec<_>>().concat();
+    assert!(
+        told(&format!("version: 1\nbuild:\n  matrix: {{a: [{values}]}}\n  steps:\n{steps}"))
+            .contains("320 runs: at most 300")
+    );
+    let variables = (0..6).map(|i| format!("v{i}: [x]")).collect::<Vec<_>>().join(",");
+    assert!(told(&format!("version: 1\nbuild: {{matrix: {{{variables}}}}}\n")).contains("at most 5"));
     let steps = (0..201).map(|i| format!("    - {{name: s{i}, run: x}}\n")).collect::<Vec<_>>().concat();
     assert!(told(&format!("version: 1\nbuild:\n  steps:\n{steps}")).contains("at most 200"));
 }
@@ -121,6 +129,32 @@ fn a_condition_is_held_against_the_ref() {
     }
     assert!(when.judge_ref("refs/heads/x").unwrap_err().contains("branch main, release/* or tag v*"));
     assert_eq!(When::default().judge_ref("refs/heads/x"), Ok(()));
+}
+
+#[test]
+fn a_condition_is_held_against_what_led_to_the_build_and_what_changed() {
+    let text = "version: 1\ndeploy: {x: {when: {branch: main, event: [push, manual], path: [src/**, '*.toml']}}}\n";
+    let when = Pipeline::parse(text).unwrap().deploy["x"].when.clone().unwrap();
+    let judge = |trigger, changed: Result<&[&str], &str>| {
+        let changed = changed.map(|files| files.iter().map(ToString::to_string).collect()).map_err(str::to_owned);
+        when.judge(&Occasion { git_ref: "refs/heads/main".into(), trigger, changed })
+    };
+    for changed in [&["src/a/b.rs"][..], &["README", "Cargo.toml"]] {
+        assert_eq!(judge(Trigger::Push, Ok(changed)), Judgement::Holds, "{changed:?}");
+    }
+    for (trigger, changed, words) in [
+        (Trigger::Push, &["docs/src/a", "x/Cargo.toml"][..], "none of 2 changed files"),
+        (Trigger::Push, &[], "none of 0 changed files"),
+        (Trigger::Schedule, &["src/a"], "only for event push, manual, and this is schedule"),
+    ] {
+        let Judgement::Fails(why) = judge(trigger, Ok(changed)) else { panic!("{changed:?}") };
+        assert!(why.contains(words), "{why}");
+    }
+    let Judgement::Assumed(why) = judge(Trigger::Manual, Err("no history")) else { panic!() };
+    assert!(why.contains("not known: no history"), "{why}");
+    let elsewhere =
+        Occasion { git_ref: "refs/heads/x".into(), trigger: Trigger::Push, changed: Ok(vec!["src/a".into()]) };
+    assert!(matches!(when.judge(&elsewhere), Judgement::Fails(why) if why.contains("branch main")));
 }
 
 proptest! {

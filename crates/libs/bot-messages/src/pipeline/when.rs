@@ -9,15 +9,48 @@ use serde::{
 };
 
 /// What led to a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
     /// A commit arrived.
+    #[default]
     Push,
     /// A time came.
     Schedule,
     /// Someone asked.
     Manual,
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Schedule => "schedule",
+            Self::Manual => "manual",
+        })
+    }
+}
+
+/// What conditions are judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Occasion {
+    /// The full ref.
+    pub git_ref: String,
+    /// What led to the build.
+    pub trigger: Trigger,
+    /// Paths of the files that changed, relative to the top; or why they are not known.
+    pub changed: Result<Vec<String>, String>,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It does.
+    Holds,
+    /// It counts as holding, and this is why nobody knows.
+    Assumed(String),
+    /// It does not, and why.
+    Fails(String),
 }
 
 /// A condition. Each part that is there has to hold, one of `branch` and `tag` being enough of these two; of several
@@ -40,6 +73,33 @@ pub struct When {
 }
 
 impl When {
+    /// Whether every part holds.
+    pub fn judge(&self, occasion: &Occasion) -> Judgement {
+        match self.judge_ref(&occasion.git_ref) {
+            Ok(()) => self.judge_cause(occasion),
+            Err(why) => Judgement::Fails(why),
+        }
+    }
+
+    /// Whether `path` and `event` hold.
+    pub fn judge_cause(&self, occasion: &Occasion) -> Judgement {
+        if !self.event.is_empty() && !self.event.contains(&occasion.trigger) {
+            let events: Vec<String> = self.event.iter().map(ToString::to_string).collect();
+            return Judgement::Fails(format!("only for event {}, and this is {}", events.join(", "), occasion.trigger));
+        }
+        if self.path.is_empty() {
+            return Judgement::Holds;
+        }
+        match &occasion.changed {
+            Err(why) => Judgement::Assumed(format!("which files changed is not known: {why}")),
+            Ok(files) if self.path.fit_any(files) => Judgement::Holds,
+            Ok(files) => {
+                let patterns = self.path.0.join(", ");
+                Judgement::Fails(format!("only where {patterns} changed, and none of {} changed files is", files.len()))
+            }
+        }
+    }
+
     /// Whether `branch` and `tag` hold for a full ref; if not, why.
     pub fn judge_ref(&self, git_ref: &str) -> Result<(), String> {
         let fits =
@@ -67,8 +127,14 @@ impl Patterns {
 
     /// Whether one fits; what is no pattern fits nothing.
     pub fn fit(&self, text: &str) -> bool {
-        let glob = |p: &String| GlobBuilder::new(p).literal_separator(true).build();
-        self.0.iter().filter_map(|p| glob(p).ok()).any(|g| g.compile_matcher().is_match(text))
+        self.fit_any(&[text.to_owned()])
+    }
+
+    /// Whether one fits one of these.
+    pub fn fit_any(&self, texts: &[String]) -> bool {
+        let glob = |p: &String| GlobBuilder::new(p).literal_separator(true).build().ok();
+        let globs: Vec<_> = self.0.iter().filter_map(glob).map(|g| g.compile_matcher()).collect();
+        texts.iter().any(|text| globs.iter().any(|glob| glob.is_match(text)))
     }
 
     /// The first that is no pattern, and why.

@@ -111,6 +111,18 @@ impl Files {
         Ok(command)
     }
 
+    /// `rabbitmqctl` on the node, and where it writes what it says.
+    pub(super) fn ctl_command(&self, record: &NodeRecord, args: &[&str]) -> Result<(Command, PathBuf), NodeError> {
+        let program = record.installation.server().with_file_name("rabbitmqctl");
+        let said = self.dir.join("log/ctl.log");
+        let mut command = self.command(record, &[&program.to_string_lossy()], File::create(&said))?;
+        command
+            .args(["-n", &record.node_name])
+            .args(args)
+            .env("RABBITMQ_CONF_ENV_FILE", self.dir.join("rabbitmq-env.conf"));
+        Ok((command, said))
+    }
+
     /// The environment is only what is set here: a broker has no business with the caller's secrets.
     fn command(&self, record: &NodeRecord, program: &[&str], out: io::Result<File>) -> Result<Command, NodeError> {
         let out = out.map_err(|source| at(&self.dir, source))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqlitePool};
 
-use super::value::{json, millis, until};
+use super::value::{json, millis, to_json, until};
 use super::write::{Change, Tx, Write};
 use crate::model::{Claimed, Renewed};
 
@@ -14,6 +14,8 @@ pub(super) struct Claim {
     pub(super) holder: String,
     pub(super) lease: Duration,
     pub(super) limit: u32,
+    /// Jobs that the holder still runs, whose leases it may have failed to renew.
+    pub(super) running: Vec<String>,
 }
 
 impl Write for Claim {
@@ -34,6 +36,7 @@ impl Write for Claim {
                            AND other.position < job.position)
                  UNION ALL
                  SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?2
+                     AND id NOT IN (SELECT value FROM json_each(?5))
                  ORDER BY position LIMIT ?4)
              RETURNING position, id, kind, key, exclusive, payload, meta, attempt, token, cancel,
                  ?2 - created_at_ms AS age_ms",
@@ -42,6 +45,7 @@ impl Write for Claim {
         .bind(tx.now_ms)
         .bind(millis(self.lease))
         .bind(self.limit)
+        .bind(to_json(&self.running.as_slice().into()))
         .fetch_all(&mut *tx.conn)
         .await?;
         // RETURNING promises no order.

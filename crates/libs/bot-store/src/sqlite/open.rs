@@ -77,14 +77,12 @@ fn read_options(database: &Path) -> SqliteConnectOptions {
 }
 
 async fn migrate(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let store = Migration::new(
-        1,
-        "store".into(),
-        MigrationType::Simple,
-        include_str!("../../migrations/0001_store.sql").into_sql_str(),
-        false,
-    );
-    let outcome = Migrator::with_migrations(vec![store]).run(conn).await;
+    let migrations = [
+        (1, "store", include_str!("../../migrations/0001_store.sql")),
+        (2, "refusals", include_str!("../../migrations/0002_refusals.sql")),
+    ]
+    .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
+    let outcome = Migrator::with_migrations(migrations.into()).run(conn).await;
     outcome.map_err(|error| match error {
         // Unwrapped, so that a full disk is told as such.
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqlitePool};
 
 use super::Counts;
-use super::value::{NOW_MS, json, status, until};
+use super::value::{json, status, until};
 use crate::model::{InboxEntry, InboxKey, JobView, Outgoing, Queued, Timer};
 
 pub(super) async fn inbox(pool: &SqlitePool, key: &InboxKey) -> Result<Option<InboxEntry>, sqlx::Error> {
@@ -63,9 +63,7 @@ pub(super) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, 
 
 pub(super) async fn unsent(pool: &SqlitePool, after_seq: i64, limit: u32) -> Result<Vec<Queued>, sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT seq, exchange, routing_key, body, properties, priority,
-                CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) - refused_at_ms AS refused_for_ms
-         FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
+        "SELECT seq, exchange, routing_key, body, properties, priority FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
     )
     .bind(after_seq)
     .bind(limit)
@@ -84,7 +82,6 @@ fn queued(row: &SqliteRow) -> Result<Queued, sqlx::Error> {
             properties: json(row, "properties")?,
             priority: row.try_get("priority")?,
         },
-        refused_for_ms: row.try_get("refused_for_ms")?,
     })
 }
 
@@ -108,6 +105,11 @@ fn timer(row: &SqliteRow) -> Result<Timer, sqlx::Error> {
         data: json(row, "data")?,
         meta: json(row, "meta")?,
     })
+}
+
+pub(super) async fn timer_names(pool: &SqlitePool, prefix: &str) -> Result<Vec<String>, sqlx::Error> {
+    let sql = "SELECT name FROM timers WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
+    sqlx::query_scalar(sql).bind(prefix).fetch_all(pool).await
 }
 
 pub(super) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
@@ -136,8 +138,4 @@ pub(super) async fn counts(pool: &SqlitePool) -> Result<Counts, sqlx::Error> {
 
 pub(super) async fn meta(pool: &SqlitePool, name: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT value FROM meta WHERE name = ?").bind(name).fetch_optional(pool).await
-}
-
-pub(super) async fn now_ms(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(NOW_MS).fetch_one(pool).await
 }

@@ -45,22 +45,6 @@ impl Write for MarkSent {
     }
 }
 
-/// A message that the broker would not take.
-pub(super) struct MarkRefused {
-    pub(super) seq: i64,
-}
-
-impl Write for MarkRefused {
-    type Answer = ();
-    const DOING: &'static str = "note a refused message";
-
-    async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
-        let sql = "UPDATE outbox SET refused_at_ms = ? WHERE seq = ? AND refused_at_ms IS NULL";
-        let done = sqlx::query(sql).bind(tx.now_ms).bind(self.seq).execute(&mut *tx.conn).await?;
-        Ok(((), Change::if_any(done.rows_affected())))
-    }
-}
-
 /// A message that cannot be delivered, and what is said about it.
 pub(super) struct RemoveOutgoing {
     pub(super) seq: i64,

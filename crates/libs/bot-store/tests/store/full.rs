@@ -42,9 +42,11 @@ async fn a_full_store_says_so_and_works_again_once_messages_are_sent() {
     let written = fill(&store).await;
     assert!(written > 5);
     assert!(matches!(store.commit(large("again", 8_000)).await, Err(StoreError::Full { .. })));
+    assert!(matches!(store.try_room(8_000).await, Err(StoreError::Full { .. })));
     let queued = store.unsent(0, u32::MAX).await.unwrap();
     assert_eq!(queued.len(), written, "what was done before stays");
     store.mark_sent(queued.iter().take(3).map(|row| row.seq).collect()).await.unwrap();
+    store.try_room(8_000).await.unwrap();
     assert_eq!(store.commit(large("again", 8_000)).await.unwrap(), Committed::Done);
 }
 

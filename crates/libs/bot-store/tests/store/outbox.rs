@@ -3,7 +3,7 @@
 use bot_store::Commit;
 use tempfile::tempdir;
 
-use crate::fixture::{bodies, message, next_millisecond, open, sending};
+use crate::fixture::{bodies, message, open, sending};
 
 #[tokio::test]
 async fn unsent_messages_come_in_order_and_page_by_page() {
@@ -51,25 +51,6 @@ async fn a_number_is_never_given_twice() {
     store.commit(sending("b")).await.unwrap();
     store.mark_sent(vec![old]).await.unwrap();
     assert_eq!(bodies(&store).await, ["b"]);
-}
-
-#[tokio::test]
-async fn a_refused_message_remembers_when_it_was_first_refused() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
-    store.commit(sending("a")).await.unwrap();
-    let queued = store.unsent(0, 1).await.unwrap().remove(0);
-    assert_eq!(queued.refused_for_ms, None);
-    let before = store.now_ms().await.unwrap();
-    store.mark_refused(queued.seq).await.unwrap();
-    let after = store.now_ms().await.unwrap();
-    next_millisecond(&store).await;
-    next_millisecond(&store).await;
-    let second = store.now_ms().await.unwrap();
-    store.mark_refused(queued.seq).await.unwrap();
-    let refused_for = store.unsent(0, 1).await.unwrap()[0].refused_for_ms.unwrap();
-    assert!(refused_for >= second - after, "counted from the first refusal: {refused_for}");
-    assert!(refused_for <= store.now_ms().await.unwrap() - before, "{refused_for}");
 }
 
 #[tokio::test]

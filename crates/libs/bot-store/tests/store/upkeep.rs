@@ -48,7 +48,7 @@ async fn pruning_takes_the_old_and_leaves_the_young() {
         store.commit(Commit { guard: held(held_job), step, ..Commit::default() }).await.unwrap();
     }
     store.commit(done(&claimed[0])).await.unwrap();
-    next_millisecond(&store).await;
+    next_millisecond().await;
 
     assert_eq!(store.prune(HOUR, HOUR).await.unwrap(), 0);
     assert!(store.inbox(&key("m1")).await.unwrap().is_some());
@@ -75,7 +75,7 @@ async fn pruning_much_takes_several_transactions() {
         writes.spawn(async move { store.commit(commit).await.unwrap() });
     }
     writes.join_all().await;
-    next_millisecond(&store).await;
+    next_millisecond().await;
     let before = store.commits_total();
     assert_eq!(store.prune(Duration::ZERO, Duration::ZERO).await.unwrap(), 1_200);
     assert_eq!(store.commits_total() - before, 3, "at most 500 rows each");

@@ -101,7 +101,7 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
     let Found { url, git_ref, commit, title, .. } = found;
     let revision = Revision { repository: name, url, git_ref, commit, sequence: None };
     let headline = format!("{}@{} ({})", revision.repository, revision.commit.short(), revision.git_ref);
-    let event = RepositoryPushed { revision, before: None, pusher: None, title, bundle };
+    let event = RepositoryPushed { revision, before: None, pusher: None, title, event: None, bundle };
     say(home, &args, &event, &headline).await
 }
 

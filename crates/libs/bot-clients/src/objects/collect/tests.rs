@@ -231,3 +231,18 @@ async fn markers_without_an_object_go_when_they_are_old() {
         assert!(shelf.objects.store.head(&marker(&stored.digest, Kind::Log)).await.is_err());
     }
 }
+
+#[tokio::test]
+async fn what_is_of_use_again_counts_as_stored_anew() {
+    let shelf = Shelf::directory();
+    shelf.needs("live", &[]).await;
+    let [idle, renewed] = [shelf.put("idle", Kind::Keep).await, shelf.put("renewed", Kind::Keep).await];
+    for object in [&idle, &renewed] {
+        age(&shelf.file(&super::super::key(&object.digest)), 20);
+        age(&shelf.file(&marker(&object.digest, Kind::Keep)), 20);
+    }
+    assert!(shelf.objects.renew(&renewed.digest, Kind::Keep).await.unwrap());
+    let now = shelf.after(&idle, TimeDelta::days(20)).await;
+    assert_eq!(counts(&shelf.collect(now, false).await.unwrap()), [(Kind::Keep, 1)]);
+    assert!(shelf.has(&renewed).await && !shelf.objects.renew(&idle.digest, Kind::Keep).await.unwrap());
+}

@@ -1,0 +1,173 @@
+//! What an attempt takes over from earlier builds, and what it leaves to later ones: cached paths, and whole products.
+use std::{collections::BTreeMap, time::Duration};
+
+use bot_clients::Kind;
+use bot_core::Fail;
+use bot_messages::{
+    ObjectRef,
+    pipeline::{Judgement, Occasion, Pipeline, Step, Trigger},
+};
+use bot_pipeline::{End, Log, Secrets, Task, Trust};
+
+use crate::{
+    attempt::{Attempt, blocking},
+    builds::{self, Product},
+    cache::{Key, Restored, locks_of},
+    steps::{Variant, judge},
+};
+
+const CACHE: &str = "cache";
+const AGAIN: &str = "again";
+
+/// Says of each tool that a build may find which one it is; run in the source, as some of them look for their version
+/// there.
+const VERSIONS: &str = "for tool in cc c++ clang make cmake rustc cargo node npm python3 java ruby php perl; do
+    if command -v $tool; then $tool --version 2>&1 || true; fi
+done
+if command -v go; then go version || true; fi
+cat /etc/os-release; uname -m";
+const VERSIONS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What each combination found, and by which key it is kept.
+pub(crate) type Caching = Vec<(Key, Restored)>;
+
+impl Attempt<'_> {
+    /// Before the first step. Nothing, where nothing is to be cached or may be.
+    pub(crate) async fn restore_caches(
+        &self,
+        pipeline: &Pipeline,
+        variants: &[Variant],
+        source: &ObjectRef,
+        log: &Log<'_>,
+    ) -> Result<Caching, Fail> {
+        let mut paths = pipeline.build.cache.clone();
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.listed.trust == Trust::Fork {
+            log.line(CACHE, "a fork shares no cache (trust in repositories.yaml)");
+            return Ok(Vec::new());
+        }
+        paths.sort();
+        let (tree, digest) = (self.folder.tree(), source.digest.to_string());
+        let locks = blocking(move || locks_of(&tree, &digest)).await?.map_err(Fail::retry)?;
+        let mut found = Vec::new();
+        for variant in variants {
+            self.go_on()?;
+            // By its URL: the name is the pusher's to choose.
+            let scope = [self.job.revision.url.as_str(), self.listed.trust.as_str()];
+            let place = variant.combination.folder().display().to_string();
+            let what: Vec<&str> = [place.as_str()].into_iter().chain(paths.iter().map(String::as_str)).collect();
+            let key = Key::new(&scope, &what, locks.clone());
+            let (caches, wanted, root) = (self.bot.caches.clone(), key.clone(), variant.folder.file(""));
+            let paths = paths.clone();
+            let restored = blocking(move || caches.restore(&wanted, &paths, &root)).await?;
+            restored.lines.iter().for_each(|line| log.line(&variant.combination.name(CACHE), line));
+            found.push((key, restored));
+        }
+        Ok(found)
+    }
+
+    /// After the last step, where all went well.
+    pub(crate) async fn keep_caches(&self, caching: Caching, variants: &[Variant], log: &Log<'_>) -> Result<(), Fail> {
+        for ((key, restored), variant) in caching.into_iter().zip(variants) {
+            if restored.is_exact || restored.paths.is_empty() {
+                continue;
+            }
+            self.go_on()?;
+            let (caches, root) = (self.bot.caches.clone(), variant.folder.file(""));
+            let told = blocking(move || caches.keep(&key, &restored.paths, &root)).await?;
+            log.line(&variant.combination.name(CACHE), &told);
+        }
+        Ok(())
+    }
+
+    /// What an earlier build of the same came to, and the key under which this one's product is kept. Neither, where it
+    /// may come to something else each time.
+    pub(crate) async fn same_again(
+        &self,
+        pipeline: &Pipeline,
+        occasion: &Occasion,
+        source: &ObjectRef,
+        log: &Log<'_>,
+    ) -> Result<(Option<String>, Option<Product>), Fail> {
+        let running = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
+        let running: Vec<&Step> = pipeline.build.steps.iter().filter(running).collect();
+        let reaches_out = |step: &&Step| step.network || !step.secrets.is_empty() || !step.services.is_empty();
+        if running.is_empty() || running.iter().any(reaches_out) {
+            return Ok((None, None));
+        }
+        let Some(versions) = self.versions().await? else { return Ok((None, None)) };
+        let revision = &self.job.revision;
+        let tree = self.folder.tree();
+        let is_by_commit = blocking(move || builds::names_commit(&tree)).await?.map_err(Fail::retry)?;
+        let by_commit = if is_by_commit {
+            [&revision.repository, &revision.git_ref, revision.commit.as_str()].map(str::to_owned).join("\n")
+        } else {
+            String::new()
+        };
+        let build = serde_json::to_string(&pipeline.build).map_err(Fail::retry)?;
+        let names: Vec<&str> = running.iter().map(|step| step.name.as_str()).collect();
+        let key = builds::key(&[
+            env!("CARGO_PKG_VERSION"),
+            self.sandbox.kind().as_str(),
+            &revision.url,
+            self.listed.trust.as_str(),
+            source.digest.as_str(),
+            &build,
+            &names.join("\n"),
+            &versions,
+            &by_commit,
+        ]);
+        // Whoever asks, and whatever comes by the clock, wants it done.
+        if self.job.trigger != Trigger::Push {
+            return Ok((Some(key), None));
+        }
+        let (remembered, wanted) = (self.bot.builds.clone(), key.clone());
+        let Some(product) = blocking(move || remembered.find(&wanted)).await? else { return Ok((Some(key), None)) };
+        let objects = [(Some(&product.artifact), Kind::Artifact), (product.keep.as_ref(), Kind::Keep)];
+        for (object, kind) in objects.into_iter().filter_map(|(object, kind)| Some((object?, kind))) {
+            if !self.bot.objects.renew(&object.digest, kind).await.map_err(Fail::retry)? {
+                log.line(
+                    AGAIN,
+                    &format!("job {} built the same, and {} is gone: built anew", product.job_id, object.digest),
+                );
+                return Ok((Some(key), None));
+            }
+        }
+        log.line(
+            AGAIN,
+            &format!("the same source was built by the same tools in job {}: this is what came of it", product.job_id),
+        );
+        Ok((Some(key), Some(product)))
+    }
+
+    /// That it cannot be kept fails no build.
+    pub(crate) async fn keep_product(&self, key: String, product: Product) -> Result<(), Fail> {
+        let remembered = self.bot.builds.clone();
+        if let Err(e) = blocking(move || remembered.keep(&key, &product)).await? {
+            tracing::warn!(job_id = self.cx.id, "what was built is not remembered: {e}");
+        }
+        Ok(())
+    }
+
+    /// What the tools say of themselves; none where they cannot be asked.
+    async fn versions(&self) -> Result<Option<String>, Fail> {
+        let secrets = Secrets::default();
+        let runner = self.runner(self.folder, BTreeMap::new(), &secrets, &self.cx.cancelled);
+        let task = Task {
+            title: "asking the tools for their versions".to_owned(),
+            run: VERSIONS.to_owned(),
+            network: false,
+            timeout: Some(VERSIONS_TIMEOUT),
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+        };
+        let mut said = Vec::new();
+        let ran = runner.run(&task, |line| said.push(line.to_owned())).await.map_err(Fail::retry)?;
+        self.go_on()?;
+        // Some leave files there, which must not look like what a step made.
+        self.folder.empty_home().await.map_err(Fail::retry)?;
+        Ok((ran.end == End::Succeeded).then(|| said.join("\n")))
+    }
+}
