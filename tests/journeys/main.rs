@@ -11,6 +11,7 @@ mod dead_letters;
 mod demo;
 mod deployments;
 mod environments;
+mod fixtures;
 mod full_disk;
 mod interrupted;
 mod killed_bots;

@@ -7,6 +7,7 @@
     reason = "test support: a broken assumption ends the test"
 )]
 
+pub mod fixtures;
 mod repository;
 pub mod toy;
 

@@ -35,6 +35,14 @@ impl Repository {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()
     }
 
+    /// Another repository below this one, committed.
+    pub fn add_submodule(&self, other: &Self, name: &str) {
+        let from = other.path.to_string_lossy().into_owned();
+        // Git asks for a yes where a submodule is a local path.
+        self.git(&["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", &from, name]);
+        self.commit(&[]);
+    }
+
     fn git(&self, args: &[&str]) -> String {
         let mut command = Command::new("git");
         command.arg("-C").arg(&self.path).args([

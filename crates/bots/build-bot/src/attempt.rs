@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_clients::{ArchiveError, Kind, list_tree, pack, read_pipeline, unpack};
+use bot_clients::{ArchiveError, Kind, detect, list_tree, pack, read_pipeline, unpack};
 use bot_core::{Effects, Fail, JobCx};
 use bot_messages::{
     Code, ObjectRef,
     build::{BuildStarted, StepResult},
-    pipeline::{DeployStage, Occasion, Pipeline},
+    pipeline::{DeployStage, FILE_NAME, Occasion, Pipeline},
 };
-use bot_pipeline::{Combination, Folder, Listed, Log};
+use bot_pipeline::{Combination, Folder, Listed, Log, ProductError, Products};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
@@ -22,7 +22,6 @@ use crate::{
     credential::Credential,
     git::Place,
     mirrors::{FetchError, Wanted},
-    products::{ProductError, Products},
     remote::Remote,
     steps::Variant,
 };
@@ -136,9 +135,22 @@ impl Attempt<'_> {
             steps: names_of_runs(&pipeline),
         };
         log.line(FETCH, &format!("the pipeline is {origin}: {} steps", pipeline.build.steps.len()));
+        if origin != FILE_NAME {
+            self.tell_detected(log).await?;
+        }
         self.cx.emit("started", Effects::none().say(started)).await?;
         let occasion = Occasion { git_ref: self.job.revision.git_ref.clone(), trigger: self.job.trigger, changed };
         Ok(Prepared { pipeline, products, source, occasion })
+    }
+
+    /// Whoever wrote no pipeline file sees the one that this build goes by.
+    async fn tell_detected(&self, log: &Log<'_>) -> Result<(), Fail> {
+        let tree = self.folder.tree();
+        if let Some(detected) = blocking(move || detect(&tree)).await? {
+            log.line(FETCH, &format!("there is no {FILE_NAME}; {}. It would be:", detected.why()));
+            detected.file().lines().for_each(|line| log.line(FETCH, line));
+        }
+        Ok(())
     }
 
     async fn store_all(

@@ -21,7 +21,6 @@ mod git;
 mod last_words;
 mod machine;
 mod mirrors;
-mod products;
 mod remote;
 mod reuse;
 mod steps;

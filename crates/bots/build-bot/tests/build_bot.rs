@@ -115,6 +115,9 @@ async fn makefiles_and_sites_are_recognised() {
     let make = Repository::new();
     make.write("Makefile", "all:\n\techo made > out\n");
     let done: BuildCompleted = fleet.run(&make.revision(&make.commit())).await.only_event("build.completed");
+    let log = fleet.text(&done.log).await;
+    assert!(log.contains("recognised as make by Makefile"), "{log}");
+    assert!(log.contains("[fetch]     - name: make\n[fetch]       run: make\n"), "the file that it stands for: {log}");
     assert_eq!(fleet.unpack(&done.artifact).await["out"], "made\n");
     let site = Repository::new();
     site.write("index.html", "<p>hello");

@@ -10,6 +10,6 @@ mod trees;
 pub use archive::{
     ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, pack, pack_parts, unpack, unpack_with,
 };
-pub use detect::{PipelineProblem, detect, read_pipeline};
+pub use detect::{Detected, PipelineProblem, detect, read_pipeline};
 pub use objects::{Collected, InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
 pub use trees::remove_tree;

@@ -27,7 +27,7 @@ pub struct BuildStarted {
     pub revision: Revision,
     /// The job; `lota logs` takes it.
     pub job_id: String,
-    /// Where the steps come from: `.lotabots.yaml`, or what was detected (`cargo`, `make`, `static`).
+    /// Where the steps come from: `.lotabots.yaml`, or what was detected (such as `cargo`, `npm`, `static`).
     pub pipeline: String,
     /// The steps' names in order.
     pub steps: Vec<String>,

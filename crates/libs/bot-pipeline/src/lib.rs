@@ -5,6 +5,7 @@
 mod folder;
 mod log;
 mod matrix;
+mod products;
 mod repositories;
 mod run;
 mod schedule;
@@ -14,6 +15,7 @@ mod steps;
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
 pub use log::Log;
 pub use matrix::Combination;
+pub use products::{ProductError, Products};
 pub use repositories::{Listed, Repositories, Trust};
 pub use run::{End, Ran, Runner, Task};
 pub use schedule::{Schedule, needs_of};

@@ -43,8 +43,9 @@ exec \"$@\"
 ";
 
 /// What programs need to resolve libraries, names and certificates. Never /etc/ssl as a whole: root owns its private
-/// keys, and root outside is still the owner of root's files inside.
-const ETC: [&str; 22] = [
+/// keys, and root outside is still the owner of root's files inside. Of Maven only what it needs to start: its settings may
+/// hold passwords.
+const ETC: [&str; 24] = [
     "/etc/alternatives",
     "/etc/ca-certificates",
     "/etc/ca-certificates.conf",
@@ -58,6 +59,8 @@ const ETC: [&str; 22] = [
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/localtime",
+    "/etc/maven/logging",
+    "/etc/maven/m2.conf",
     "/etc/mime.types",
     "/etc/nsswitch.conf",
     "/etc/os-release",

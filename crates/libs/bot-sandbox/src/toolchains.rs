@@ -128,6 +128,13 @@ impl Toolchains {
         self.installed(&file, &search.home);
         if let Some(prefix) = file.canonicalize().ok().as_deref().and_then(Path::parent).and_then(Path::parent) {
             self.set("JAVA_HOME", prefix);
+            // Debian keeps what a JDK reads at its start in /etc, behind links.
+            let policy = prefix.join("conf/security/java.security").canonicalize().ok();
+            let settings = policy.as_deref().and_then(Path::parent).and_then(Path::parent);
+            if let Some(settings) = settings.filter(|folder| folder.starts_with("/etc") && *folder != Path::new("/etc"))
+            {
+                self.mount(settings);
+            }
         }
     }
 

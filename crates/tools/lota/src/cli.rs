@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 
-use crate::{client, exit::EXIT_HELP, up};
+use crate::{client, exit::EXIT_HELP, local, up};
 
 /// The operator's command of a LotaBots fleet.
 #[derive(Debug, Parser)]
@@ -33,6 +33,10 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// Write a first pipeline file for a project, by what lies in it
+    Init(local::InitArgs),
+    /// Build and test a folder as a fleet would, without one
+    Run(local::RunArgs),
     /// Remove old objects that nothing needs
     Gc(client::gc::GcArgs),
     /// Push a commit of a repository through the fleet
@@ -81,7 +85,8 @@ pub(crate) enum Command {
 impl Command {
     /// A fleet needs Linux; whoever looks into one does not.
     pub(crate) fn runs_on(&self, system: &str) -> anyhow::Result<()> {
-        let needs_linux = matches!(self, Self::Up(_) | Self::Down(_) | Self::Demo(_) | Self::Doctor | Self::Fetch);
+        let needs_linux =
+            matches!(self, Self::Up(_) | Self::Down(_) | Self::Demo(_) | Self::Doctor | Self::Fetch | Self::Run(_));
         if needs_linux && system != "linux" {
             bail!(
                 "a fleet runs on Linux alone, and this is {system}: run this in a Linux virtual machine or container; \
@@ -102,6 +107,8 @@ mod tests {
             (["lota", "up"].as_slice(), false),
             (&["lota", "down"], false),
             (&["lota", "demo"], false),
+            (&["lota", "run"], false),
+            (&["lota", "init"], true),
             (&["lota", "status"], true),
             (&["lota", "push", "."], true),
         ] {

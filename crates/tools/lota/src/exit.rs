@@ -7,6 +7,7 @@ Exit codes:
   0    done
   1    refused or failed; `lota push --help` says more of a push
   64   the command line is wrong
+  65   the pipeline file is wrong
   69   something is missing or does not answer: a program, a package, the broker
   70   the fleet itself went wrong: a bot that is not heard, a process that does not end
   75   not now: another `lota up` has the fleet's folder
@@ -19,6 +20,8 @@ Exit codes:
 pub(crate) enum Exit {
     /// 64
     Usage,
+    /// 65
+    Data,
     /// 69
     Unavailable,
     /// 70
@@ -37,6 +40,7 @@ impl Exit {
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Usage => 64,
+            Self::Data => 65,
             Self::Unavailable => 69,
             Self::Internal => 70,
             Self::Temporary => 75,

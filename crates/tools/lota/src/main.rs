@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod exit;
 mod home;
+mod local;
 mod objects;
 mod place;
 mod up;
@@ -60,6 +61,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Init(args) => local::init(&args),
+        Command::Run(args) => local::run(&args).await,
         Command::Gc(args) => client::gc::run(&home, args).await,
         Command::Push(args) => client::push::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,

@@ -155,6 +155,22 @@ fn pick(answer: &str, wanted: Option<&str>) -> Option<(String, String)> {
     })
 }
 
+/// What a folder would hold if all of it were committed now: files of commits and new ones, without what git ignores.
+/// Relative to it. None: it is in no work tree of git.
+pub(crate) async fn files(folder: &Path) -> Option<Vec<PathBuf>> {
+    let list = ["ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", "-z"];
+    let names = git(Some(folder), &list, LOCAL_LIMIT).await.ok()?;
+    let is_there = |path: &PathBuf| folder.join(path).symlink_metadata().is_ok_and(|meta| !meta.is_dir());
+    Some(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).filter(is_there).collect())
+}
+
+/// The branch and commit that are checked out; none of it where there is none.
+pub(crate) async fn head(folder: &Path) -> (Option<String>, Option<CommitId>) {
+    let branch = git(Some(folder), &["symbolic-ref", "--quiet", "HEAD"], LOCAL_LIMIT).await.ok();
+    let commit = git(Some(folder), &["rev-parse", "--verify", "--quiet", "HEAD"], LOCAL_LIMIT).await.ok();
+    (branch, commit.and_then(|id| id.parse().ok()))
+}
+
 /// The folders that a git which fetches from this repository reads.
 pub(super) async fn reads(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let folders = vec![

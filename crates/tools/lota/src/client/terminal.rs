@@ -95,7 +95,7 @@ fn closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Text that came from somewhere else, without escape sequences and control characters.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -136,7 +136,7 @@ pub(super) fn short(id: &str) -> String {
 }
 
 /// `840 ms`, `12.3 s`, `3 m 05 s`, `2 h 10 m`, `3 d 4 h`.
-pub(super) fn took(ms: u64) -> String {
+pub(crate) fn took(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0 => format!("{ms} ms"),

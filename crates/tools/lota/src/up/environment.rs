@@ -1,7 +1,7 @@
 //! What `lota` itself reads from its environment and of its own place, in one file.
 #![allow(clippy::disallowed_methods, reason = "the environment's one home in this tool")]
 
-use std::{env, path::PathBuf};
+use std::{collections::BTreeMap, env, path::PathBuf};
 
 use anyhow::{Context, anyhow};
 
@@ -61,6 +61,11 @@ pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
 /// Folders that programs are looked for in.
 pub(crate) fn search_path() -> Vec<PathBuf> {
     env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default()
+}
+
+/// All variables, for finding toolchains and proxies.
+pub(crate) fn variables() -> BTreeMap<String, String> {
+    env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 /// A program on the path.

@@ -125,7 +125,7 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Com
 }
 
 /// The system's bubblewrap, or one from the cache. Without any, bots say in their heartbeat what confines commands.
-async fn bubblewrap() -> Option<PathBuf> {
+pub(crate) async fn bubblewrap() -> Option<PathBuf> {
     if let Some(found) = environment::find_program("bwrap") {
         return Some(found);
     }

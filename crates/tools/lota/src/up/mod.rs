@@ -20,8 +20,11 @@ mod stop;
 mod supervise;
 mod topology;
 
+pub(crate) use bots::config;
 pub(crate) use demo::{DemoArgs, demo};
 pub(crate) use doctor::{doctor, fetch};
 pub(crate) use down::{DownArgs, down};
+pub(crate) use fleet::bubblewrap;
 pub(crate) use start::{BROKER_HELP, UpArgs, up};
+pub(crate) use stop::Stop;
 pub(crate) use topology::{TopologyArgs, topology};

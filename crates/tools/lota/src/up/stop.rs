@@ -12,11 +12,11 @@ use crate::exit::Exit;
 
 /// May be waited for by several, and again and again.
 #[derive(Clone)]
-pub(super) struct Stop(watch::Receiver<Option<Signal>>);
+pub(crate) struct Stop(watch::Receiver<Option<Signal>>);
 
 impl Stop {
     /// From here on these signals end nothing by themselves.
-    pub(super) fn install() -> io::Result<Self> {
+    pub(crate) fn install() -> io::Result<Self> {
         let (tell, told) = watch::channel(None);
         for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().filter(|s| !is_ignored(*s)) {
             let mut stream = signal(SignalKind::from_raw(number as i32))?;
@@ -39,7 +39,7 @@ impl Stop {
     }
 
     /// Once told: the first signal.
-    pub(super) async fn told(&self) -> Signal {
+    pub(crate) async fn told(&self) -> Signal {
         let mut told = self.0.clone();
         let found = told.wait_for(Option::is_some).await.map(|first| *first);
         match found {

@@ -10,17 +10,23 @@ const WORKSPACE_ENTRIES_MAX: u64 = 2_000_000;
 
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProductError {
+pub enum ProductError {
     /// A mistake in the pipeline file, or in what the steps made.
     #[error("build.{section}: {why}")]
-    Pattern { section: &'static str, why: String },
+    Pattern {
+        /// `artifacts` or `keep`.
+        section: &'static str,
+        /// Which pattern, and what is wrong with it.
+        why: String,
+    },
+    /// The files cannot be packed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
 }
 
 /// The patterns of `build.artifacts` or `build.keep`.
 #[derive(Clone, Debug)]
-pub(crate) struct Products {
+pub struct Products {
     section: &'static str,
     patterns: Vec<Pattern>,
 }
@@ -33,7 +39,8 @@ struct Pattern {
 }
 
 impl Products {
-    pub(crate) fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
+    /// `section` is `artifacts` or `keep`.
+    pub fn new(section: &'static str, patterns: &[String]) -> Result<Self, ProductError> {
         let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
         let pattern = |text: &String| {
             let plain = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
@@ -50,7 +57,7 @@ impl Products {
 
     /// Packs what the patterns name in each of these trees into `to`: where its files lie in the archive, and where they
     /// lie now. Synchronous.
-    pub(crate) fn pack_all(
+    pub fn pack_all(
         &self,
         trees: &[(PathBuf, PathBuf)],
         to: &Path,
