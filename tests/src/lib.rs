@@ -65,6 +65,11 @@ pub fn succeeds(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A line beside the test's result.
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}
+
 /// Both outputs, for messages.
 pub fn text(output: &Output) -> String {
     format!(

@@ -26,8 +26,8 @@ const HURRIED_GRACE: Duration = Duration::from_secs(3);
 
 /// Starts and stops applications; one for all environments of the bot.
 pub(crate) struct Host {
-    sandbox: Sandbox,
-    toolchains: Toolchains,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) toolchains: Toolchains,
     stop_grace: Duration,
 }
 

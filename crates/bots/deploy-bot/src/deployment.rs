@@ -3,26 +3,31 @@
 use std::time::Duration;
 
 use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
-use bot_messages::{Code, FailureReason, deploy::DeployStarted};
-use serde_json::json;
+use bot_messages::{
+    Code, FailureReason,
+    deploy::{AttemptStep, DeployStarted},
+    pipeline::Health,
+};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    DeployBot, DeployJob, Want,
+    DeployBot,
     application::{self, Host, Running},
-    environments::Environment,
+    environments::{Environment, Target},
     health::{self, Answer, Question},
     history::{History, Kind, Switch},
     in_use,
+    job::{DeployJob, Want},
     journal::{Journal, JournalError, Wanted},
     release::{Release, Releases},
     report::{Up, Verdict},
+    words::{self, What},
 };
 
 /// A job that was told to stop has 15 s until it is dropped: then the former release has only this long to answer.
 const HURRIED_DEADLINE: Duration = Duration::from_secs(6);
 
-enum Down {
+pub(crate) enum Down {
     /// It is not healthy.
     Bad(Verdict),
     /// It was not found out: the attempt ends.
@@ -50,6 +55,14 @@ impl Deployment<'_> {
             journal.claim(&job, token).map_err(journal_fail)
         });
         claimed.await?;
+        if self.environment.target != Target::Directory {
+            self.reap().await?;
+        }
+        let begun = match self.cx.attempt {
+            1 => "begun".to_owned(),
+            again => format!("begun again, attempt {again}: the one before did not come to its end"),
+        };
+        self.step(&format!("begun-{}", self.cx.attempt), begun).await?;
         let history = self.history().await?;
         let Some(first) = history.of_job(&self.cx.id).first().map(|first| (*first).clone()) else {
             return self.begin(&history).await;
@@ -88,6 +101,10 @@ impl Deployment<'_> {
             self.cx.emit("started", Effects::none().say(started)).await?;
         }
         self.heed()?;
+        if let Target::Scripts(scripts) = &self.environment.target {
+            // A secret that is missing is found out while nothing has been touched.
+            self.secrets(scripts)?;
+        }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
         if let Err(error) = in_use::tell(&self.bot.objects, self.environment, needed).await {
@@ -95,15 +112,17 @@ impl Deployment<'_> {
             self.cx.line(&error.to_string());
         }
         self.unpack(&release).await?;
+        self.step("unpacked", format!("unpacked {}", release.digest().short())).await?;
         self.heed()?;
         if let Some(there) = self.already_there(history, &release).await? {
             return Ok(there);
         }
         // Whoever has lost the lease learns it here, while nothing has been touched.
-        let from = history.current().map(Release::digest);
-        self.cx.remember("intent", &json!({"from": from, "to": release.digest()})).await?;
-        let (reason, by) = self.job.history();
-        let first = self.switch(0, Some(release), kind, reason, by).await?;
+        let from = history.current().map_or("nothing", |current| current.digest().short());
+        let intent = format!("switching from {from} to {}", release.digest().short());
+        self.step("intent", intent).await?;
+        let first = self.switch(0, Some(release), kind, self.job.reason(), Some(self.job.by.clone())).await?;
+        self.step("switched", format!("the journal says switch {}", first.seq)).await?;
         self.finish(&first).await
     }
 
@@ -139,7 +158,11 @@ impl Deployment<'_> {
         let Some(last) = history.last().filter(|last| last.to.as_ref().is_some_and(|to| to.is_same(release))) else {
             return Ok(None);
         };
-        match self.bring_up(last).await {
+        let up = match &self.environment.target {
+            Target::Directory => self.bring_up(last).await,
+            Target::Scripts(scripts) => self.still_there(last, scripts).await,
+        };
+        match up {
             Ok(up) => {
                 let there = Switch { to: Some(release.clone()), ..last.clone() };
                 let note = format!("{} is in {} already, and healthy", release.digest().short(), self.environment.name);
@@ -169,7 +192,9 @@ impl Deployment<'_> {
         }
         let name = to.as_ref().map_or("nothing", |release| release.digest().short());
         self.cx.progress(50, &format!("switching {} to {name}", self.environment.name));
-        self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
+        if self.environment.target == Target::Directory {
+            self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
+        }
         let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
         let wanted = Wanted { at, to, job, token, kind, reason, requested_by, nth };
         let journal = self.journal.clone();
@@ -188,8 +213,16 @@ impl Deployment<'_> {
         }
     }
 
-    /// Makes the machine what the journal says: link, application, answer.
+    /// Makes the world what the journal says.
     async fn bring_up(&self, switch: &Switch) -> Result<Up, Down> {
+        match &self.environment.target {
+            Target::Directory => self.serve(switch).await,
+            Target::Scripts(scripts) => self.put_there(switch, scripts).await,
+        }
+    }
+
+    /// On this machine: link, application, answer.
+    async fn serve(&self, switch: &Switch) -> Result<Up, Down> {
         let halted = Down::Halted;
         let (releases, digest) = (self.releases.clone(), switch.to.as_ref().map(|to| to.digest().clone()));
         beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry)).await.map_err(halted)?;
@@ -235,9 +268,14 @@ impl Deployment<'_> {
     }
 
     /// The smaller of what the pipeline and the operator allow.
-    fn deadline(&self, release: &Release) -> Duration {
-        let asked = release.health.clone().unwrap_or_default().deadline.0;
-        let deadline = asked.min(self.environment.health_deadline_max);
+    pub(crate) fn deadline(&self, release: &Release) -> Duration {
+        let asked = release.health.as_ref().map(|health| health.deadline.0);
+        // Where the operator asks by a command of their own, the pipeline need not say anything about health.
+        let by_default = match self.environment.target {
+            Target::Directory => Health::default().deadline.0,
+            Target::Scripts(_) => self.environment.health_deadline_max,
+        };
+        let deadline = asked.unwrap_or(by_default).min(self.environment.health_deadline_max);
         if self.hurried() { deadline.min(HURRIED_DEADLINE) } else { deadline }
     }
 
@@ -245,6 +283,7 @@ impl Deployment<'_> {
     async fn take_back(&self, first: &Switch, verdict: Verdict) -> Outcome<DeployBot> {
         self.cx.remember("verdict", &verdict).await?;
         self.cx.line(&verdict.message);
+        self.step("verdict", format!("taking it back: {}", verdict.message)).await?;
         let former = self.history().await?.before(first.seq).cloned();
         if let Some(former) = &former
             && let Err(fail) = self.unpack(former).await
@@ -263,7 +302,16 @@ impl Deployment<'_> {
         Ok(self.failed(first, former.as_ref(), verdict, trouble.as_deref()))
     }
 
-    async fn history(&self) -> Result<History, Fail> {
+    /// Writes a step into the environment's history, once over all attempts.
+    pub(crate) async fn step(&self, step: &str, what: String) -> Result<(), Fail> {
+        let DeployJob { environment, number, .. } = self.job;
+        let word =
+            What::Step { number: *number, job_id: self.cx.id.clone(), step: AttemptStep { at: self.cx.now(), what } };
+        let told = words::say(environment, &format!("step:{environment}:{number}:{step}"), word);
+        self.cx.emit(step, told).await
+    }
+
+    pub(crate) async fn history(&self) -> Result<History, Fail> {
         let journal = self.journal.clone();
         beside(move || journal.read().map_err(journal_fail)).await
     }
@@ -295,7 +343,7 @@ impl Deployment<'_> {
     }
 
     /// Whether there is little time, because the runtime waits for the job to end.
-    fn hurried(&self) -> bool {
+    pub(crate) fn hurried(&self) -> bool {
         self.cx.cancelled.is_cancelled()
     }
 
@@ -306,7 +354,7 @@ impl Deployment<'_> {
     }
 
     /// What stopping means after so many switches of this job.
-    fn stopped(&self, switch: &Switch, switches: usize) -> Down {
+    pub(crate) fn stopped(&self, switch: &Switch, switches: usize) -> Down {
         match (self.cx.stop(), switches) {
             (Some(Stop::Asked(why)), 1..) => {
                 self.bad(switch, FailureReason::Cancelled, Code::Cancelled, format!("cancelled: {why}"))

@@ -1,23 +1,50 @@
 //! The operator's `environments.yaml`: which environments there are, who may use them, and within which limits.
 //! What an environment holds is not here but in its journal.
+mod fields;
+mod freeze;
+mod ssh;
+mod target;
+
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use bot_messages::{Revision, pipeline::Span};
+use bot_core::Places;
+use bot_messages::{Event, Revision, build::BuildCompleted, pipeline::Span, test::TestCompleted};
 use bot_sandbox::ServeLimits;
-use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
-use serde::{Deserialize, de::DeserializeOwned};
+use chrono::{DateTime, Utc};
+use fields::{Fields, Mistake, Patterns, suggestion};
+pub(crate) use freeze::{Frozen, Window};
+use globset::{Glob, GlobBuilder};
+use serde::Deserialize;
 use serde_json::{Map, Value};
+pub(crate) use target::{Scripts, Target};
 use tokio::sync::Mutex;
 
 const FILE_BYTES_MAX: usize = 256 * 1024;
 const KEEP_MAX: usize = 50;
+/// Thirty days.
+const APPROVAL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const MIB: u64 = 1024 * 1024;
-const FIELDS: [&str; 8] = ["repositories", "refs", "target", "serve", "port", "health", "keep", "limits"];
+/// What can vouch for an artifact.
+pub(crate) const VOUCHERS: [&str; 2] = [BuildCompleted::TYPE, TestCompleted::TYPE];
+const FIELDS: [&str; 12] = [
+    "repositories",
+    "refs",
+    "requires",
+    "promote_from",
+    "approval",
+    "freeze",
+    "target",
+    "serve",
+    "port",
+    "health",
+    "keep",
+    "limits",
+];
 
 /// Environments by name.
 pub(crate) type Environments = BTreeMap<String, Environment>;
@@ -28,8 +55,17 @@ pub(crate) struct Environment {
     pub(crate) name: String,
     repositories: Patterns,
     refs: Patterns,
+    /// Types of events that must have vouched for an artifact and its commit.
+    pub(crate) requires: Vec<String>,
+    /// Only what is healthy in that environment comes here.
+    pub(crate) promote_from: Option<String>,
+    /// A person says yes to each deployment, within this time.
+    pub(crate) approval: Option<Duration>,
+    freeze: Vec<Window>,
     /// The folder that holds its releases, its journal and its application; absolute.
     pub(crate) root: PathBuf,
+    /// How an artifact gets there.
+    pub(crate) target: Target,
     /// Whether applications are started here, where the pipeline asks for it.
     pub(crate) serves: bool,
     /// The operator's port; otherwise one is picked once and kept.
@@ -57,89 +93,140 @@ impl Environment {
         }
         Ok(())
     }
-}
 
-/// Glob patterns, and how the operator wrote them.
-#[derive(Debug)]
-struct Patterns {
-    set: GlobSet,
-    text: String,
-}
-
-impl Patterns {
-    fn fit(&self, text: &str) -> bool {
-        self.set.is_match(text)
+    /// Whether the configuration lets nothing in at that time.
+    pub(crate) fn frozen(&self, now: DateTime<Utc>) -> Option<Frozen> {
+        freeze::frozen(&self.freeze, now)
     }
 }
 
 /// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be used:{}", .path.display(), listed(.mistakes))]
+#[error("{} cannot be used:{}", .path.display(), listed(.path, .mistakes))]
 pub(crate) struct EnvironmentsError {
     path: PathBuf,
-    mistakes: Vec<String>,
+    mistakes: Vec<Told>,
 }
 
-fn listed(mistakes: &[String]) -> String {
-    mistakes.iter().flat_map(|mistake| ["\n  - ", mistake]).collect()
+/// What is wrong, and in which line and column.
+#[derive(Debug)]
+struct Told {
+    at: Option<(u64, u64)>,
+    what: String,
 }
 
-/// Reads the file. Relative target paths start from `base`. No file is no environments.
-pub(crate) fn read(path: &Path, base: &Path) -> Result<Environments, EnvironmentsError> {
+impl From<String> for Told {
+    fn from(what: String) -> Self {
+        Self { at: None, what }
+    }
+}
+
+fn listed(path: &Path, mistakes: &[Told]) -> String {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let line = |told: &Told| match told.at {
+        Some((line, column)) => format!("\n  - {file}:{line}:{column}: {}", told.what),
+        None => format!("\n  - {}", told.what),
+    };
+    mistakes.iter().map(line).collect()
+}
+
+/// Where relative paths of targets start.
+#[derive(Clone, Copy)]
+pub(crate) struct Base<'a> {
+    /// The bot's own folder, for releases and journals.
+    pub(crate) bot: &'a Path,
+    /// The configuration folder, for the operator's files.
+    pub(crate) config: &'a Path,
+}
+
+/// Reads the file. No file is no environments.
+pub(crate) fn read(path: &Path, base: Base<'_>) -> Result<Environments, EnvironmentsError> {
     let broken = |mistakes| EnvironmentsError { path: path.to_owned(), mistakes };
     match fs::read_to_string(path) {
         Ok(text) => parse(&text, base).map_err(broken),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Environments::new()),
-        Err(error) => Err(broken(vec![format!("it cannot be read: {error}; give the bot's user leave to read it")])),
+        Err(error) => {
+            Err(broken(vec![format!("it cannot be read: {error}; give the bot's user leave to read it").into()]))
+        }
     }
 }
 
 /// All mistakes together, each with its place.
-fn parse(text: &str, base: &Path) -> Result<Environments, Vec<String>> {
+fn parse(text: &str, base: Base<'_>) -> Result<Environments, Vec<Told>> {
     if text.len() > FILE_BYTES_MAX {
-        return Err(vec![format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len())]);
+        return Err(vec![format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len()).into()]);
     }
-    let file: Option<BTreeMap<String, Map<String, Value>>> = serde_saphyr::from_str(text).map_err(|error| {
-        let at = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+    let broken = |at, what: String| vec![Told { at, what }];
+    let file: Option<Value> = serde_saphyr::from_str(text).map_err(|error| {
         let what = error.without_snippet().to_string();
-        vec![format!("{at}{}", what.lines().next().unwrap_or_default())]
+        let at = error.location().map(|at| (at.line(), at.column()));
+        broken(at, what.lines().next().unwrap_or_default().to_owned())
     })?;
+    let Some(file) = file.filter(|file| !file.is_null()) else {
+        return Ok(Environments::new());
+    };
+    let places = Places::read(text).map_err(|(at, what)| broken(at, what))?;
     let mut mistakes = Vec::new();
-    let mut environments = Environments::new();
-    for (name, fields) in file.unwrap_or_default() {
-        let environment = environment(&name, fields, base, &mut mistakes);
-        environments.extend(environment.map(|environment| (name, environment)));
+    let environments = environments(file, base, &mut mistakes);
+    if mistakes.is_empty() {
+        return Ok(environments);
     }
-    shared(&environments, &mut mistakes);
-    if mistakes.is_empty() { Ok(environments) } else { Err(mistakes) }
+    let mut told: Vec<Told> =
+        mistakes.into_iter().map(|m| Told { at: Some(places.of(&m.pointer)), what: m.message }).collect();
+    told.sort_by_key(|told| told.at);
+    Err(told)
+}
+
+fn environments(file: Value, base: Base<'_>, mistakes: &mut Vec<Mistake>) -> Environments {
+    let expected = "expected environments by name, such as `staging: {repositories: [\"shop/*\"], …}`";
+    let mut environments = Environments::new();
+    let Value::Object(file) = file else {
+        mistakes.push(Mistake { pointer: String::new(), message: expected.to_owned() });
+        return environments;
+    };
+    let names: Vec<String> = file.keys().cloned().collect();
+    for (name, fields) in file {
+        match fields {
+            Value::Object(fields) => {
+                let environment = environment(&name, fields, &names, base, mistakes);
+                environments.extend(environment.map(|environment| (name, environment)));
+            }
+            _ => mistakes.push(Mistake { pointer: format!("/{name}"), message: format!("{name}: {expected}") }),
+        }
+    }
+    shared(&environments, mistakes);
+    circles(&environments, mistakes);
+    environments
 }
 
 /// Two environments in one folder, or behind one port, would take each other's releases away.
-fn shared(environments: &Environments, mistakes: &mut Vec<String>) {
+fn shared(environments: &Environments, mistakes: &mut Vec<Mistake>) {
     let mut roots: BTreeMap<&Path, &str> = BTreeMap::new();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
     for (name, environment) in environments {
         if let Some(other) = roots.insert(&environment.root, name) {
-            mistakes.push(format!("{name}.target.path: {other} has the same folder: give each its own"));
+            let message = format!("{name}.target.path: {other} has the same folder: give each its own");
+            mistakes.push(Mistake { pointer: format!("/{name}/target/path"), message });
         }
         if let Some(other) = environment.port.and_then(|port| ports.insert(port, name)) {
-            mistakes.push(format!("{name}.port: {other} has the same port: give each its own, or say auto"));
+            let message = format!("{name}.port: {other} has the same port: give each its own, or say auto");
+            mistakes.push(Mistake { pointer: format!("/{name}/port"), message });
         }
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Target {
-    #[serde(rename = "type")]
-    kind: TargetKind,
-    path: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum TargetKind {
-    Directory,
+/// What waits for itself never gets anything.
+fn circles(environments: &Environments, mistakes: &mut Vec<Mistake>) {
+    for name in environments.keys() {
+        let from = |at: &str| environments.get(at).and_then(|environment| environment.promote_from.as_deref());
+        let way: Vec<&str> = std::iter::successors(from(name), |at| from(at)).take(environments.len()).collect();
+        if let Some(end) = way.iter().position(|at| at == name) {
+            let way = way[..=end].join(" from ");
+            let message =
+                format!("{name}.promote_from: {name} would take from {way}: no environment may wait for itself");
+            mistakes.push(Mistake { pointer: format!("/{name}/promote_from"), message });
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -147,6 +234,20 @@ enum TargetKind {
 enum ServeMode {
     Auto,
     None,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Approval {
+    required: bool,
+    #[serde(default = "Approval::default_expires")]
+    expires: Span,
+}
+
+impl Approval {
+    fn default_expires() -> Span {
+        Span(Duration::from_secs(24 * 3600))
+    }
 }
 
 #[derive(Deserialize)]
@@ -169,52 +270,6 @@ impl Default for LimitsMax {
     }
 }
 
-/// One environment's fields, taken one by one so that a mistake in one does not hide the next.
-struct Fields<'a> {
-    name: &'a str,
-    left: Map<String, Value>,
-    mistakes: &'a mut Vec<String>,
-}
-
-impl Fields<'_> {
-    fn wrong(&mut self, field: &str, what: impl std::fmt::Display) {
-        self.mistakes.push(format!("{}.{field}: {what}", self.name));
-    }
-
-    fn optional<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
-        let value = self.left.remove(field)?;
-        serde_json::from_value(value).map_err(|error| self.wrong(field, error)).ok()
-    }
-
-    fn required<T: DeserializeOwned>(&mut self, field: &str, example: &str) -> Option<T> {
-        if !self.left.contains_key(field) {
-            self.wrong(field, format!("is missing: expected such as {example}"));
-        }
-        self.optional(field)
-    }
-
-    fn patterns(
-        &mut self,
-        field: &str,
-        example: &str,
-        glob: fn(&str) -> Result<Glob, globset::Error>,
-    ) -> Option<Patterns> {
-        let written: Vec<String> = self.required(field, example)?;
-        if written.is_empty() {
-            self.wrong(field, format!("is empty, so nothing could ever go there: expected such as {example}"));
-        }
-        let mut set = GlobSetBuilder::new();
-        for pattern in &written {
-            match glob(pattern) {
-                Ok(glob) => drop(set.add(glob)),
-                Err(error) => self.wrong(field, error),
-            }
-        }
-        let set = set.build().map_err(|error| self.wrong(field, error)).ok()?;
-        Some(Patterns { set, text: written.join(", ") })
-    }
-}
-
 /// In a repository's name or address `*` stays within one part; alone it is everything.
 fn repository_glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(if pattern == "*" { "**" } else { pattern }).literal_separator(true).build()
@@ -225,29 +280,28 @@ fn ref_glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(pattern).literal_separator(false).build()
 }
 
-fn environment(name: &str, fields: Map<String, Value>, base: &Path, mistakes: &mut Vec<String>) -> Option<Environment> {
+fn environment(
+    name: &str,
+    fields: Map<String, Value>,
+    names: &[String],
+    base: Base<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Environment> {
     let mistakes_before = mistakes.len();
     if !is_name(name) {
-        mistakes.push(format!("`{name}` is no name: expected 1 to 60 letters, digits, `-`, `_` or `.`"));
+        let message = format!("`{name}` is no name: expected 1 to 60 letters, digits, `-`, `_` or `.`");
+        mistakes.push(Mistake { pointer: format!("/{name}"), message });
     }
-    let unknown: Vec<String> = fields.keys().filter(|field| !FIELDS.contains(&field.as_str())).cloned().collect();
-    let mut from = Fields { name, left: fields, mistakes };
-    for field in unknown {
-        from.wrong(&field, format!("is not known: expected one of {}", FIELDS.join(", ")));
-    }
+    let mut from = Fields::new(name, fields, &FIELDS, mistakes);
     let repositories = from.patterns("repositories", "[\"shop/*\"]", repository_glob);
     let refs = from.patterns("refs", "[refs/heads/main]", ref_glob);
-    let target: Option<Target> = from.required("target", "{type: directory, path: environments/local}");
+    let requires = requires(&mut from);
+    let promote_from = promote_from(&mut from, names);
+    let approval = approval(&mut from);
+    let freeze = windows(&mut from);
+    let target = target::read(&mut from, base.bot, base.config);
     let serve = from.optional("serve").unwrap_or(ServeMode::Auto);
-    let port = from.optional("port").unwrap_or_else(|| Value::from("auto"));
-    let port = match (port.as_str(), port.as_u64().and_then(|number| u16::try_from(number).ok())) {
-        (Some("auto"), _) => None,
-        (_, Some(number)) if number > 0 => Some(number),
-        _ => {
-            from.wrong("port", format!("expected auto or a number from 1 to 65535, got {port}"));
-            None
-        }
-    };
+    let port = port(&mut from);
     let health = from.optional("health").unwrap_or(HealthMax { deadline: Span(Duration::from_secs(60)) });
     if health.deadline.0.is_zero() {
         from.wrong("health.deadline", "is zero, so nothing could become healthy: expected such as 60s");
@@ -260,17 +314,18 @@ fn environment(name: &str, fields: Map<String, Value>, base: &Path, mistakes: &m
     if limits.memory_mib == 0 || limits.processes == 0 || limits.log_mib == 0 {
         from.wrong("limits", "expected every limit above zero");
     }
-    if target.as_ref().is_some_and(|target| target.path.components().any(|part| part == Component::ParentDir)) {
-        from.wrong("target.path", "expected a path without `..`");
-    }
-    let Target { kind: TargetKind::Directory, path } = target?;
+    let (target, root) = target?;
     let (repositories, refs) = (repositories?, refs?);
     (mistakes.len() == mistakes_before).then(|| Environment {
         name: name.to_owned(),
         repositories,
         refs,
-        // By its components, which leaves out every `.`: what is served must have a plain path.
-        root: base.join(path).components().collect(),
+        requires,
+        promote_from,
+        approval,
+        freeze,
+        root,
+        target,
         serves: matches!(serve, ServeMode::Auto),
         port,
         health_deadline_max: health.deadline.0,
@@ -284,6 +339,70 @@ fn environment(name: &str, fields: Map<String, Value>, base: &Path, mistakes: &m
     })
 }
 
+fn port(from: &mut Fields<'_>) -> Option<u16> {
+    let port = from.optional("port").unwrap_or_else(|| Value::from("auto"));
+    match (port.as_str(), port.as_u64().and_then(|number| u16::try_from(number).ok())) {
+        (Some("auto"), _) => None,
+        (_, Some(number)) if number > 0 => Some(number),
+        _ => {
+            from.wrong("port", format!("expected auto or a number from 1 to 65535, got {port}"));
+            None
+        }
+    }
+}
+
+fn requires(from: &mut Fields<'_>) -> Vec<String> {
+    let tested = TestCompleted::TYPE.to_owned();
+    let requires = from.optional("requires").unwrap_or_else(|| vec![tested.clone()]);
+    for (index, event_type) in requires.iter().enumerate() {
+        if !VOUCHERS.contains(&event_type.as_str()) {
+            let suggestion = suggestion(event_type, VOUCHERS.into_iter());
+            let expected = VOUCHERS.join(" or ");
+            from.wrong(
+                &format!("requires.{index}"),
+                format!("`{event_type}` vouches for no artifact: expected {expected}{suggestion}"),
+            );
+        }
+    }
+    if !requires.contains(&tested) {
+        from.wrong("requires", format!("leaves out {tested}: nothing is deployed that was not tested"));
+    }
+    requires
+}
+
+fn promote_from(from: &mut Fields<'_>, names: &[String]) -> Option<String> {
+    let source: String = from.optional("promote_from")?;
+    if !names.contains(&source) {
+        let suggestion = suggestion(&source, names.iter().map(String::as_str));
+        let expected = names.join(", ");
+        from.wrong(
+            "promote_from",
+            format!("there is no environment `{source}`: expected one of {expected}{suggestion}"),
+        );
+    }
+    Some(source)
+}
+
+fn approval(from: &mut Fields<'_>) -> Option<Duration> {
+    let approval: Approval = from.optional("approval")?;
+    if approval.expires.0.is_zero() || approval.expires.0 > APPROVAL_MAX {
+        from.wrong("approval.expires", "expected more than zero and at most 720h, such as 24h");
+    }
+    approval.required.then_some(approval.expires.0)
+}
+
+fn windows(from: &mut Fields<'_>) -> Vec<Window> {
+    let written: Vec<freeze::Written> = from.optional("freeze").unwrap_or_default();
+    let mut windows = Vec::new();
+    for (index, written) in written.into_iter().enumerate() {
+        match Window::read(written) {
+            Ok(window) => windows.push(window),
+            Err((field, why)) => from.wrong(format!("freeze.{index}.{field}").trim_end_matches('.'), why),
+        }
+    }
+    windows
+}
+
 /// The rule of the pipeline file: a name is a part of application ids and of file names.
 fn is_name(name: &str) -> bool {
     (1..=60).contains(&name.len())
@@ -292,80 +411,4 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOCAL: &str = "local:\n  repositories: [\"*\"]\n  refs: [\"refs/heads/*\"]\n  target: {type: directory, path: environments/local}\n";
-
-    fn local(more: &str) -> Result<Environment, Vec<String>> {
-        Ok(parse(&format!("{LOCAL}{more}"), Path::new("/bot"))?.remove("local").unwrap())
-    }
-
-    fn revision(repository: &str, git_ref: &str) -> Revision {
-        let url = format!("https://git.example.org/{repository}.git");
-        Revision { repository: repository.into(), url, git_ref: git_ref.into(), ..Revision::example() }
-    }
-
-    #[test]
-    fn a_short_entry_has_sensible_limits() {
-        let local = local("").unwrap();
-        assert_eq!(local.root, Path::new("/bot/environments/local"));
-        assert!(local.serves && local.port.is_none() && local.keep == 5);
-        assert_eq!(local.health_deadline_max, Duration::from_secs(60));
-        assert_eq!(local.limits, ServeLimits { memory_bytes: 512 * MIB, processes: 256, log_bytes: 10 * MIB });
-        assert_eq!(local.admits(&revision("shop/api", "refs/heads/feature/x")), Ok(()));
-        let refused = local.admits(&revision("shop/api", "refs/tags/v1")).unwrap_err();
-        assert_eq!(refused, "takes nothing from refs/tags/v1: only from refs/heads/*");
-    }
-
-    #[test]
-    fn a_repository_fits_by_name_or_address_and_a_star_stays_in_its_part() {
-        let text = LOCAL.replace("\"*\"", "\"shop/*\", \"https://git.example.org/tools/**\"");
-        let local = parse(&text, Path::new("/bot")).unwrap().remove("local").unwrap();
-        assert!(local.admits(&revision("shop/api", "refs/heads/main")).is_ok());
-        assert!(local.admits(&revision("tools/a/b", "refs/heads/main")).is_ok());
-        let refused = local.admits(&revision("shop/evil/api", "refs/heads/main")).unwrap_err();
-        assert!(refused.starts_with("takes nothing from the repository shop/evil/api"), "{refused}");
-    }
-
-    #[test]
-    fn all_mistakes_are_told_at_once() {
-        let text = format!(
-            "{LOCAL}  keep: 1\n  port: none\n  helth: {{}}\nother:\n  refs: []\n  target: {{type: ftp, path: x}}\n  limits: {{memory: 3}}\n\"a b\": {{}}\n"
-        );
-        let told = parse(&text, Path::new("/bot")).unwrap_err().join("\n");
-        for mistake in [
-            "local.keep: expected 2",
-            "local.port: expected auto or a number",
-            "local.helth: is not known",
-            "other.repositories: is missing",
-            "other.refs: is empty",
-            "other.target: unknown variant `ftp`",
-            "other.limits: unknown field `memory`",
-            "`a b` is no name",
-        ] {
-            assert!(told.contains(mistake), "{mistake} is not in\n{told}");
-        }
-    }
-
-    #[test]
-    fn two_environments_never_share_a_folder_or_a_port() {
-        let text = format!("{LOCAL}  port: 8600\n{}  port: 8600\n", LOCAL.replace("local:", "twin:"));
-        let told = parse(&text, Path::new("/bot")).unwrap_err();
-        assert_eq!(told.len(), 2, "{told:?}");
-    }
-
-    #[test]
-    fn no_file_and_an_empty_file_are_no_environments() {
-        assert!(read(Path::new("/nowhere/environments.yaml"), Path::new("/bot")).unwrap().is_empty());
-        assert!(parse("# nothing yet\n", Path::new("/bot")).unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_broken_file_says_where() {
-        let told = parse("local:\n  refs: [\n", Path::new("/bot")).unwrap_err();
-        assert!(told[0].starts_with("line "), "{told:?}");
-        let error = EnvironmentsError { path: "environments.yaml".into(), mistakes: told };
-        assert!(error.to_string().starts_with("environments.yaml cannot be used:\n  - line "), "{error}");
-    }
-}
+mod tests;

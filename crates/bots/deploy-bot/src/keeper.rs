@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     DeployBot,
     application::{self, Host},
-    environments::Environment,
+    environments::{Environment, Target},
     in_use,
     journal::Journal,
     release::Releases,
@@ -72,6 +72,9 @@ async fn tell<'a>(
 
 /// One look; says what is wrong, if anything is.
 async fn look(bot: &DeployBot, environment: &Environment, watch: &mut Watch) -> anyhow::Result<Option<String>> {
+    if environment.target != Target::Directory {
+        return Ok(None);
+    }
     let history = Journal::in_folder(&environment.root).read()?;
     let Some((switch, release)) = history.last().and_then(|last| Some((last, last.to.as_ref()?))) else {
         return Ok(None);

@@ -1,66 +1,84 @@
 //! DeployBot puts tested artifacts into environments, and takes them back.
 //!
-//! Hears `test.completed`: whatever passed goes to the environments that its pipeline names, where the operator's
-//! `environments.yaml` lets it. Hears `deploy.requested` (an artifact that passed before) and `deploy.rollback_requested`.
-//! Says `deploy.started`, then one of `deploy.completed` and `deploy.failed`; and `deploy.rolled_back` whenever an
-//! environment is back at what it was.
+//! Hears `test.completed` and `build.completed`: what vouches for an artifact is kept (`proofs`), and what the operator's
+//! `environments.yaml` requires of it being there, it is offered to the environments that its pipeline names. Each
+//! environment has a desk (`desk`), where newer pushes take the place of older ones and the gates are passed: promotion,
+//! freeze, approval, busy. Hears what people ask: `deploy.requested`, `deploy.rollback_requested`, `approval.granted` and
+//! `denied`, freezes, and reports of what happened. What passes the gates is a job (`job`, `deployment`).
+//! Says `deploy.held` and `approval.requested` while something waits; `deploy.started`, then one of `deploy.completed` and
+//! `deploy.failed`; and `deploy.rolled_back` whenever an environment is back at what it was.
 //!
-//! How it fails: what is not healthy by its deadline is taken back, and the release before it runs again. What was never
-//! tested, or may not go there, is refused with PERMISSION_DENIED. A crash at any point is continued by the next attempt
-//! from the environment's journal: one switch, one terminal event, one application. Applications outlive the bot.
+//! How it fails: what is not healthy by its deadline is taken back, and the release before it runs again; where that fails
+//! too, an `alert.triggered` calls a person. What was never tested, or may not go there, is refused with
+//! PERMISSION_DENIED. A crash at any point is continued by the next attempt from the environment's journal: one switch,
+//! one terminal event, one application. Applications outlive the bot.
 
 mod application;
+mod asked;
 mod deployment;
+mod desk;
+mod elsewhere;
 mod environments;
 mod health;
 mod history;
 mod in_use;
+mod job;
 mod journal;
 mod keeper;
+mod proofs;
 mod release;
 mod report;
+mod scripts;
 mod settings;
+mod words;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 use application::Host;
 use bot_clients::{ArchiveLimits, Objects};
-use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
+use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
-    Category, Code, Digest, FailureReason, ObjectRef, Revision, SafeError,
+    Category, Event, ObjectRef, Revision,
+    alert::{AlertResolved, AlertTriggered},
+    approval::{ApprovalDenied, ApprovalGranted, ApprovalRequested},
+    build::BuildCompleted,
     deploy::{
-        DeployCompleted, DeployFailed, DeployRequested, DeployRollbackRequested, DeployRolledBack, DeployStarted,
+        DeployCompleted, DeployFailed, DeployFreezeRequested, DeployFrozen, DeployHeld, DeployRefused,
+        DeployReportRequested, DeployReported, DeployRequested, DeployRollbackRequested, DeployRolledBack,
+        DeployStarted, DeployUnfreezeRequested, DeployUnfrozen,
     },
     pipeline::DeployStage,
     test::TestCompleted,
 };
-use deployment::Deployment;
-use environments::{Environment, Environments};
-use journal::Journal;
-use release::{Release, Releases, Sizes};
+use desk::Desk;
+use environments::{Base, Environment, Environments};
+use job::Want;
+use proofs::{Proof, Shelf};
+use release::Sizes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use words::{Offer, What, Word};
 
+pub use job::DeployJob;
 pub use settings::Settings;
 
 const MIB: u64 = 1024 * 1024;
-/// Revisions that are remembered for one artifact.
-const VOUCHED_MAX: usize = 16;
+/// Of one key: the core stores 256 KiB, and what is remembered may grow a little before it is looked at again.
+const STATE_BYTES_MAX: usize = 160 * 1024;
 
-/// What is known of one artifact.
+/// What is remembered under one key: a shelf of proofs, or the desk of an environment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Artifact {
-    /// The tests it passed, the newest last.
-    vouched: Vec<Vouched>,
+#[serde(default)]
+pub struct Memory {
+    #[serde(skip_serializing_if = "Shelf::is_empty")]
+    shelf: Shelf,
+    #[serde(skip_serializing_if = "is_default")]
+    desk: Desk,
 }
 
-/// A passed test.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Vouched {
-    artifact: ObjectRef,
-    revision: Revision,
-    deploy: BTreeMap<String, DeployStage>,
+fn is_default(desk: &Desk) -> bool {
+    *desk == Desk::default()
 }
 
 /// Deploys.
@@ -85,16 +103,56 @@ impl Bot for DeployBot {
         dependencies: &[],
         observes: &[],
     };
-    type Hears = (TestCompleted, (DeployRequested, (DeployRollbackRequested, ())));
-    type Says = (DeployStarted, (DeployCompleted, (DeployFailed, (DeployRolledBack, ()))));
+    type Hears = (
+        BuildCompleted,
+        (
+            TestCompleted,
+            (
+                DeployRequested,
+                (
+                    DeployRollbackRequested,
+                    (
+                        DeployFreezeRequested,
+                        (DeployUnfreezeRequested, (DeployReportRequested, (ApprovalGranted, (ApprovalDenied, ())))),
+                    ),
+                ),
+            ),
+        ),
+    );
+    type Says = (
+        DeployHeld,
+        (
+            ApprovalRequested,
+            (
+                DeployStarted,
+                (
+                    DeployCompleted,
+                    (
+                        DeployFailed,
+                        (
+                            DeployRolledBack,
+                            (
+                                DeployFrozen,
+                                (
+                                    DeployUnfrozen,
+                                    (DeployReported, (DeployRefused, (AlertTriggered, (AlertResolved, ())))),
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    );
     type Jobs = (DeployJob, ());
     type Config = Settings;
-    type State = Artifact;
+    type State = Memory;
 
     fn new(settings: Settings, mut tools: Tools) -> anyhow::Result<Self> {
         tools.dir = std::path::absolute(&tools.dir).context("the bot's folder has no absolute path")?;
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
-        let environments = environments::read(&tools.config_dir.join(&settings.environments), &tools.dir)?;
+        let base = Base { bot: &tools.dir, config: &tools.config_dir };
+        let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
         let objects = Objects::open(&tools.objects)?;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),
@@ -107,82 +165,101 @@ impl Bot for DeployBot {
         Ok(Self { settings, tools, environments, objects, sizes, http, host: OnceCell::new() })
     }
 
+    fn on_timer(&self, timer: &TimerDue, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
+        // A version of the bot that can read it may come: until then it is set again.
+        let word: Word = serde_json::from_value(timer.data.clone())
+            .with_context(|| format!("the timer {} cannot be read", timer.name))
+            .map_err(Fail::Retry)?;
+        Ok(self.heed(word, &mut state.desk, meta))
+    }
+
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
         keeper::keep(&self, &cx).await;
         Ok(())
     }
 }
 
+impl Handle<BuildCompleted> for DeployBot {
+    fn key(&self, event: &BuildCompleted) -> String {
+        proofs::key(&event.artifact.digest)
+    }
+
+    fn handle(&self, event: BuildCompleted, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
+        let BuildCompleted { revision, artifact, .. } = event;
+        Ok(self.vouched::<BuildCompleted>(artifact, &revision, BTreeMap::new(), &mut state.shelf, meta))
+    }
+}
+
 impl Handle<TestCompleted> for DeployBot {
     fn key(&self, event: &TestCompleted) -> String {
-        event.artifact.digest.to_string()
+        proofs::key(&event.artifact.digest)
     }
 
-    fn handle(&self, event: TestCompleted, state: &mut Artifact, _: &Meta) -> Outcome<Self> {
+    fn handle(&self, event: TestCompleted, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
         let TestCompleted { revision, artifact, deploy, .. } = event;
-        let mut effects = Effects::none();
-        let mut told = Vec::new();
-        for (name, stage) in &deploy {
-            match self.wish(name, &revision, stage) {
-                Ok(()) => {
-                    effects = effects.start(name, &DeployJob::of(name, &artifact, &revision, stage, None));
-                    told.push(format!("{name}: {} goes there.", artifact.digest.short()));
-                }
-                Err(why) => told.push(why),
-            }
-        }
-        state.vouch(Vouched { artifact, revision, deploy });
-        if told.is_empty() {
-            return Ok(Effects::ignored("the pipeline file asks for no deployment"));
-        }
-        Ok(effects.note(told.join(" ")))
-    }
-}
-
-impl Handle<DeployRequested> for DeployBot {
-    fn key(&self, event: &DeployRequested) -> String {
-        event.digest.to_string()
-    }
-
-    fn handle(&self, event: DeployRequested, state: &mut Artifact, meta: &Meta) -> Outcome<Self> {
-        match self.permitted(&event.environment, &event.digest, state) {
-            Ok(vouched) => {
-                let stage = vouched.deploy.get(&event.environment).cloned().unwrap_or_default();
-                let Vouched { artifact, revision, .. } = vouched;
-                let job = DeployJob::of(&event.environment, artifact, revision, &stage, event.requested_by);
-                let job = DeployJob { by_hand: true, ..job };
-                Ok(Effects::none().start(&event.environment, &job))
-            }
-            Err(why) => Ok(Effects::none().say(DeployFailed {
-                environment: event.environment,
-                revision: state.vouched.last().map(|vouched| vouched.revision.clone()),
-                job_id: None,
-                digest: event.digest,
-                reason: FailureReason::Error,
-                error: SafeError::new(Code::PermissionDenied, why, meta.now),
-                current: None,
-                log_tail: Vec::new(),
-                duration_ms: 0,
-            })),
-        }
-    }
-}
-
-impl Handle<DeployRollbackRequested> for DeployBot {
-    fn key(&self, event: &DeployRollbackRequested) -> String {
-        format!("environment:{}", event.environment)
-    }
-
-    fn handle(&self, event: DeployRollbackRequested, _: &mut Artifact, _: &Meta) -> Outcome<Self> {
-        let environment = self.environment(&event.environment);
-        environment.map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
-        let DeployRollbackRequested { environment, to, reason, requested_by } = event;
-        let job = DeployJob { environment, want: Want::Back { to, reason }, requested_by, by_hand: true };
-        Ok(Effects::none().start(&job.environment, &job))
+        Ok(self.vouched::<TestCompleted>(artifact, &revision, deploy, &mut state.shelf, meta))
     }
 }
 
 impl DeployBot {
+    /// Keeps a proof, and offers the artifact to each environment that waited for just this one.
+    fn vouched<E: Event>(
+        &self,
+        artifact: ObjectRef,
+        revision: &Revision,
+        deploy: BTreeMap<String, DeployStage>,
+        shelf: &mut Shelf,
+        meta: &Meta,
+    ) -> Effects<Self> {
+        let digest = artifact.digest.clone();
+        let proof = Proof {
+            event_type: E::TYPE.to_owned(),
+            publisher: meta.publisher.clone(),
+            revision: revision.clone(),
+            deploy,
+        };
+        shelf.put(artifact, proof, meta.now);
+        let test = shelf.tests(&digest).find(|test| test.revision == *revision);
+        let Some(test) = test else {
+            return Effects::ignored(format!("kept: {} waits for its tests", digest.short()));
+        };
+        if test.deploy.is_empty() {
+            return Effects::ignored("the pipeline file asks for no deployment");
+        }
+        let mut effects = Effects::none();
+        let mut told = Vec::new();
+        for (name, stage) in &test.deploy {
+            let wish = self.wish(name, revision, stage).and_then(|environment| {
+                match shelf.missing(&digest, revision, environment)[..] {
+                    [] if environment.requires.iter().any(|required| required == E::TYPE) => {
+                        shelf.release(&digest, revision, stage)
+                    }
+                    [] => Err(format!("{name} does not ask for {}.", E::TYPE)),
+                    ref missing => Err(format!("{name}: {} waits for {}.", digest.short(), missing.join(" and "))),
+                }
+            });
+            match wish {
+                Ok(release) => {
+                    let by = format!("a push of {}", revision.git_ref);
+                    let offer = Offer { want: Want::Release(Box::new(release)), by, by_hand: false };
+                    effects = effects.and(offered(name, offer, meta));
+                    told.push(format!("{name}: {} goes there.", digest.short()));
+                }
+                Err(why) => told.push(why),
+            }
+        }
+        effects.note(told.join(" "))
+    }
+
+    /// Whether a pipeline's wish is granted; otherwise why not, as a sentence.
+    fn wish(&self, name: &str, revision: &Revision, stage: &DeployStage) -> Result<&Environment, String> {
+        let environment = self.environment(name)?;
+        let fits = stage.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&revision.git_ref));
+        fits.map_err(|why| format!("{name}: the pipeline file sends it there {why}."))?;
+        environment.admits(revision).map_err(|why| format!("{name}: environments.yaml {why}."))?;
+        Ok(environment)
+    }
+
     fn environment(&self, name: &str) -> Result<&Environment, String> {
         self.environments.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.environments.keys().map(String::as_str).collect();
@@ -191,28 +268,33 @@ impl DeployBot {
         })
     }
 
-    /// Whether a pipeline's wish is granted; otherwise why not, as a sentence.
-    fn wish(&self, name: &str, revision: &Revision, stage: &DeployStage) -> Result<(), String> {
-        let environment = self.environment(name)?;
-        let fits = stage.when.as_ref().map_or(Ok(()), |when| when.judge_ref(&revision.git_ref));
-        fits.map_err(|why| format!("{name}: the pipeline file sends it there {why}."))?;
-        environment.admits(revision).map_err(|why| format!("{name}: environments.yaml {why}."))
-    }
-
-    /// The test that lets an artifact go to an environment.
-    fn permitted<'a>(&self, name: &str, digest: &Digest, state: &'a Artifact) -> Result<&'a Vouched, String> {
-        let environment = self.environment(name)?;
-        let mut why = format!(
-            "{} was never seen to pass its tests: only what a test.completed vouches for is deployed",
-            digest.short()
-        );
-        for vouched in state.vouched.iter().rev() {
-            match environment.admits(&vouched.revision) {
-                Ok(()) => return Ok(vouched),
-                Err(refused) => why = format!("{name}: environments.yaml {refused}."),
+    /// A word to the desk of an environment.
+    fn heed(&self, word: Word, desk: &mut Desk, meta: &Meta) -> Effects<Self> {
+        let Word { environment: name, what } = word;
+        let environment = match (self.environment(&name), what) {
+            (Ok(environment), what) => (environment, what),
+            // Nobody holds back any more what waits there, and nothing can go there.
+            (Err(why), What::Turn { number }) => return desk.abandon(&name, number, &why, meta.now),
+            (Err(why), What::Offer(offer)) => return desk::refused(&name, &offer, &why, meta.now),
+            (Err(why), What::Ask { asker, number, digest }) => {
+                return desk.asked(&name, &asker, number, &digest).note(why);
+            }
+            (Err(why), _) => return Effects::ignored(why),
+        };
+        match environment {
+            (environment, What::Offer(offer)) => desk.offer(environment, *offer, meta.now),
+            (environment, What::Turn { number }) => desk.turn(environment, number, meta.now),
+            (_, What::Ask { asker, number, digest }) => desk.asked(&name, &asker, number, &digest),
+            (_, What::Answer { number, healthy }) => desk.answered(&name, number, healthy),
+            (_, What::Promoted { digest }) => desk.promoted(&name, &digest),
+            (_, What::Step { number, job_id, step }) => {
+                desk.step(number, job_id, &step);
+                Effects::none()
+            }
+            (environment, What::Ended { number, end }) => {
+                desk.ended(environment, &self.environments, number, end, meta.now)
             }
         }
-        Err(why)
     }
 
     async fn host(&self) -> anyhow::Result<&Host> {
@@ -221,103 +303,9 @@ impl DeployBot {
     }
 }
 
-impl Artifact {
-    fn vouch(&mut self, vouched: Vouched) {
-        self.vouched.retain(|known| known.revision != vouched.revision);
-        self.vouched.push(vouched);
-        let surplus = self.vouched.len().saturating_sub(VOUCHED_MAX);
-        self.vouched.drain(..surplus);
-    }
-}
-
-/// Puts something into an environment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeployJob {
-    environment: String,
-    want: Want,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    requested_by: Option<String>,
-    /// Someone asked for just this: it goes over what is newer.
-    #[serde(default)]
-    by_hand: bool,
-}
-
-/// What is to be there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Want {
-    /// This.
-    Release(Box<Release>),
-    /// What was there before; absent: just before.
-    Back { to: Option<Digest>, reason: String },
-}
-
-impl DeployJob {
-    fn of(name: &str, artifact: &ObjectRef, revision: &Revision, stage: &DeployStage, by: Option<String>) -> Self {
-        let release = Release::new(artifact.clone(), revision.clone(), stage.clone());
-        let want = Want::Release(Box::new(release));
-        Self { environment: name.to_owned(), want, requested_by: by, by_hand: false }
-    }
-
-    /// What the journal tells of it: why, and who asked.
-    fn history(&self) -> (Option<String>, Option<String>) {
-        let reason = match &self.want {
-            Want::Release(_) => None,
-            Want::Back { reason, .. } => Some(reason.clone()),
-        };
-        (reason, self.requested_by.clone())
-    }
-}
-
-impl Job for DeployJob {
-    type Bot = DeployBot;
-    const KIND: &'static str = "deploy";
-
-    fn exclusive(&self) -> Option<String> {
-        Some(format!("environment:{}", self.environment))
-    }
-
-    async fn run(&self, bot: &DeployBot, cx: &JobCx<DeployBot>) -> Outcome<DeployBot> {
-        let environment = bot.environment(&self.environment);
-        let environment = environment.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
-        let _busy = environment.busy.lock().await;
-        let deployment = Deployment {
-            job: self,
-            bot,
-            cx,
-            environment,
-            host: bot.host().await.map_err(Fail::Retry)?,
-            journal: Journal::in_folder(&environment.root),
-            releases: Releases::in_folder(&environment.root),
-        };
-        deployment.run().await
-    }
-
-    fn gave_up(&self, bot: &DeployBot, end: &GaveUp) -> Effects<DeployBot> {
-        // What is there is told by the journal and by nothing else; it is a short file on this machine.
-        let history = bot.environment(&self.environment).ok();
-        let history =
-            history.and_then(|environment| Journal::in_folder(&environment.root).read().ok()).unwrap_or_default();
-        let current = history.current().map(|release| release.digest().clone());
-        let (revision, digest) = match &self.want {
-            Want::Release(release) => (Some(release.revision.clone()), Some(release.digest().clone())),
-            Want::Back { to, .. } => (None, to.clone().or_else(|| current.clone())),
-        };
-        let Some(digest) = digest else {
-            return Effects::ignored(format!("{}: {}", self.environment, end.error.message));
-        };
-        Effects::none().say(DeployFailed {
-            environment: self.environment.clone(),
-            revision,
-            job_id: Some(end.job_id.clone()),
-            digest,
-            reason: end.reason,
-            error: end.error.clone(),
-            current,
-            log_tail: Vec::new(),
-            duration_ms: end.duration_ms,
-        })
-    }
+/// Something is offered to the desk of an environment, once for each message.
+fn offered(environment: &str, offer: Offer, meta: &Meta) -> Effects<DeployBot> {
+    words::say(environment, &format!("offer:{environment}:{}", meta.id), What::Offer(Box::new(offer)))
 }
 
 #[cfg(test)]

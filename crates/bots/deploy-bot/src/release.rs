@@ -187,7 +187,7 @@ fn seal(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a file or a sealed tree; what is not there is removed.
-fn remove(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(meta) if meta.is_dir() => unseal(path).and_then(|()| fs::remove_dir_all(path)),

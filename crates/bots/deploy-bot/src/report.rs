@@ -2,15 +2,18 @@
 use bot_core::Effects;
 use bot_messages::{
     Code, FailureReason, SafeError,
-    deploy::{DeployCompleted, DeployFailed, DeployRolledBack},
+    deploy::{AttemptState, DeployCompleted, DeployFailed, DeployRolledBack},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DeployBot, Want,
+    DeployBot,
     deployment::Deployment,
+    environments::Target,
     history::{Kind, Switch},
+    job::Want,
     release::Release,
+    words::End,
 };
 
 /// Why a switch is taken back. Remembered before that is done, so that a crash in between changes nothing.
@@ -34,8 +37,22 @@ impl Deployment<'_> {
             return Effects::none();
         };
         let environment = self.environment.name.clone();
+        let (kind, at) = match &up.url {
+            Some(url) => ("healthy", format!(" at {url}")),
+            None => ("in place", String::new()),
+        };
+        let told = self.job.ended(End {
+            job_id: self.cx.id.clone(),
+            state: AttemptState::Succeeded,
+            why: match self.job.reason() {
+                Some(reason) => format!("{} is {kind}{at}: {reason}", release.digest().short()),
+                None => format!("{} is {kind}{at}", release.digest().short()),
+            },
+            digest: Some(release.digest().clone()),
+            current: Some(release.digest().clone()),
+        });
         match &self.job.want {
-            Want::Release(_) => Effects::none().say(DeployCompleted {
+            Want::Release(_) => told.say(DeployCompleted {
                 environment,
                 revision: release.revision.clone(),
                 job_id: self.cx.id.clone(),
@@ -45,7 +62,7 @@ impl Deployment<'_> {
                 health_url: up.health_url,
                 duration_ms: self.cx.duration_ms(),
             }),
-            Want::Back { reason, .. } => Effects::none().say(DeployRolledBack {
+            Want::Back { reason, .. } => told.say(DeployRolledBack {
                 environment,
                 job_id: self.cx.id.clone(),
                 from: first.from.clone().unwrap_or_else(|| release.digest().clone()),
@@ -69,6 +86,10 @@ impl Deployment<'_> {
         let state = match (former.map(|former| former.digest().short()), &trouble) {
             (Some(former), None) => format!("{former}, which was there before, is back"),
             (None, None) => "nothing was there before, and nothing is there now".to_owned(),
+            (Some(former), Some(trouble)) if self.environment.target != Target::Directory => format!(
+                "going back failed too: {trouble}; the journal names {former}, and what is there is not known: look there, \
+                 then `lota deploy` or `lota rollback` it"
+            ),
             (Some(former), Some(trouble)) => format!(
                 "going back failed too: {trouble}; the journal and `current` name {former} now, it does not answer, and the \
                  bot goes on trying to keep it running"
@@ -88,8 +109,19 @@ impl Deployment<'_> {
             log_tail: verdict.log_tail,
             duration_ms: self.cx.duration_ms(),
         };
+        let told = self.job.ended(End {
+            job_id: self.cx.id.clone(),
+            state: match (trouble, verdict.reason) {
+                (Some(_), _) => AttemptState::Stranded,
+                (None, FailureReason::Cancelled) => AttemptState::Cancelled,
+                (None, _) => AttemptState::RolledBack,
+            },
+            why: failed.error.message.clone(),
+            digest: Some(release.digest().clone()),
+            current: failed.current.clone(),
+        });
         let effects = if first.kind == Kind::Deploy && trouble.is_none() {
-            Effects::none().say(DeployRolledBack {
+            told.say(DeployRolledBack {
                 environment,
                 job_id: self.cx.id.clone(),
                 from: release.digest().clone(),
@@ -97,7 +129,7 @@ impl Deployment<'_> {
                 reason: verdict.message,
             })
         } else {
-            Effects::none()
+            told
         };
         effects.say(failed)
     }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The operator's file of environments; a relative path starts from the configuration folder.
     pub environments: PathBuf,
+    /// The folder of what targets name as secrets: one file each, mode 0600; a relative path starts from the configuration
+    /// folder.
+    pub secret_dir: PathBuf,
     /// A larger artifact is refused. MiB, as stored.
     pub artifact_mib_max: u64,
     /// An artifact that is larger once it is unpacked is refused. MiB.
@@ -27,6 +30,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             environments: "environments.yaml".into(),
+            secret_dir: "deploy-secrets".into(),
             artifact_mib_max: 1024,
             unpacked_mib_max: 4096,
             entries_max: 100_000,

@@ -1,15 +1,33 @@
-//! The handlers, compared by their effects; the shipped configuration; what is said of a job that was given up. What
+//! The bot's handlers and timers on a clock of their own, without jobs: what they say and start, and in whose name. What
 //! jobs do to a machine is in `tests/`.
-use std::fs;
+mod gates;
+mod people;
 
-use bot_messages::{deploy::DeployFailed, pipeline::When};
-use chrono::DateTime;
+use std::{fs, time::Duration};
+
+use bot_core::{Effect, GaveUp, Job};
+use bot_messages::{
+    Code, Digest, FailureReason, SafeError,
+    deploy::{Attempt, AttemptState, Gate},
+    pipeline::When,
+};
+use bot_test::{Acts, Rehearsal};
+use words::End;
 
 use super::*;
 
 const ENVIRONMENTS: &str = "
-staging: {repositories: ['shop/*'], refs: [refs/heads/main], target: {type: directory, path: staging}}
 local: {repositories: ['*'], refs: ['refs/heads/*'], target: {type: directory, path: local}}
+staging: {repositories: ['shop/*'], refs: [refs/heads/main], target: {type: directory, path: staging}}
+live:
+  repositories: ['shop/*']
+  refs: [refs/heads/main]
+  promote_from: staging
+  approval: {required: true, expires: 4h}
+  freeze: [{from: 2026-12-20T00:00:00Z, until: 2027-01-04T00:00:00Z, reason: holidays}]
+  target: {type: directory, path: live}
+proven: {repositories: ['*'], refs: ['**'], requires: [build.completed, test.completed], target: {type: directory, path: p}}
+asked: {repositories: ['*'], refs: ['**'], approval: {required: true, expires: 4h}, target: {type: directory, path: a}}
 ";
 
 fn bot_of(environments: &str) -> (tempfile::TempDir, anyhow::Result<DeployBot>) {
@@ -23,199 +41,300 @@ fn bot_of(environments: &str) -> (tempfile::TempDir, anyhow::Result<DeployBot>) 
     (dir, bot)
 }
 
-fn bot() -> (tempfile::TempDir, DeployBot) {
-    let (dir, bot) = bot_of(ENVIRONMENTS);
-    (dir, bot.unwrap())
+struct Stage {
+    _dir: tempfile::TempDir,
+    r: Rehearsal<DeployBot>,
 }
 
-fn meta() -> Meta {
-    Meta {
-        id: "message-1".into(),
-        publisher: "test-bot".into(),
-        correlation_id: "correlation-1".into(),
-        priority: bot_messages::Priority::Medium,
-        attempt: 1,
-        now: DateTime::from_timestamp(1_793_534_400, 0).unwrap(),
+fn stage() -> Stage {
+    let (dir, bot) = bot_of(ENVIRONMENTS);
+    Stage { _dir: dir, r: Rehearsal::new(Arc::new(bot.unwrap())) }
+}
+
+fn digest(letter: char) -> Digest {
+    Digest::from_hex(&letter.to_string().repeat(64)).unwrap()
+}
+
+/// The test of the push with this number; its artifact is named by a letter.
+fn tested(letter: char, push: u64, environments: &[&str]) -> TestCompleted {
+    let example = <TestCompleted as Event>::example();
+    TestCompleted {
+        artifact: ObjectRef { digest: digest(letter), ..example.artifact },
+        revision: Revision { sequence: Some(push), ..Revision::example() },
+        deploy: environments.iter().map(|name| ((*name).to_owned(), DeployStage::default())).collect(),
+        ..<TestCompleted as Event>::example()
     }
 }
 
-fn tested(deploy: &[(&str, DeployStage)]) -> TestCompleted {
-    let deploy = deploy.iter().map(|(name, stage)| ((*name).to_owned(), stage.clone())).collect();
-    TestCompleted { deploy, ..bot_messages::Event::example() }
+/// Types of what is said and kinds of jobs that begin, each behind its correlation.
+fn told(acts: &Acts) -> Vec<String> {
+    let word = |effect: &Effect| match effect {
+        Effect::Say { event_type, .. } => (*event_type).to_owned(),
+        Effect::Start { key, .. } => format!("job for {key}"),
+        other => panic!("{other:?}"),
+    };
+    acts.iter().map(|(correlation, effect)| format!("{correlation} {}", word(effect))).collect()
+}
+
+/// The only event of its type.
+fn event<E: Event>(acts: &Acts) -> E {
+    let found: Vec<&serde_json::Value> = acts
+        .iter()
+        .filter_map(|(_, effect)| match effect {
+            Effect::Say { event_type, data, .. } if *event_type == E::TYPE => Some(data),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(found.len(), 1, "{} in {:?}", E::TYPE, told(acts));
+    serde_json::from_value(found[0].clone()).unwrap()
+}
+
+/// The only job that begins, and the correlation it belongs to.
+fn job_of(acts: &Acts) -> (String, DeployJob) {
+    let jobs: Vec<(String, DeployJob)> = acts
+        .iter()
+        .filter_map(|(correlation, effect)| match effect {
+            Effect::Start { payload, .. } => {
+                Some((correlation.clone(), serde_json::from_value(payload.clone()).unwrap()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(jobs.len(), 1, "one job in {:?}", told(acts));
+    jobs[0].clone()
+}
+
+impl Stage {
+    /// A push of its own correlation `push-<number>` passed its tests.
+    fn push(&mut self, letter: char, push: u64, environments: &[&str]) -> Acts {
+        self.r.hear(&format!("push-{push}"), "test-bot", &tested(letter, push, environments)).unwrap()
+    }
+
+    fn ask<E: Event>(&mut self, event: &E) -> Acts {
+        self.r.hear("ask", "operator", event).unwrap()
+    }
+
+    /// Someone asks for an artifact.
+    fn deploy(&mut self, environment: &str, letter: char) -> Acts {
+        let requested_by = Some("ada".into());
+        self.ask(&DeployRequested { environment: environment.into(), digest: digest(letter), requested_by })
+    }
+
+    /// A job ends like this.
+    fn end(&mut self, job: &(String, DeployJob), state: AttemptState) -> Acts {
+        let (correlation, job) = job;
+        let digest = job.want.digest().cloned();
+        let current = digest.clone();
+        let end = End { job_id: "job-1".into(), state, why: "so it ended".into(), digest, current };
+        self.r.take(correlation, job.ended(end).list)
+    }
+
+    fn report(&mut self, environment: &str) -> DeployReported {
+        event(&self.ask(&DeployReportRequested { environment: environment.into(), attempts_max: None }))
+    }
+
+    fn attempt(&mut self, environment: &str, number: u64) -> Attempt {
+        let report = self.report(environment);
+        let attempt = report.attempts.iter().find(|attempt| attempt.number == number);
+        attempt.unwrap_or_else(|| panic!("no attempt {number} in {report:#?}")).clone()
+    }
+
+    fn note(&self) -> &str {
+        self.r.notes.last().map_or("", String::as_str)
+    }
 }
 
 fn only_branch(branch: &str) -> DeployStage {
     DeployStage { when: Some(When { branch: branch.into(), ..When::default() }), ..DeployStage::default() }
 }
 
-fn job(name: &str, event: &TestCompleted, by: Option<&str>) -> DeployJob {
-    let stage = event.deploy.get(name).cloned().unwrap_or_default();
-    DeployJob::of(name, &event.artifact, &event.revision, &stage, by.map(str::to_owned))
-}
-
-fn by_hand(job: DeployJob) -> DeployJob {
-    DeployJob { by_hand: true, ..job }
-}
-
 #[test]
 fn what_passed_goes_where_the_pipeline_and_the_operator_agree() {
-    let (_dir, bot) = bot();
-    let event = tested(&[("staging", only_branch("main")), ("local", DeployStage::default())]);
-    let effects = bot.handle(event.clone(), &mut Artifact::default(), &meta()).unwrap();
-    let expected = Effects::none()
-        .start("local", &job("local", &event, None))
-        .start("staging", &job("staging", &event, None))
-        .note("local: 3f8a3f8a3f8a goes there. staging: 3f8a3f8a3f8a goes there.");
-    assert_eq!(effects, expected);
-    assert_eq!(job("staging", &event, None).exclusive().as_deref(), Some("environment:staging"));
+    let mut stage = stage();
+    let mut event = tested('a', 1, &["local", "staging"]);
+    event.deploy.insert("staging".into(), only_branch("main"));
+    let acts = stage.r.hear("push-1", "test-bot", &event).unwrap();
+    assert_eq!(told(&acts), ["push-1 job for local", "push-1 job for staging"]);
+    let noted = "local: aaaaaaaaaaaa goes there. staging: aaaaaaaaaaaa goes there.";
+    assert_eq!(stage.note(), noted, "`lota push --follow` counts the deployments in it");
+    let attempt = stage.attempt("staging", 1);
+    assert_eq!((attempt.state, attempt.by.as_str()), (AttemptState::Running, "a push of refs/heads/main"));
 }
 
 #[test]
 fn a_wish_that_is_not_granted_is_told_in_one_sentence() {
-    let (_dir, bot) = bot();
-    let mut event = tested(&[
-        ("local", only_branch("release")),
-        ("prod", DeployStage::default()),
-        ("staging", DeployStage::default()),
-    ]);
+    let mut stage = stage();
+    let mut event = tested('a', 1, &["prod", "staging"]);
+    event.deploy.insert("local".into(), only_branch("release"));
     event.revision.git_ref = "refs/heads/topic".into();
-    let effects = bot.handle(event, &mut Artifact::default(), &meta()).unwrap();
+    assert!(stage.r.hear("push-1", "test-bot", &event).unwrap().is_empty());
     let told = "local: the pipeline file sends it there only for branch release, and this is refs/heads/topic. \
-                prod: there is no such environment in environments.yaml, which has: local, staging. \
+                prod: there is no such environment in environments.yaml, which has: asked, live, local, proven, staging. \
                 staging: environments.yaml takes nothing from refs/heads/topic: only from refs/heads/main.";
-    assert_eq!(effects, Effects::ignored(told));
+    assert_eq!(stage.note(), told);
 
-    let mut event = tested(&[("staging", DeployStage::default())]);
+    let mut event = tested('a', 1, &["staging"]);
     event.revision.repository = "evil/api".into();
-    let effects = bot.handle(event, &mut Artifact::default(), &meta()).unwrap();
-    assert_eq!(
-        effects,
-        Effects::ignored("staging: environments.yaml takes nothing from the repository evil/api: only from shop/*.")
-    );
+    assert!(stage.r.hear("push-2", "test-bot", &event).unwrap().is_empty());
+    let told = "staging: environments.yaml takes nothing from the repository evil/api: only from shop/*.";
+    assert_eq!(stage.note(), told);
+    assert!(stage.push('a', 1, &[]).is_empty());
+    assert_eq!(stage.note(), "the pipeline file asks for no deployment");
 }
 
 #[test]
-fn no_wish_and_no_environments_are_ignored() {
-    let (_dir, bot) = bot();
-    let effects = bot.handle(tested(&[]), &mut Artifact::default(), &meta()).unwrap();
-    assert_eq!(effects, Effects::ignored("the pipeline file asks for no deployment"));
-
-    let (_dir, bot) = bot_of("");
-    let event = tested(&[("local", DeployStage::default())]);
-    let effects = bot.unwrap().handle(event, &mut Artifact::default(), &meta()).unwrap();
-    let told = "local: there is no such environment in environments.yaml, which has: none.";
-    assert_eq!(effects, Effects::ignored(told));
-}
-
-fn requested(environment: &str) -> DeployRequested {
-    DeployRequested { environment: environment.into(), ..bot_messages::Event::example() }
-}
-
-fn refused(environment: &str, revision: Option<Revision>, why: &str) -> Effects<DeployBot> {
-    let DeployRequested { digest, .. } = requested(environment);
-    Effects::none().say(DeployFailed {
-        environment: environment.into(),
-        revision,
-        job_id: None,
-        digest,
-        reason: FailureReason::Error,
-        error: SafeError::new(Code::PermissionDenied, why, meta().now),
-        current: None,
-        log_tail: Vec::new(),
-        duration_ms: 0,
-    })
+fn proofs_are_joined_by_commit_and_digest_in_any_order() {
+    let built = |letter: char, push: u64| BuildCompleted {
+        artifact: tested(letter, push, &[]).artifact,
+        revision: tested(letter, push, &[]).revision,
+        ..<BuildCompleted as Event>::example()
+    };
+    for built_first in [true, false] {
+        let mut stage = stage();
+        if built_first {
+            assert!(stage.r.hear("push-1", "build-bot", &built('a', 1)).unwrap().is_empty());
+        }
+        let first = stage.push('a', 1, &["proven", "local"]);
+        assert_eq!(told(&first).len(), if built_first { 2 } else { 1 });
+        if !built_first {
+            assert_eq!(stage.note(), "local: aaaaaaaaaaaa goes there. proven: aaaaaaaaaaaa waits for build.completed.");
+            let mut other = built('a', 1);
+            other.revision.commit = "b".repeat(40).parse().unwrap();
+            assert!(stage.r.hear("push-1", "build-bot", &other).unwrap().is_empty(), "of another commit");
+            let refused: DeployFailed = event(&stage.deploy("proven", 'a'));
+            let why = "proven requires build.completed of aaaaaaaaaaaa at 4f2d9c1e, and nobody has said it";
+            assert_eq!((refused.error.message.as_str(), refused.error.code), (why, Code::PermissionDenied));
+            let second = stage.r.hear("push-1", "build-bot", &built('a', 1)).unwrap();
+            assert_eq!(told(&second), ["push-1 job for proven"], "local has it already");
+        }
+    }
 }
 
 #[test]
-fn what_was_tested_can_be_asked_for() {
-    let (_dir, bot) = bot();
-    let mut state = Artifact::default();
-    let event = tested(&[]);
-    let asked = requested("staging");
-    assert_eq!(Handle::<TestCompleted>::key(&bot, &event), Handle::<DeployRequested>::key(&bot, &asked));
-    bot.handle(event.clone(), &mut state, &meta()).unwrap();
-    let effects = bot.handle(asked, &mut state, &meta()).unwrap();
-    assert_eq!(effects, Effects::none().start("staging", &by_hand(job("staging", &event, Some("ada")))));
+fn what_was_not_tested_or_may_not_go_there_is_refused_with_the_reason() {
+    let mut stage = stage();
+    let why = |acts: Acts| {
+        assert_eq!(told(&acts), ["ask deploy.failed"]);
+        let failed: DeployFailed = event(&acts);
+        assert_eq!(
+            (failed.error.code, failed.job_id, failed.reason),
+            (Code::PermissionDenied, None, FailureReason::Error)
+        );
+        failed.error.message
+    };
+    let untested = why(stage.deploy("staging", 'a'));
+    assert!(untested.starts_with("aaaaaaaaaaaa was never seen to pass its tests"), "{untested}");
+    let unknown = why(stage.deploy("prod", 'a'));
+    assert!(unknown.starts_with("prod: there is no such environment"), "{unknown}");
+
+    let mut elsewhere = tested('b', 1, &["staging"]);
+    elsewhere.revision.git_ref = "refs/heads/topic".into();
+    stage.r.hear("push-1", "test-bot", &elsewhere).unwrap();
+    let told = why(stage.deploy("staging", 'b'));
+    assert_eq!(told, "staging: environments.yaml takes nothing from refs/heads/topic: only from refs/heads/main.");
+
+    stage.push('c', 2, &["local"]);
+    let unnamed = why(stage.deploy("staging", 'c'));
+    let expected = "the pipeline file of 4f2d9c1e does not say how cccccccccccc goes to staging: it names local; name \
+                    staging there and push";
+    assert_eq!(unnamed, expected, "an application that is served would be taken down by it");
 }
 
 #[test]
-fn what_was_not_tested_or_may_not_go_there_is_refused() {
-    let (_dir, bot) = bot();
-    let mut state = Artifact::default();
-    let untested = "3f8a3f8a3f8a was never seen to pass its tests: only what a test.completed vouches for is deployed";
-    let effects = bot.handle(requested("staging"), &mut state, &meta()).unwrap();
-    assert_eq!(effects, refused("staging", None, untested));
-
-    let mut event = tested(&[]);
-    event.revision.git_ref = "refs/heads/topic".into();
-    bot.handle(event.clone(), &mut state, &meta()).unwrap();
-    let effects = bot.handle(requested("staging"), &mut state, &meta()).unwrap();
-    let elsewhere = "staging: environments.yaml takes nothing from refs/heads/topic: only from refs/heads/main.";
-    assert_eq!(effects, refused("staging", Some(event.revision.clone()), elsewhere));
-
-    let effects = bot.handle(requested("prod"), &mut state, &meta()).unwrap();
-    let unknown = "prod: there is no such environment in environments.yaml, which has: local, staging.";
-    assert_eq!(effects, refused("prod", Some(event.revision), unknown));
+fn another_ci_can_vouch_where_the_broker_lets_it() {
+    let mut stage = stage();
+    let acts = stage.r.hear("ci-1", "ci", &tested('a', 1, &["local"])).unwrap();
+    assert_eq!(told(&acts), ["ci-1 job for local"]);
+    let shelf = stage.r.state(&proofs::key(&digest('a'))).shelf;
+    assert_eq!(shelf.newest_test(&digest('a')).unwrap().publisher, "ci", "whose word it was is kept");
 }
 
 #[test]
 fn an_artifact_of_two_revisions_goes_where_either_may() {
-    let (_dir, bot) = bot();
-    let mut state = Artifact::default();
-    let main = tested(&[]);
-    bot.handle(main.clone(), &mut state, &meta()).unwrap();
-    for number in 0..VOUCHED_MAX {
-        let mut topic = tested(&[]);
+    let mut stage = stage();
+    stage.push('a', 1, &["staging"]);
+    for number in 0..30 {
+        let mut topic = tested('a', number, &["staging"]);
         topic.revision.git_ref = format!("refs/heads/topic-{number}");
-        bot.handle(topic, &mut state, &meta()).unwrap();
-        bot.handle(main.clone(), &mut state, &meta()).unwrap();
+        stage.r.hear("push-2", "test-bot", &topic).unwrap();
+        stage.push('a', 1, &["staging"]);
     }
-    assert_eq!(state.vouched.len(), VOUCHED_MAX, "what is remembered is bounded");
-    let effects = bot.handle(requested("staging"), &mut state, &meta()).unwrap();
-    assert_eq!(effects, Effects::none().start("staging", &by_hand(job("staging", &main, Some("ada")))));
+    let acts = stage.deploy("staging", 'a');
+    assert_eq!(told(&acts), ["ask deploy.held"], "behind the first push");
+    let state = serde_json::to_vec(&stage.r.state(&proofs::key(&digest('a')))).unwrap();
+    assert!(state.len() < 20_000, "what is remembered of an artifact is bounded: {}", state.len());
 }
 
 #[test]
-fn a_rollback_needs_an_environment() {
-    let (_dir, bot) = bot();
-    let wanted: DeployRollbackRequested = bot_messages::Event::example();
-    let back = Want::Back { to: None, reason: "wrong prices".into() };
-    let job = DeployJob { environment: "staging".into(), want: back, requested_by: Some("ada".into()), by_hand: true };
-    let effects = bot.handle(wanted.clone(), &mut Artifact::default(), &meta()).unwrap();
-    assert_eq!(effects, Effects::none().start("staging", &job));
+fn proofs_and_history_are_bounded() {
+    let mut stage = stage();
+    for number in 0..100_u64 {
+        let mut event = tested('a', number, &[]);
+        event.artifact.digest = Digest::from_hex(&format!("a{number:063x}")).unwrap();
+        stage.r.hear("push", "test-bot", &event).unwrap();
+        stage.r.pass(Duration::from_secs(60));
+    }
+    let key = |number: u64| Digest::from_hex(&format!("a{number:063x}")).unwrap();
+    let shelf = stage.r.state("proofs:a").shelf;
+    let known: Vec<u64> = (0..100).filter(|number| shelf.newest_test(&key(*number)).is_some()).collect();
+    assert_eq!(known, (68..100).collect::<Vec<u64>>(), "the newest of a shelf");
+    stage.r.pass(Duration::from_secs(91 * 24 * 3600));
+    stage.push('a', 200, &[]);
+    assert!(stage.r.state("proofs:a").shelf.newest_test(&key(99)).is_none(), "too old to be believed");
 
-    let elsewhere = DeployRollbackRequested { environment: "prod".into(), ..wanted };
-    let refused = bot.handle(elsewhere, &mut Artifact::default(), &meta()).unwrap_err();
-    let why = "prod: there is no such environment in environments.yaml, which has: local, staging.";
-    assert_eq!(refused, Fail::reject(Code::Rejected, anyhow::anyhow!(why)));
+    for push in 0..250 {
+        let acts = stage.push('b', push, &["local"]);
+        stage.end(&job_of(&acts), AttemptState::Succeeded);
+    }
+    let state = stage.r.state("environment:local");
+    let attempts = serde_json::to_value(&state).unwrap()["desk"]["attempts"].as_array().unwrap().len();
+    assert!(
+        attempts > 100 && attempts <= 200 && desk::bytes(&state) < 200 * 1024,
+        "{attempts}, {}",
+        desk::bytes(&state)
+    );
+    assert_eq!(stage.report("local").attempts.len(), 20);
+    let all = DeployReportRequested { environment: "local".into(), attempts_max: Some(1000) };
+    assert_eq!(event::<DeployReported>(&stage.ask(&all)).attempts.len(), 50);
 }
 
 #[test]
 fn a_job_that_was_given_up_ends_with_one_event() {
-    let (_dir, bot) = bot();
-    let event = tested(&[("local", DeployStage::default())]);
+    let mut stage = stage();
+    let (_, job) = job_of(&stage.push('a', 1, &["local"]));
+    let release = match &job.want {
+        Want::Release(release) => release.clone(),
+        Want::Back { .. } => panic!("a push goes on"),
+    };
     let end = GaveUp {
         job_id: "job-1".into(),
         reason: FailureReason::Cancelled,
-        error: SafeError::new(Code::Cancelled, "cancelled: wrong branch", meta().now),
+        error: SafeError::new(Code::Cancelled, "cancelled: wrong branch", stage.r.now),
         attempts: 1,
         duration_ms: 7,
     };
     let expected = DeployFailed {
         environment: "local".into(),
-        revision: Some(event.revision.clone()),
+        revision: Some(release.revision.clone()),
         job_id: Some("job-1".into()),
-        digest: event.artifact.digest.clone(),
+        digest: release.digest().clone(),
         reason: FailureReason::Cancelled,
         error: end.error.clone(),
         current: None,
         log_tail: Vec::new(),
         duration_ms: 7,
     };
-    assert_eq!(job("local", &event, None).gave_up(&bot, &end), Effects::none().say(expected));
-    let back = Want::Back { to: None, reason: "wrong prices".into() };
-    let back = DeployJob { environment: "local".into(), want: back, requested_by: None, by_hand: true };
-    assert_eq!(back.gave_up(&bot, &end), Effects::ignored("local: cancelled: wrong branch"), "nothing was ever there");
+    let given_up = job.gave_up(&stage.r.bot, &end);
+    let acts = stage.r.take("push-1", given_up.list);
+    assert_eq!(acts, [("push-1".to_owned(), Effects::<DeployBot>::none().say(expected).list[0].clone())]);
+    assert_eq!(stage.attempt("local", 1).state, AttemptState::Cancelled);
+
+    let want = Want::Back { to: None, reason: "wrong prices".into() };
+    let back = DeployJob { environment: "local".into(), number: 2, want, by: "ada".into(), by_hand: true };
+    let given_up = back.gave_up(&stage.r.bot, &end);
+    let acts = stage.r.take("ask-1", given_up.list);
+    assert_eq!(told(&acts), ["ask-1 deploy.refused"], "nothing was ever there");
+    assert_eq!(event::<DeployRefused>(&acts).error, end.error);
 }
 
 #[test]
@@ -244,7 +363,18 @@ fn the_shipped_files_are_read() {
 #[test]
 fn its_contract_names_what_the_fleet_lets_it_do() {
     let contract = bot_core::contract_of::<DeployBot>();
-    assert_eq!(contract.hears, ["deploy.requested", "deploy.rollback_requested", "test.completed"]);
-    assert_eq!(contract.says, ["deploy.started", "deploy.completed", "deploy.failed", "deploy.rolled_back"]);
+    let hears = [
+        "approval.denied",
+        "approval.granted",
+        "build.completed",
+        "deploy.freeze_requested",
+        "deploy.report_requested",
+        "deploy.requested",
+        "deploy.rollback_requested",
+        "deploy.unfreeze_requested",
+        "test.completed",
+    ];
+    assert_eq!(contract.hears, hears);
+    assert!(!contract.says.iter().any(|said| contract.hears.contains(said)), "it never asks itself");
     assert_eq!(contract.jobs, ["deploy"]);
 }

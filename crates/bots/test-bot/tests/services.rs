@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
 use std::path::PathBuf;
 
-use bot_clients::{ArchiveLimits, Objects, list_tree, pack};
+use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
 use bot_core::{Bot, Effect, Job, Tools};
 use bot_messages::{Code, Event, ObjectRef, build::BuildCompleted};
 use bot_test::JobRecord;
@@ -50,10 +50,10 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects");
+        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
         tools.bwrap = bwrap;
-        let objects = Objects::directory(&tools.objects).unwrap();
+        let objects = Objects::open(&tools.objects).unwrap();
         let bot = TestBot::new(Config::default(), tools).unwrap();
         Self { dir, objects, bot }
     }
@@ -64,7 +64,7 @@ impl Bench {
         let to = self.dir.path().join("packed");
         let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 20 };
         pack(tree.path(), &list_tree(tree.path(), 100).unwrap(), &to, &limits).unwrap();
-        self.objects.put_file(&to, "application/zstd").await.unwrap()
+        self.objects.put_file(&to, Kind::Artifact, "application/zstd").await.unwrap()
     }
 
     /// Runs the suite `unit` of this YAML.

@@ -2,6 +2,8 @@
 //! own, overridable by environment. All mistakes are told at once, with file and line.
 mod places;
 
+pub use places::{Place, Places};
+
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use bot_messages::{BotName, Contract};
@@ -208,8 +210,10 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
     let file = path.display().to_string();
     let one = |message: String| ConfigError { file: file.clone(), mistakes: vec![Mistake { line: None, message }] };
     let text = std::fs::read_to_string(path).map_err(|e| one(format!("cannot be read: {e}")))?;
-    let places = places::places(&text)
-        .map_err(|(line, message)| ConfigError { file: file.clone(), mistakes: vec![Mistake { line, message }] })?;
+    let places = Places::read(&text).map_err(|(place, message)| ConfigError {
+        file: file.clone(),
+        mistakes: vec![Mistake { line: place.map(|(line, _)| line), message }],
+    })?;
     let value = merged(&text, overrides).map_err(|e| one(e.to_string()))?;
     let mut mistakes = schema_mistakes::<S>(&value);
     let parsed = serde_path_to_error::deserialize::<_, BotConfig<S>>(&value);
@@ -228,7 +232,7 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
             file,
             mistakes: mistakes
                 .into_iter()
-                .map(|(at, message)| Mistake { line: Some(places.line_of(&at)), message })
+                .map(|(at, message)| Mistake { line: Some(places.of(&at).0), message })
                 .collect(),
         }),
     }

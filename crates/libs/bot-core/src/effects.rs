@@ -55,6 +55,11 @@ pub enum Effect {
         /// Its name.
         name: String,
     },
+    /// A timer that is set becomes due now; it keeps its data and where it comes from.
+    WakeTimer {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Effects, in order, with the reason for people.
@@ -180,6 +185,14 @@ impl<B: Bot> Effects<B> {
     #[must_use]
     pub fn clear_timer(mut self, name: &str) -> Self {
         self.list.push(Effect::ClearTimer { name: name.to_owned() });
+        self
+    }
+
+    /// Makes a timer due now, where one of that name is set. What follows from it still belongs to the cause it was set
+    /// for, not to the one that woke it.
+    #[must_use]
+    pub fn wake_timer(mut self, name: &str) -> Self {
+        self.list.push(Effect::WakeTimer { name: name.to_owned() });
         self
     }
 

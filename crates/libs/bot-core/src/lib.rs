@@ -21,7 +21,7 @@ mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
 pub use bus::{Bus, BusOptions, Link, Properties, PublishError, watch};
-pub use config::{BotConfig, Constraints, schema as config_schema};
+pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};

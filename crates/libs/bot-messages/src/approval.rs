@@ -3,9 +3,9 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Event, ObjectRef, Priority, failure::example_time};
+use crate::{Digest, Event, ObjectRef, Priority, Revision, failure::example_time};
 
-const APPROVAL: &str = "0198c5d3-0a4f-7bb0-9e11-6a010f6f2f1f";
+const APPROVAL: &str = "production:7:3f8a3f8a3f8a";
 
 /// Something waits for a person's yes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +18,9 @@ pub struct ApprovalRequested {
     pub environment: String,
     /// Exactly what.
     pub digest: Digest,
+    /// Where the artifact came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
     /// Who or what asks.
     pub requested_by: String,
     /// No answer after this counts.
@@ -33,7 +36,8 @@ impl Event for ApprovalRequested {
             action: "deploy".into(),
             environment: "production".into(),
             digest: ObjectRef::example("application/zstd").digest,
-            requested_by: "DeployBot".into(),
+            revision: Some(Revision::example()),
+            requested_by: "a push of refs/heads/main".into(),
             expires_at: example_time(),
         }
     }

@@ -130,6 +130,9 @@ impl OutsidePublisher {
             "test.report_requested",
             "deploy.requested",
             "deploy.rollback_requested",
+            "deploy.freeze_requested",
+            "deploy.unfreeze_requested",
+            "deploy.report_requested",
             "approval.granted",
             "approval.denied",
         ];

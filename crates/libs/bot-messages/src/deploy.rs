@@ -1,8 +1,18 @@
 //! Deploying.
+mod gates;
+mod report;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, Digest, Event, FailureReason, ObjectRef, Priority, Revision, SafeError, failure::example_error};
+
+pub use gates::{
+    DeployFreezeRequested, DeployFrozen, DeployHeld, DeployRefused, DeployUnfreezeRequested, DeployUnfrozen, Gate,
+};
+pub use report::{
+    Attempt, AttemptApproval, AttemptKind, AttemptState, AttemptStep, DeployReportRequested, DeployReported,
+};
 
 const JOB: &str = "0198c5d2-b0e4-7a66-b3f0-2f1f6a010f6f";
 

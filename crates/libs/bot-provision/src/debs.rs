@@ -30,6 +30,8 @@ pub enum Bundle {
     RabbitMq,
     /// bubblewrap, 72 KB.
     Bubblewrap,
+    /// openssh-server, 500 KB; for tests of deployments by ssh.
+    SshServer,
 }
 
 impl Bundle {
@@ -38,6 +40,7 @@ impl Bundle {
         match self {
             Self::RabbitMq => "rabbitmq-server",
             Self::Bubblewrap => "bubblewrap",
+            Self::SshServer => "openssh-server",
         }
     }
 
@@ -47,6 +50,7 @@ impl Bundle {
             // Never the wrapper in /usr/sbin, which insists on its own user.
             Self::RabbitMq => "usr/lib/rabbitmq/bin/rabbitmq-server",
             Self::Bubblewrap => "usr/bin/bwrap",
+            Self::SshServer => "usr/sbin/sshd",
         }
     }
 }

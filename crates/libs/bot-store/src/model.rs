@@ -186,6 +186,8 @@ pub struct Commit {
     pub set_timers: Vec<NewTimer>,
     /// Timers to be cleared, by name.
     pub clear_timers: Vec<String>,
+    /// Timers that become due now, by name; what is not set stays so.
+    pub wake_timers: Vec<String>,
     /// A step of the guarded job: done once over all attempts. The value can be read back.
     pub step: Option<(String, Value)>,
     /// The end of the guarded job's attempt.

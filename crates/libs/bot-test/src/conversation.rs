@@ -1,16 +1,13 @@
 //! Bots in conversation without a broker: what one says is handed to those whose contract hears it, as the topology would;
 //! jobs run as soon as they are started. Everything that was said can be looked at.
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use bot_core::{Bot, Effect, Effects, Fail, GaveUp, HandlerTable, Hears, JobTable, Jobs, Meta, contract_of};
-use bot_messages::{Code, Contract, FailureReason, Priority, SafeError};
+use bot_core::{Bot, Effect, Effects, Fail, GaveUp, JobTable, Jobs, contract_of};
+use bot_messages::{Code, Contract, FailureReason, SafeError};
 use chrono::Utc;
 use serde_json::Value;
 
-use crate::JobRecord;
+use crate::{Acts, JobRecord, Rehearsal};
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,30 +34,32 @@ pub struct Conversation {
 /// A bot without its type.
 trait Player {
     fn contract(&self) -> &Contract;
-    fn hear(&mut self, line: &Line) -> Result<Vec<Effect>, String>;
-    /// Runs a job; what it says during and at its end.
-    fn work(&mut self, kind: &str, payload: Value) -> Vec<Effect>;
+    fn hear(&mut self, line: &Line) -> Result<Acts, String>;
+    /// Runs a job; what it says during and at its end, and what follows from that at once.
+    fn work(&mut self, kind: &str, payload: Value) -> Acts;
+    /// Time passes.
+    fn pass(&mut self, by: Duration) -> Acts;
 }
 
 struct Seat<B: Bot> {
-    bot: Arc<B>,
+    rehearsal: Rehearsal<B>,
     contract: Contract,
-    handlers: HandlerTable<B>,
     jobs: JobTable<B>,
-    states: BTreeMap<String, Value>,
 }
 
 /// A conversation longer than this feeds itself.
 const MESSAGES_MAX: usize = 200;
+const CORRELATION: &str = "conversation";
 
 impl Conversation {
     /// Lets a bot take part.
     #[must_use]
     pub fn with<B: Bot>(mut self, bot: B) -> Self {
-        let (mut handlers, mut jobs) = (HandlerTable::<B>::new(), JobTable::<B>::new());
-        B::Hears::table(&mut handlers);
+        let mut jobs = JobTable::<B>::new();
         B::Jobs::table(&mut jobs);
-        let seat = Seat { bot: Arc::new(bot), contract: contract_of::<B>(), handlers, jobs, states: BTreeMap::new() };
+        let mut rehearsal = Rehearsal::new(Arc::new(bot));
+        rehearsal.now = Utc::now();
+        let seat = Seat { rehearsal, contract: contract_of::<B>(), jobs };
         self.players.push(Box::new(seat));
         self
     }
@@ -68,12 +67,26 @@ impl Conversation {
     /// Says something from outside, and lets everyone talk until all is said. Blocks: jobs run on a runtime of their own.
     pub fn say(&mut self, event_type: &str, data: Value) -> &mut Self {
         self.waiting.push_back(Line { source: "outside".into(), event_type: event_type.into(), data });
+        self.talk();
+        self
+    }
+
+    /// Lets time pass for everyone, and lets everyone talk about it.
+    pub fn pass(&mut self, by: Duration) -> &mut Self {
+        for index in 0..self.players.len() {
+            let acts = self.players[index].pass(by);
+            self.carry_out(index, acts);
+        }
+        self.talk();
+        self
+    }
+
+    fn talk(&mut self) {
         while let Some(line) = self.waiting.pop_front() {
             self.said.push(line.clone());
             assert!(self.said.len() < MESSAGES_MAX, "the conversation does not end: {:#?}", self.types());
             self.hand_out(&line);
         }
-        self
     }
 
     /// The types that were said, in order.
@@ -89,26 +102,29 @@ impl Conversation {
     }
 
     fn hand_out(&mut self, line: &Line) {
-        for player in &mut self.players {
+        for index in 0..self.players.len() {
+            let player = &mut self.players[index];
             if !player.contract().hears.contains(&line.event_type) {
                 continue;
             }
-            let source = player.contract().name.to_string();
-            let mut effects: VecDeque<Effect> = match player.hear(line) {
-                Ok(effects) => effects.into(),
-                Err(why) => {
-                    self.refused.push((line.clone(), why));
-                    continue;
+            match player.hear(line) {
+                Ok(acts) => self.carry_out(index, acts),
+                Err(why) => self.refused.push((line.clone(), why)),
+            }
+        }
+    }
+
+    /// Everything but timers, which the player keeps itself.
+    fn carry_out(&mut self, index: usize, acts: Acts) {
+        let source = self.players[index].contract().name.to_string();
+        let mut acts: VecDeque<_> = acts.into();
+        while let Some((_, effect)) = acts.pop_front() {
+            match effect {
+                Effect::Say { event_type, data, .. } => {
+                    self.waiting.push_back(Line { source: source.clone(), event_type: event_type.into(), data });
                 }
-            };
-            while let Some(effect) = effects.pop_front() {
-                match effect {
-                    Effect::Say { event_type, data, .. } => {
-                        self.waiting.push_back(Line { source: source.clone(), event_type: event_type.into(), data });
-                    }
-                    Effect::Start { kind, payload, .. } => effects.extend(player.work(kind, payload)),
-                    Effect::SetTimer { .. } | Effect::ClearTimer { .. } => {}
-                }
+                Effect::Start { kind, payload, .. } => acts.extend(self.players[index].work(kind, payload)),
+                Effect::SetTimer { .. } | Effect::ClearTimer { .. } | Effect::WakeTimer { .. } => {}
             }
         }
     }
@@ -119,34 +135,26 @@ impl<B: Bot> Player for Seat<B> {
         &self.contract
     }
 
-    fn hear(&mut self, line: &Line) -> Result<Vec<Effect>, String> {
-        let heard = &self.handlers[line.event_type.as_str()];
-        let key = (heard.key)(&self.bot, &line.data)?;
-        let stored = self.states.get(&key).cloned();
-        let mut state: B::State = stored.map(serde_json::from_value).transpose().unwrap().unwrap_or_default();
-        let meta = Meta {
-            id: uuid::Uuid::now_v7().to_string(),
-            publisher: line.source.clone(),
-            correlation_id: "conversation".into(),
-            priority: Priority::default(),
-            attempt: 1,
-            now: Utc::now(),
-        };
-        let effects = (heard.handle)(&self.bot, &mut state, &meta, line.data.clone()).map_err(|f| f.message())?;
-        self.states.insert(key, serde_json::to_value(&state).unwrap());
-        Ok(effects.list)
+    fn hear(&mut self, line: &Line) -> Result<Acts, String> {
+        let heard = self.rehearsal.hear_raw(CORRELATION, &line.source, &line.event_type, &line.data);
+        heard.map_err(|fail| fail.message())
     }
 
-    fn work(&mut self, kind: &str, payload: Value) -> Vec<Effect> {
+    fn work(&mut self, kind: &str, payload: Value) -> Acts {
         let job = &self.jobs[kind];
+        let bot = &self.rehearsal.bot;
         let record = JobRecord::new();
         let cx = Arc::new(record.cx::<B>());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let outcome = runtime.block_on((job.run)(self.bot.clone(), payload.clone(), cx));
-        let last: Effects<B> = outcome.unwrap_or_else(|fail| (job.gave_up)(&self.bot, payload, &gave_up(&fail)));
+        let outcome = runtime.block_on((job.run)(bot.clone(), payload.clone(), cx));
+        let last: Effects<B> = outcome.unwrap_or_else(|fail| (job.gave_up)(bot, payload, &gave_up(&fail)));
         let mut effects = record.effects();
         effects.extend(last.list);
-        effects
+        self.rehearsal.take(CORRELATION, effects)
+    }
+
+    fn pass(&mut self, by: Duration) -> Acts {
+        self.rehearsal.pass(by)
     }
 }
 

@@ -10,8 +10,10 @@
 
 mod conversation;
 mod job;
+mod rehearsal;
 mod s3;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
+pub use rehearsal::{Acts, Rehearsal};
 pub use s3::S3Server;

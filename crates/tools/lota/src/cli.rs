@@ -68,6 +68,20 @@ pub(crate) enum Command {
     Cancel(client::control::CancelArgs),
     /// Ask a bot how it is
     Probe(client::control::ProbeArgs),
+    /// Put a tested artifact into an environment
+    Deploy(client::environments::DeployArgs),
+    /// Put back what was in an environment before
+    Rollback(client::environments::RollbackArgs),
+    /// Let nothing go to an environment for a while
+    Freeze(client::environments::FreezeArgs),
+    /// End a freeze
+    Unfreeze(client::environments::UnfreezeArgs),
+    /// Say yes to a deployment that waits for it
+    Approve(client::environments::ApproveArgs),
+    /// Say no to a deployment that waits for a yes
+    Deny(client::environments::DenyArgs),
+    /// What happened in an environment, and why
+    History(client::environments::HistoryArgs),
 }
 
 impl Command {

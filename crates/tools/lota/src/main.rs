@@ -78,5 +78,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => client::control::resume(&home, args).await,
         Command::Cancel(args) => client::control::cancel(&home, args).await,
         Command::Probe(args) => client::control::probe(&home, args).await,
+        Command::Deploy(args) => client::environments::deploy(&home, args).await,
+        Command::Rollback(args) => client::environments::rollback(&home, args).await,
+        Command::Freeze(args) => client::environments::freeze(&home, args).await,
+        Command::Unfreeze(args) => client::environments::unfreeze(&home, args).await,
+        Command::Approve(args) => client::environments::approve(&home, args).await,
+        Command::Deny(args) => client::environments::deny(&home, args).await,
+        Command::History(args) => client::environments::history(&home, args).await,
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     future::Future,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -12,14 +13,14 @@ use std::{
 };
 
 use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
-use bot_core::{Bot, Effect, Effects, Handle, Job, JobCx, Meta, Outcome, ServiceCx, ServicePort, Tools};
+use bot_core::{Bot, Effect, Job, JobCx, Outcome, ServiceCx, ServicePort, Tools};
 use bot_messages::{
-    Digest, Event, ObjectRef, Priority, Revision,
-    deploy::{DeployRequested, DeployRollbackRequested},
-    pipeline::{DeployStage, Health, Serve, Span},
+    Digest, Event, ObjectRef, Revision,
+    deploy::{Attempt, DeployReportRequested, DeployReported, DeployRequested, DeployRollbackRequested},
+    pipeline::{DeployStage, Health, Serve, Span, When},
     test::TestCompleted,
 };
-use bot_test::JobRecord;
+use bot_test::{Acts, JobRecord, Rehearsal};
 use deploy_bot::{DeployBot, DeployJob, Settings};
 use nix::{
     sys::signal::{Signal, kill},
@@ -86,9 +87,19 @@ fn said_type(effect: &Effect) -> Option<&'static str> {
 
 impl Field {
     pub(crate) fn new() -> Self {
+        Self::with(ENVIRONMENTS, &[])
+    }
+
+    /// With these environments and secrets.
+    pub(crate) fn with(environments: &str, secrets: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("config")).unwrap();
-        fs::write(dir.path().join("config/environments.yaml"), ENVIRONMENTS).unwrap();
+        let secret_dir = dir.path().join("config/deploy-secrets");
+        fs::create_dir_all(&secret_dir).unwrap();
+        fs::write(dir.path().join("config/environments.yaml"), environments).unwrap();
+        for (name, value) in secrets {
+            fs::write(secret_dir.join(name), value).unwrap();
+            fs::set_permissions(secret_dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+        }
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
         let field = Self { bot: Self::bot_in(dir.path()), dir, objects };
         fs::create_dir_all(field.root().join("data")).unwrap();
@@ -169,30 +180,56 @@ impl Field {
             deploy: [("local".to_owned(), stage)].into(),
             ..TestCompleted::example()
         };
-        started(&self.bot.handle(tested, &mut <DeployBot as Bot>::State::default(), &meta()).unwrap())
+        started(&Rehearsal::new(self.bot.clone()).hear("push-1", "test-bot", &tested).unwrap())
     }
 
     /// The job that follows from a passed test of the push with this number; `by_hand`: someone asks for it afterwards.
     pub(crate) fn push_job(&self, artifact: &ObjectRef, sequence: u64, by_hand: bool) -> DeployJob {
-        let mut state = <DeployBot as Bot>::State::default();
+        let mut rehearsal = Rehearsal::new(self.bot.clone());
         let tested = TestCompleted {
             artifact: artifact.clone(),
             revision: Revision { sequence: Some(sequence), ..Revision::example() },
             deploy: [("local".to_owned(), DeployStage::default())].into(),
             ..TestCompleted::example()
         };
-        let job = started(&self.bot.handle(tested, &mut state, &meta()).unwrap());
+        let acts = rehearsal.hear("push-1", "test-bot", &tested).unwrap();
+        let job = started(&acts);
         if !by_hand {
             return job;
         }
+        let mut rehearsal = Rehearsal::new(self.bot.clone());
+        // Where no branch is wanted the push alone leads nowhere, and asking does.
+        let elsewhere =
+            DeployStage { when: Some(When { branch: "x".into(), ..When::default() }), ..DeployStage::default() };
+        let tested = TestCompleted { deploy: [("local".to_owned(), elsewhere)].into(), ..tested };
+        assert_eq!(rehearsal.hear("push-1", "test-bot", &tested).unwrap(), []);
         let digest = artifact.digest.clone();
         let asked = DeployRequested { environment: "local".into(), digest, requested_by: None };
-        started(&self.bot.handle(asked, &mut state, &meta()).unwrap())
+        started(&rehearsal.hear("ask-1", "operator", &asked).unwrap())
+    }
+
+    /// What the environment's history says of a job that followed from a passed test.
+    pub(crate) fn explained(&self, artifact: &ObjectRef, stage: DeployStage, ended: &Ended) -> Attempt {
+        let mut rehearsal = Rehearsal::new(self.bot.clone());
+        let tested = TestCompleted {
+            artifact: artifact.clone(),
+            revision: Revision::example(),
+            deploy: [("local".to_owned(), stage)].into(),
+            ..TestCompleted::example()
+        };
+        rehearsal.hear("push-1", "test-bot", &tested).unwrap();
+        rehearsal.take("push-1", ended.record.effects());
+        rehearsal.take("push-1", ended.outcome.as_ref().unwrap().list.clone());
+        let question = DeployReportRequested { environment: "local".into(), attempts_max: None };
+        let acts = rehearsal.hear("ask-1", "operator", &question).unwrap();
+        let [(_, Effect::Say { data, .. })] = acts.as_slice() else { panic!("{acts:?}") };
+        let mut report: DeployReported = serde_json::from_value(data.clone()).unwrap();
+        report.attempts.remove(0)
     }
 
     pub(crate) fn rollback_job(&self, to: Option<Digest>) -> DeployJob {
         let wanted = DeployRollbackRequested { environment: "local".into(), to, ..DeployRollbackRequested::example() };
-        started(&self.bot.handle(wanted, &mut <DeployBot as Bot>::State::default(), &meta()).unwrap())
+        started(&Rehearsal::new(self.bot.clone()).hear("ask-1", "operator", &wanted).unwrap())
     }
 
     pub(crate) async fn run(&self, id: &str, job: &DeployJob) -> Ended {
@@ -219,7 +256,7 @@ impl Field {
                 unreachable!("the keeper observes nothing")
             }
             fn now(&self) -> chrono::DateTime<chrono::Utc> {
-                meta().now
+                chrono::DateTime::UNIX_EPOCH
             }
         }
         let cancelled = CancellationToken::new();
@@ -309,21 +346,10 @@ pub(crate) fn cx(id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
     cx
 }
 
-pub(crate) fn started(effects: &Effects<DeployBot>) -> DeployJob {
-    match effects.list.as_slice() {
-        [Effect::Start { payload, .. }] => serde_json::from_value(payload.clone()).unwrap(),
+pub(crate) fn started(acts: &Acts) -> DeployJob {
+    match acts.as_slice() {
+        [(_, Effect::Start { payload, .. })] => serde_json::from_value(payload.clone()).unwrap(),
         other => panic!("expected one job, got {other:?}"),
-    }
-}
-
-pub(crate) fn meta() -> Meta {
-    Meta {
-        id: "message-1".into(),
-        publisher: "test-bot".into(),
-        correlation_id: "correlation-1".into(),
-        priority: Priority::Medium,
-        attempt: 1,
-        now: chrono::DateTime::from_timestamp(1_793_534_400, 0).unwrap(),
     }
 }
 

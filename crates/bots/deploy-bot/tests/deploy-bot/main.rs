@@ -1,6 +1,7 @@
 //! What DeployBot does to a machine: real artifacts, folders and processes; no broker.
 mod field;
 mod killed;
+mod scripts;
 
 use std::{fs, sync::Arc};
 

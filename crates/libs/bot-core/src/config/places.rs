@@ -4,7 +4,10 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-pub(super) struct Places(Node);
+/// Lines and columns of a YAML text, by JSON pointer.
+pub struct Places(Node);
+/// A line and a column, from 1.
+pub type Place = (u64, u64);
 type Node = Spanned<Kind>;
 
 enum Kind {
@@ -13,16 +16,18 @@ enum Kind {
     Scalar,
 }
 
-pub(super) fn places(text: &str) -> Result<Places, (Option<u64>, String)> {
-    serde_saphyr::from_str::<Node>(text).map(Places).map_err(|e| {
-        let message = e.without_snippet().to_string();
-        (e.location().map(|l| l.line()), message.lines().next().unwrap_or_default().to_owned())
-    })
-}
-
 impl Places {
-    /// The line of a JSON pointer, or of the nearest above it that is there.
-    pub(super) fn line_of(&self, pointer: &str) -> u64 {
+    /// An error says what is no YAML, and where if that is known.
+    pub fn read(text: &str) -> Result<Self, (Option<Place>, String)> {
+        serde_saphyr::from_str::<Node>(text).map(Places).map_err(|e| {
+            let message = e.without_snippet().to_string();
+            let place = e.location().map(|l| (l.line(), l.column()));
+            (place, message.lines().next().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// The place of a JSON pointer, or of the nearest above it that is there.
+    pub fn of(&self, pointer: &str) -> Place {
         let mut node = &self.0;
         for part in pointer.split('/').filter(|p| !p.is_empty()) {
             let next = match &node.value {
@@ -35,7 +40,7 @@ impl Places {
                 None => break,
             }
         }
-        node.referenced.line()
+        (node.referenced.line(), node.referenced.column())
     }
 }
 

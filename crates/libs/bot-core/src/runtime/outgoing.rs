@@ -73,6 +73,7 @@ impl Speaker {
                     commit.set_timers.push(NewTimer { name, key, after, data, meta: meta.clone() });
                 }
                 Effect::ClearTimer { name } => commit.clear_timers.push(name),
+                Effect::WakeTimer { name } => commit.wake_timers.push(name),
             }
         }
         Ok(())

@@ -42,7 +42,8 @@ fn change(commit: &Commit) -> Change {
         outbox: !commit.outbox.is_empty(),
         // An ended job also frees its exclusive key for the next.
         jobs: !commit.jobs.is_empty() || commit.job_end.is_some(),
-        timers: !commit.set_timers.is_empty() || !commit.clear_timers.is_empty() || guarded_timer,
+        timers: guarded_timer
+            || !(commit.set_timers.is_empty() && commit.clear_timers.is_empty() && commit.wake_timers.is_empty()),
     }
 }
 
@@ -175,10 +176,14 @@ async fn insert_job(tx: &mut Tx<'_>, job: &NewJob) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Clears before it sets, so that a name in both lists ends up set.
+/// Clears before it wakes and sets, so that a name in several lists ends up as it was set.
 async fn write_timers(commit: &Commit, tx: &mut Tx<'_>) -> Result<(), sqlx::Error> {
     for name in &commit.clear_timers {
         sqlx::query("DELETE FROM timers WHERE name = ?").bind(name).execute(&mut *tx.conn).await?;
+    }
+    for name in &commit.wake_timers {
+        let sql = "UPDATE timers SET due_at_ms = MIN(due_at_ms, ?) WHERE name = ?";
+        sqlx::query(sql).bind(tx.now_ms).bind(name).execute(&mut *tx.conn).await?;
     }
     for timer in &commit.set_timers {
         insert_timer(tx, timer).await?;

@@ -84,3 +84,20 @@ async fn a_commit_may_set_again_the_timer_it_handles_or_clears() {
     assert_eq!(store.commit(both).await.unwrap(), Committed::Done);
     assert_eq!(store.due_timers(10).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_timer_that_is_woken_is_due_as_it_was_set() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).await;
+    store.commit(setting(vec![timer("approval", HOUR), timer("other", HOUR)])).await.unwrap();
+    store.timers_changed().notified().await;
+    let wake = |name: &str| Commit { wake_timers: vec![name.to_owned()], ..Commit::default() };
+    store.commit(wake("nobody")).await.unwrap();
+    assert_eq!(store.due_timers(10).await.unwrap().len(), 0, "what is not set is not made");
+    store.commit(wake("approval")).await.unwrap();
+    store.timers_changed().notified().await;
+    let due = store.due_timers(10).await.unwrap();
+    assert_eq!(due.iter().map(|timer| timer.name.as_str()).collect::<Vec<_>>(), ["approval"]);
+    let handled = Commit { guard: guard(&due[0]), ..sending("granted") };
+    assert_eq!(store.commit(handled).await.unwrap(), Committed::Done, "it is the timer that was set");
+}

@@ -71,6 +71,8 @@ pub(super) struct Flow {
     deploys_promised: Option<usize>,
     deploys_started: usize,
     deploys_done: usize,
+    /// For what a deployment waits that will not end soon.
+    held_for: Option<String>,
     /// What `DeployBot` said of an environment that was refused.
     refused: Option<String>,
     /// When it is over, should nothing follow; and how.
@@ -105,6 +107,9 @@ impl Flow {
                 self.deploys_done += 1;
                 self.deployed(at)
             }
+            // It goes on by itself when someone says yes, or when the gate opens: nobody has to wait here for that.
+            "approval.requested" => self.held("a person's yes", at),
+            "deploy.held" if data.get("gate").is_none_or(|gate| gate != "busy") => self.held("an open gate", at),
             "message.dead_lettered" => gave_up(data),
             _ => None,
         };
@@ -218,11 +223,22 @@ impl Flow {
         None
     }
 
-    /// All deployments that begin at all are at their good end.
+    /// A deployment that waits for something that may take days is as far as it comes.
+    fn held(&mut self, for_what: &str, at: Duration) -> Option<End> {
+        self.held_for = Some(for_what.to_owned());
+        self.deploys_done += 1;
+        self.deploys_started += 1;
+        self.deployed(at)
+    }
+
+    /// All deployments that begin at all are as far as they come by themselves.
     fn all_done(&self) -> End {
-        match &self.refused {
-            None => End::good("built, tested and deployed"),
-            Some(note) => End::bad(format!("built, tested and deployed, but not to every environment: {note}")),
+        match (&self.refused, &self.held_for) {
+            (None, None) => End::good("built, tested and deployed"),
+            (None, Some(for_what)) => {
+                End::not_deployed(format!("built and tested; a deployment waits for {for_what}: see `lota history`"))
+            }
+            (Some(note), _) => End::bad(format!("built, tested and deployed, but not to every environment: {note}")),
         }
     }
 
@@ -334,6 +350,17 @@ mod tests {
         assert_eq!(f.passed(s(99)), None, "it runs");
         assert_eq!(f.doing(s(9)), "still deploying to local for 6.0 s");
         assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(100))), Some(Good));
+    }
+
+    #[test]
+    fn a_deployment_that_waits_for_people_is_not_waited_for() {
+        let mut f = Flow::default();
+        f.said("t", "test.completed", &tested(&json!({"live": {}})), s(1));
+        assert_eq!(f.recorded(&record("DeployBot", "t", Outcome::Acted, "live: 3f8a goes there."), s(2)), None);
+        assert_eq!(f.said("h", "deploy.held", &json!({"environment": "live", "gate": "busy"}), s(2)), None);
+        let end = f.said("a", "approval.requested", &json!({"environment": "live"}), s(3)).unwrap();
+        assert_eq!(end.verdict, NotDeployed);
+        assert!(end.why.contains("waits for a person's yes"), "{}", end.why);
     }
 
     #[test]

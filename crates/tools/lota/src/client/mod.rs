@@ -5,6 +5,7 @@ mod clock;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod dlq;
+pub(crate) mod environments;
 mod flow;
 mod follow;
 pub(crate) mod gc;

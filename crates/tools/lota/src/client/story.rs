@@ -2,10 +2,14 @@
 use bot_messages::{
     Event, Revision, SafeError,
     alert::{AlertResolved, AlertTriggered},
+    approval::ApprovalRequested,
     bot::{BotFailed, BotPaused, BotResumed, BotStarted, BotStopping},
     build::{BuildCompleted, BuildFailed, BuildStarted, StepResult},
     control::ControlReplied,
-    deploy::{DeployCompleted, DeployFailed, DeployRolledBack, DeployStarted},
+    deploy::{
+        DeployCompleted, DeployFailed, DeployFrozen, DeployHeld, DeployRefused, DeployRolledBack, DeployStarted,
+        DeployUnfrozen,
+    },
     message::MessageDeadLettered,
     repository::RepositoryPushed,
     telemetry::{LogRecord, Outcome, RecordKind},
@@ -52,6 +56,21 @@ pub(super) fn tell(event_type: &str, data: &Value) -> Story {
         DeployCompleted::TYPE => told(data, deploy_completed),
         DeployFailed::TYPE => told(data, deploy_failed),
         DeployRolledBack::TYPE => told(data, rolled_back),
+        DeployHeld::TYPE => told(data, |e: &DeployHeld| {
+            Story::new(Tone::Warn, &format!("{}: attempt {} waits: {}", e.environment, e.number, e.why))
+        }),
+        ApprovalRequested::TYPE => told(data, approval_requested),
+        DeployRefused::TYPE => {
+            told(data, |e: &DeployRefused| Story::new(Tone::Bad, &format!("{}: {}", e.environment, fault(&e.error))))
+        }
+        DeployFrozen::TYPE => told(data, |e: &DeployFrozen| {
+            let until = e.until.map_or_else(|| "someone ends it".to_owned(), |at| at.to_rfc3339());
+            Story::new(Tone::Warn, &format!("{} is frozen by {} until {until}: {}", e.environment, e.by, e.reason))
+        }),
+        DeployUnfrozen::TYPE => told(data, |e: &DeployUnfrozen| {
+            let still = e.still.as_deref().map(|still| format!("; but {still}")).unwrap_or_default();
+            Story::new(Tone::Good, &format!("{} is not frozen any more, by {}{still}", e.environment, e.by))
+        }),
         MessageDeadLettered::TYPE => told(data, dead_lettered),
         AlertTriggered::TYPE => {
             told(data, |e: &AlertTriggered| Story::new(Tone::Warn, &format!("{}: {}", e.subject, e.summary)))
@@ -223,6 +242,18 @@ fn deploy_failed(e: &DeployFailed) -> Story {
         Story::new(Tone::Bad, &format!("{} after {}: {}", e.environment, took(e.duration_ms), fault(&e.error)));
     story.details = tail(&e.log_tail);
     story
+}
+
+fn approval_requested(e: &ApprovalRequested) -> Story {
+    let what = e.revision.as_ref().map(|r| format!("{} ", revision(r))).unwrap_or_default();
+    let line = format!(
+        "{}: {what}({}) waits for a yes until {}: lota approve {}",
+        e.environment,
+        e.digest.short(),
+        e.expires_at.format("%Y-%m-%d %H:%M UTC"),
+        e.approval_id
+    );
+    Story::new(Tone::Warn, &line)
 }
 
 fn rolled_back(e: &DeployRolledBack) -> Story {
