@@ -245,7 +245,7 @@ fn the_page_tells_of_every_bot_queue_exchange_and_user() {
             page.contains(&format!("| `{name}` |")) || source.contracts.iter().any(|c| page.contains(&general(c)));
         assert!(is_told, "{name}");
     }
-    assert!(page.contains("| build-bot | `build.completed` | `test-bot.work` |"), "{page}");
+    assert!(page.contains("| build-bot | `build.completed` | `deploy-bot.work`, `test-bot.work` |"), "{page}");
 }
 
 /// The shipped publishers are what the generated topology stands on.
