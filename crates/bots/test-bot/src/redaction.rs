@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bot_messages::pipeline::Suite;
-use bot_pipeline::{Redactor, Secrets};
+use bot_pipeline::{End, Ran, Redactor, Secrets};
 use quick_xml::escape::{escape, partial_escape};
 
 use crate::report::Report;
@@ -25,9 +25,18 @@ impl Redaction {
         self.0.clean(text)
     }
 
+    /// What is told of how a command ended.
+    pub(crate) fn command(&self, mut ran: Ran) -> Ran {
+        if let End::Failed { message, .. } = &mut ran.end {
+            self.clean(message);
+        }
+        ran.outcome.tail.iter_mut().for_each(|line| self.clean(line));
+        ran
+    }
+
     /// After it is parsed, since what was escaped in a way of its own is plain then.
     pub(crate) fn report(&self, mut report: Report) -> Report {
-        let clean = |text: &mut String| *text = self.0.clean(std::mem::take(text));
+        let clean = |text: &mut String| self.clean(text);
         report.tests.iter_mut().for_each(|test| clean(&mut test.name));
         report.slowest.iter_mut().for_each(|(name, _)| clean(name));
         for failure in report.failures.iter_mut().chain(&mut report.flaky) {
@@ -36,6 +45,10 @@ impl Redaction {
             failure.location.iter_mut().for_each(clean);
         }
         report
+    }
+
+    fn clean(&self, text: &mut String) {
+        *text = self.0.clean(std::mem::take(text));
     }
 }
 

@@ -158,8 +158,7 @@ impl Place<'_> {
                 printed.line(&line);
             }
         });
-        let mut command = ran.await.map_err(Fail::retry)?;
-        command.outcome.tail = command.outcome.tail.into_iter().map(|line| self.redaction.text(line)).collect();
+        let command = self.redaction.command(ran.await.map_err(Fail::retry)?);
         if command.end == End::Stopped {
             return Err(told_to_stop(name));
         }
