@@ -5,7 +5,7 @@ use bot_clients::Kind;
 use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, FailureReason, ObjectRef, Revision, SafeError,
-    pipeline::{DeployStage, Pipeline},
+    pipeline::{DeployStage, Pipeline, Suite},
     test::{SlowTest, TestCompleted, TestFailed, TestFailure, TestStarted},
 };
 use bot_pipeline::{Folder, Log, Runner, Secrets};
@@ -16,6 +16,7 @@ use crate::{
     TestBot, bytes,
     coverage::{Covered, Lines},
     history::{self, Record},
+    redaction::Redaction,
     report::{FAILURES_MAX, SLOWEST_MAX, Test, Verdict},
     source::{self, lay},
     suite::Suites,
@@ -96,6 +97,7 @@ impl TestJob {
     ) -> Outcome<TestBot> {
         let (pipeline, may_be_untested) = self.prepare(bot, folder, cx).await?;
         let suites = pipeline.test.suites;
+        let secrets = self.secrets(bot, &suites)?;
         let started = TestStarted {
             revision: self.revision.clone(),
             job_id: cx.id.clone(),
@@ -109,7 +111,6 @@ impl TestJob {
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");
         let log = Log::create(&log_file, bytes(bot.config.output_mib), &live).map_err(Fail::retry)?;
-        let secrets = Secrets::default();
         let runner = Runner {
             sandbox,
             toolchains: &bot.toolchains,
@@ -123,12 +124,25 @@ impl TestJob {
             stop: &cx.cancelled,
         };
         let on_start = |ended: usize, name: &str| cx.progress((ended * 100 / suites.len()) as u8, name);
-        let ran = Suites { runner, config: &bot.config, log: &log }.run_all(&suites, on_start).await?;
+        let redaction = Redaction::new(&secrets, &suites);
+        let all = Suites { runner, config: &bot.config, log: &log, redaction: &redaction };
+        let ran = all.run_all(&suites, on_start).await?;
         let coverage = covered(&ran, &log);
         log.flush().map_err(Fail::retry)?;
         let stored = bot.objects.put_file(&log_file, Kind::Log, "text/plain").await.map_err(Fail::retry)?;
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
         Ok(self.ended(cx, ran, problems, Some(stored), coverage))
+    }
+
+    /// Those that suites name. A repository need be listed only for them: it was for its build.
+    fn secrets(&self, bot: &TestBot, suites: &BTreeMap<String, Suite>) -> Result<Secrets, Fail> {
+        let mut names = suites.values().flat_map(|suite| &suite.secrets).peekable();
+        if names.peek().is_none() {
+            return Ok(Secrets::default());
+        }
+        let listed = bot.repositories.judge(&self.revision);
+        let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
+        bot.secrets.read(names, &listed.secrets).map_err(|e| Fail::reject(e.code(), e))
     }
 
     /// Unpacks all there is. The pipeline is read before anything else could replace it.

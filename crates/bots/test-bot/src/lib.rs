@@ -6,7 +6,8 @@
 //!
 //! One job per build: source, artifacts and kept files are unpacked into a workspace of the job's own, the pipeline is
 //! read from the source (before artifacts could replace it), and the suites run in the sandbox, a few at a time, each in
-//! a copy of the tree of its own where there are several. A suite with a few failing tests is run once more: a test that
+//! a copy of the tree of its own where there are several. A suite that names `secrets` gets them, if the operator lists them
+//! for its repository; nothing that is logged, told or remembered shows one. A suite with a few failing tests is run once more: a test that
 //! passes then is flaky, and told as such.
 //!
 //! Results come from report files, or else from the output, in one of the formats of `formats.rs`; old report files are
@@ -27,7 +28,7 @@ use bot_messages::{
     build::BuildCompleted,
     test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
-use bot_pipeline::short_hash;
+use bot_pipeline::{Repositories, SecretsDir, short_hash};
 use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,7 @@ mod coverage;
 mod formats;
 mod history;
 mod job;
+mod redaction;
 mod report;
 mod reports;
 mod source;
@@ -82,6 +84,9 @@ pub struct Config {
     pub parallel_suites: usize,
     /// How often a suite with a few failing tests is run again, to tell flaky tests from broken ones. 0: never.
     pub retries: u32,
+    /// Folder with the operator's secrets for suites: a file for each name in `secrets` of repositories.yaml, readable by the
+    /// bot's user alone. Absent: `secrets` in the bot's own folder.
+    pub secrets_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -100,6 +105,7 @@ impl Default for Config {
             workspace_mib: 16_384,
             parallel_suites: 2,
             retries: 1,
+            secrets_dir: None,
         }
     }
 }
@@ -152,6 +158,8 @@ fn bytes(mib: u64) -> u64 {
 pub struct TestBot {
     config: Config,
     tools: Tools,
+    repositories: Repositories,
+    secrets: SecretsDir,
     objects: Objects,
     /// One folder per job.
     work: PathBuf,
@@ -182,12 +190,17 @@ impl Bot for TestBot {
         if !zeros.is_empty() {
             bail!("settings: {} must be at least 1, and is 0: no suite could run", zeros.join(", "));
         }
+        if let Some(dir) = config.secrets_dir.as_ref().filter(|dir| !dir.is_absolute()) {
+            bail!("settings.secrets_dir is {}: expected an absolute path", dir.display());
+        }
+        let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
         let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
         let home = tools.home.as_deref().unwrap_or(&tools.dir);
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let network = NetworkEnv::of(&tools.toolchain_env);
-        Ok(Self { config, tools, objects, work, toolchains, network, sandbox: OnceCell::new() })
+        Ok(Self { config, tools, repositories, secrets, objects, work, toolchains, network, sandbox: OnceCell::new() })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
@@ -337,10 +350,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn limits_of_zero_are_refused_at_the_start_all_at_once() {
+    fn what_cannot_work_is_refused_at_the_start() {
         let config = Config { entries: 0, memory_mib: 0, ..Config::default() };
         let error = TestBot::new(config, Tools::default()).err().unwrap().to_string();
         assert_eq!(error, "settings: memory_mib, entries must be at least 1, and is 0: no suite could run");
+        let config = Config { secrets_dir: Some("secrets".into()), ..Config::default() };
+        let error = TestBot::new(config, Tools::default()).err().unwrap().to_string();
+        assert_eq!(error, "settings.secrets_dir is secrets: expected an absolute path");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bot_clients::list_tree;
 use bot_messages::pipeline::Suite;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::{Config, bytes, coverage::Lines, formats, report::Report};
+use crate::{Config, bytes, coverage::Lines, formats, redaction::Redaction, report::Report};
 
 /// Deletes the reports that are there before a suite runs: one that came with the source would count as its result.
 pub(crate) fn clear(tree: &Path, suite: &Suite, config: &Config) -> Result<(), String> {
@@ -21,12 +21,13 @@ pub(crate) fn clear(tree: &Path, suite: &Suite, config: &Config) -> Result<(), S
 }
 
 /// Reads the reports a suite wrote.
-pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config) -> Result<Report, String> {
+pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config, redaction: &Redaction) -> Result<Report, String> {
     let mut all = Report::default();
     for path in find(tree, "reports", &suite.reports, config)? {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
         let text = read_regular(&path, bytes(config.report_mib))
             .map_err(|e| format!("the report {name} cannot be read: {e}"))?;
+        let text = redaction.text(text);
         all.add(formats::read_file(&text, suite.format).map_err(|e| format!("the report {name} {e}"))?);
     }
     Ok(all)
@@ -113,7 +114,7 @@ mod tests {
     fn reports_are_found_by_pattern_and_added_up() {
         let dir = tree(&[("a/junit.xml", PASSED), ("b/c/junit.xml", PASSED), ("junit.xml", PASSED), ("x.xml", "no")]);
         let config = Config::default();
-        let read = |all: &[&str]| super::read(dir.path(), &suite(all), &config).unwrap().passed;
+        let read = |all: &[&str]| super::read(dir.path(), &suite(all), &config, &Redaction::default()).unwrap().passed;
         assert_eq!((read(&["./junit.xml"]), read(&["*/junit.xml"]), read(&["**/junit.xml"])), (1, 1, 3));
         clear(dir.path(), &suite(&["**/junit.xml"]), &config).unwrap();
         assert_eq!(read(&["**/junit.xml"]), 0);
@@ -125,7 +126,8 @@ mod tests {
         let dir = tree(&[("big.xml", &"x".repeat(1 << 21)), ("bad.xml", "<html/>")]);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link.xml")).unwrap();
         let config = Config { report_mib: 1, reports: 2, ..Config::default() };
-        let told = |pattern: &str| super::read(dir.path(), &suite(&[pattern]), &config).unwrap_err();
+        let told =
+            |pattern: &str| super::read(dir.path(), &suite(&[pattern]), &config, &Redaction::default()).unwrap_err();
         assert!(told("big.xml").contains("at most 1048576 bytes"));
         assert!(told("bad.xml").contains("report bad.xml is no JUnit XML: expected `testsuites`"));
         assert!(told("link.xml").contains("not a link"), "it would be read with the rights of the bot");

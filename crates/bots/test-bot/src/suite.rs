@@ -17,6 +17,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::{
     Config, blocking,
     formats::Output,
+    redaction::Redaction,
     reports,
     verdict::{Ran, Run},
 };
@@ -27,6 +28,7 @@ pub(crate) struct Suites<'a> {
     pub(crate) runner: Runner<'a>,
     pub(crate) config: &'a Config,
     pub(crate) log: &'a Log<'a>,
+    pub(crate) redaction: &'a Redaction,
 }
 
 /// All suites of a job, while they run.
@@ -44,6 +46,7 @@ struct Place<'a> {
     runner: Runner<'a>,
     config: &'a Config,
     log: &'a Log<'a>,
+    redaction: &'a Redaction,
 }
 
 impl Suites<'_> {
@@ -62,6 +65,7 @@ impl Suites<'_> {
                 runner: Runner { stop: &stop, ..self.runner.clone() },
                 config: self.config,
                 log: self.log,
+                redaction: self.redaction,
             },
             in_copies: suites.len() > 1,
             ended: AtomicUsize::new(0),
@@ -88,7 +92,8 @@ impl Suites<'_> {
 
     async fn run_in(&self, folder: &Folder, name: &str, suite: &Suite) -> Result<Ran, Fail> {
         let runner = Runner { folder, ..self.runner.clone() };
-        Place { name, suite, runner, config: self.config, log: self.log }.run().await
+        let Self { config, log, redaction, .. } = *self;
+        Place { name, suite, runner, config, log, redaction }.run().await
     }
 }
 
@@ -146,25 +151,28 @@ impl Place<'_> {
         let mut printed = Output::new(suite.format);
         let task = Task::from((name, suite));
         let ran = self.runner.run(&task, |line| {
-            self.log.line(name, line);
+            let line = self.redaction.text(line.to_owned());
+            self.log.line(name, &line);
             // What a service prints is no result.
-            if said_by(line).is_none() {
-                printed.line(line);
+            if said_by(&line).is_none() {
+                printed.line(&line);
             }
         });
-        let command = ran.await.map_err(Fail::retry)?;
+        let command = self.redaction.command(ran.await.map_err(Fail::retry)?);
         if command.end == End::Stopped {
             return Err(told_to_stop(name));
         }
         let report = if suite.reports.is_empty() {
             Ok(printed.finish().unwrap_or_default())
         } else {
-            self.on_reports(reports::read).await?
+            let redaction = self.redaction.clone();
+            let read = move |own: &Path, suite: &Suite, config: &Config| reports::read(own, suite, config, &redaction);
+            self.on_reports(read).await?
         };
         let folder = self.runner.folder;
         let workspace = Workspace { tree: folder.tree(), home: folder.home() };
         let tree = self.runner.sandbox.inside(&workspace).tree;
-        let report = report.map(|report| report.relative_to(&tree));
+        let report = report.map(|report| self.redaction.report(report.relative_to(&tree)));
         let coverage = if suite.coverage.is_empty() {
             None
         } else {
@@ -175,11 +183,13 @@ impl Place<'_> {
         Ok(Run { command, report, coverage })
     }
 
+    /// An error may quote a report, or name a file that the suite named.
     async fn on_reports<T: Send + 'static>(
         &self,
         what: impl FnOnce(&Path, &Suite, &Config) -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Fail> {
         let (tree, suite, config) = (self.runner.folder.tree(), self.suite.clone(), self.config.clone());
-        blocking(move || what(&tree, &suite, &config)).await
+        let done = blocking(move || what(&tree, &suite, &config)).await?;
+        Ok(done.map_err(|why| self.redaction.text(why)))
     }
 }

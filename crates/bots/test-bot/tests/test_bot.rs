@@ -1,111 +1,24 @@
 //! Jobs of `TestBot` with a real object store, real archives and the real sandbox: what a build's tests come to.
-#![allow(clippy::disallowed_methods, reason = "the test reads where bubblewrap is")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken assumption ends the test")]
+mod fixture;
+
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
-use bot_clients::{ArchiveLimits, Kind, Objects, list_tree, pack};
-use bot_core::{Bot, Effect, Effects, Fail, Job, Outcome, Stop, Tools};
-use bot_messages::{
-    Code, Digest, Event, FailureReason, ObjectRef,
-    build::BuildCompleted,
-    test::{TestCompleted, TestFailed},
-};
+use bot_clients::Kind;
+use bot_core::{Fail, Job, Stop};
+use bot_messages::{Code, Digest, FailureReason, test::TestCompleted};
 use bot_test::JobRecord;
-use tempfile::TempDir;
-use test_bot::{Config, TestBot, TestJob};
+use fixture::{Bench, said};
+use test_bot::{Config, TestJob};
 
 /// Prints what libtest prints, without a compiler.
 const PASSING: &str =
     "printf 'running 2 tests\\ntest a ... ok\\ntest b ... ok\\ntest result: ok. 2 passed; 0 failed; 0 ignored\\n'";
 
 const FLAKY: &str = "version: 1\ntest: {suites: {unit: {run: sh it.sh}}}\n";
-
-/// A bot with an object store in a folder of the test.
-struct Bench {
-    dir: TempDir,
-    objects: Objects,
-    bot: TestBot,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::with(Config::default())
-    }
-
-    fn with(config: Config) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut tools = Tools::default();
-        tools.dir = dir.path().join("bot");
-        tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
-        tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
-        // With walls where a bubblewrap is named, without them otherwise.
-        tools.bwrap = std::env::var_os("LOTA_TEST_BWRAP").map(PathBuf::from);
-        let objects = Objects::open(&tools.objects).unwrap();
-        let bot = TestBot::new(config, tools).unwrap();
-        Self { dir, objects, bot }
-    }
-
-    /// Files as an archive in the store.
-    async fn archive(&self, files: &[(&str, &str)]) -> ObjectRef {
-        let tree = tempfile::tempdir_in(self.dir.path()).unwrap();
-        for (name, text) in files {
-            let path = tree.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        let to = self.dir.path().join("packed");
-        let limits = ArchiveLimits { entries_max: 100, bytes_max: 1 << 20 };
-        pack(tree.path(), &list_tree(tree.path(), 100).unwrap(), &to, &limits).unwrap();
-        self.objects.put_file(&to, Kind::Artifact, "application/zstd").await.unwrap()
-    }
-
-    /// The job that a build of this source starts.
-    async fn job(&self, source: &[(&str, &str)]) -> TestJob {
-        let build = BuildCompleted::example();
-        TestJob {
-            revision: build.revision,
-            artifact: self.archive(&[("target/app", "built")]).await,
-            source: self.archive(source).await,
-            keep: None,
-            deploy: build.deploy,
-            covered_before: None,
-        }
-    }
-
-    async fn suites(&self, suites: &str) -> TestJob {
-        self.job(&[(".lotabots.yaml", &format!("version: 1\ntest:\n  suites:\n{suites}"))]).await
-    }
-
-    async fn run(&self, job: &TestJob, record: &Arc<JobRecord>) -> Outcome<TestBot> {
-        let outcome = job.run(&self.bot, &record.cx()).await;
-        assert!(!self.dir.path().join("bot/work/job-1").exists(), "the workspace is gone");
-        outcome
-    }
-
-    async fn failed(&self, job: &TestJob) -> TestFailed {
-        let record = JobRecord::new();
-        let effects = self.run(job, &record).await.unwrap();
-        assert_eq!(record.said(), ["test.started"]);
-        said(&effects)
-    }
-
-    async fn log(&self, log: Option<ObjectRef>) -> String {
-        String::from_utf8(self.objects.get_bytes(&log.unwrap().digest, 1 << 20).await.unwrap()).unwrap()
-    }
-}
-
-/// The one event that ends the job; after it the timer by which the run is remembered.
-fn said<E: Event>(effects: &Effects<TestBot>) -> E {
-    let [Effect::Say { event_type, data, .. }, Effect::SetTimer { .. }] = effects.list.as_slice() else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(*event_type, E::TYPE, "{data}");
-    serde_json::from_value(data.clone()).unwrap()
-}
 
 #[tokio::test]
 async fn suites_that_pass_vouch_for_the_artifact() {
@@ -182,7 +95,7 @@ async fn suites_run_side_by_side_and_do_not_disturb_each_other() {
     let job = bench.job(&[(".lotabots.yaml", &pipeline), ("it.sh", &script)]).await;
     // Both have begun before one may go on.
     let meet = async {
-        let tree = |name: &str| Some(job_folder(bench.dir.path())?.join("parts").join(name).join("tree"));
+        let tree = |name: &str| Some(job_folder(bench.path())?.join("parts").join(name).join("tree"));
         let began = |name| tree(name).is_some_and(|tree| tree.join("began").exists());
         while !began("one") || !began("two") {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -368,12 +281,12 @@ async fn a_job_that_crashed_runs_again_and_ends_once() {
     // A process that dies in the middle of a suite: its future goes, and with it what it started.
     let slow = bench.suites("    slow: {run: \"touch began; sleep 600\"}\n").await;
     let cx = record.cx();
-    let began = || job_folder(bench.dir.path()).is_some_and(|folder| folder.join("tree/began").exists());
+    let began = || job_folder(bench.path()).is_some_and(|folder| folder.join("tree/began").exists());
     tokio::select! {
         outcome = slow.run(&bench.bot, &cx) => panic!("{outcome:?}"),
         () = async { while !began() { tokio::time::sleep(Duration::from_millis(10)).await; } } => {}
     }
-    assert!(left_behind(bench.dir.path()), "the workspace of a process that died stays");
+    assert!(left_behind(bench.path()), "the workspace of a process that died stays");
     let _: TestCompleted = said(&bench.run(&job, &record).await.unwrap());
     assert_eq!(record.said(), ["test.started"], "over all attempts");
 }
