@@ -7,6 +7,31 @@ use serde_json::json;
 use crate::stage::Stage;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_jobs_of_one_entity_delay_another_by_at_most_one() {
+    let limit = |name, value: &str| (name, value.to_owned());
+    let mut stage = Stage::set_with(vec![
+        limit("LOTA_CONFIG__CONSTRAINTS__MAX_CONCURRENT_JOBS", "1"),
+        limit("LOTA_CONFIG__CONSTRAINTS__MAX_WAITING_JOBS", "1000"),
+    ])
+    .await;
+    // Holds the one place until all others wait.
+    stage.wish("first", "noisy", "play:3").await;
+    stage.until("the first job", |s| !s.said("build.started", "noisy").is_empty()).await;
+    let first = stage.said("build.started", "noisy")[0]["payload"]["data"]["job_id"].clone();
+    for n in 0..50 {
+        stage.wish(&format!("noisy-{n}"), "noisy", "play:5").await;
+    }
+    stage.wish("quiet", "quiet", "play:5").await;
+    let all_asked = |s: &Stage| s.calls("quiet") == 1 && (0..50).all(|n| s.calls(&format!("noisy-{n}")) == 1);
+    stage.until("all to be asked for", all_asked).await;
+    stage.command("stop", "control.cancel", json!({"job_id": first, "reason": "a test"})).await;
+    stage.until("every end", |s| s.said_of("build.completed").len() == 52).await;
+    let ends = stage.said_of("build.completed");
+    let quiet = ends.iter().position(|m| m["payload"]["data"]["revision"]["repository"] == "quiet").unwrap();
+    assert!(quiet <= 2, "after {quiet} others: the one that ran, and at most one more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_is_handed_over_or_given_up_with_one_end() {
     let mut stage = Stage::set().await;
     stage.wish("1", "handed-over", "play:1").await;

@@ -138,6 +138,7 @@ fn started(revision: &Revision, what: &str) -> BuildStarted {
 /// - `play:2` ends with more than a message holds.
 /// - `play:3` takes some seconds to stop, and then ends.
 /// - `play:4` fails for good, and panics when it is given up.
+/// - `play:5` ends at once.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Play {
     revision: Revision,
@@ -159,6 +160,9 @@ impl Job for Play {
         if self.revision.url == "play:3" {
             cx.cancelled.cancelled().await;
             tokio::time::sleep(Duration::from_secs(4)).await;
+            return Ok(Effects::none().say(self.completed(cx, Vec::new())));
+        }
+        if self.revision.url == "play:5" {
             return Ok(Effects::none().say(self.completed(cx, Vec::new())));
         }
         if self.revision.url == "play:4" {

@@ -152,15 +152,18 @@ impl Handle<RepositoryPushed> for BuildBot {
         let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
         let judged = match form {
             Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self.repositories.judge(&revision).map(drop).map_err(|why| (Code::PermissionDenied, why)),
+            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
         };
-        let Err((code, why)) = judged else {
-            let key = revision.repository.clone();
-            let pushes = state.get_or_insert_default();
-            let base = pushes.base(&revision, before);
-            revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
-            let trigger = event.unwrap_or_default();
-            return Ok(Effects::none().start(&key, &BuildJob { revision, bundle, base, trigger }));
+        let (code, why) = match judged {
+            Ok(listed) => {
+                let key = revision.repository.clone();
+                let pushes = state.get_or_insert_default();
+                let base = pushes.base(&revision, before);
+                revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
+                let job = BuildJob { revision, bundle, base, trigger: event.unwrap_or_default() };
+                return Ok(Effects::none().start_weighted(&key, &job, listed.weight));
+            }
+            Err(refusal) => refusal,
         };
         Ok(Effects::none().note(why.clone()).say(BuildFailed {
             revision,
@@ -347,7 +350,7 @@ mod tests {
     /// A bot that builds what lies below `/srv`.
     fn bot() -> (tempfile::TempDir, BuildBot) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own}\n").unwrap();
+        std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own, weight: 3}\n").unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
@@ -396,7 +399,7 @@ mod tests {
         let (mut push, effects, _) = handled(|_| {});
         push.revision.sequence = Some(7000);
         let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push };
-        assert_eq!(effects, Effects::none().start("shop/api", &job));
+        assert_eq!(effects, Effects::none().start_weighted("shop/api", &job, 3));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The bot's configuration file, whole and checked before a socket opens: the documented YAML, one section of the bot's
 //! own, overridable by environment. All mistakes are told at once, with file and line.
+mod constraints;
 mod places;
 
+pub use constraints::Constraints;
 pub use places::{Place, Places};
 
 use std::{collections::BTreeMap, fmt, path::Path};
@@ -11,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{hash, retry::BackoffKind, schedule::Schedule};
+use crate::{hash, schedule::Schedule};
 
 /// Overrides come from variables such as `LOTA_CONFIG__CONSTRAINTS__TIMEOUT=60`.
 pub(crate) const ENV_PREFIX: &str = "LOTA_CONFIG__";
@@ -105,43 +107,6 @@ pub struct Action {
 pub enum ActionKind {
     /// One of the bot's named actions.
     Execute,
-}
-
-/// Limits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Constraints {
-    /// Jobs at a time, 1 to 64.
-    #[schemars(range(min = 1, max = 64))]
-    pub max_concurrent_jobs: usize,
-    /// Seconds a job may take, 1 to 604 800.
-    #[schemars(range(min = 1, max = 604_800))]
-    pub timeout: u64,
-    /// Attempts.
-    pub retry_policy: RetryPolicy,
-}
-
-impl Default for Constraints {
-    fn default() -> Self {
-        Self { max_concurrent_jobs: 5, timeout: 3600, retry_policy: RetryPolicy::default() }
-    }
-}
-
-/// Attempts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetryPolicy {
-    /// In all, 1 to 20.
-    #[schemars(range(min = 1, max = 20))]
-    pub max_attempts: u32,
-    /// How delays grow.
-    pub backoff: BackoffKind,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { max_attempts: 3, backoff: BackoffKind::default() }
-    }
 }
 
 /// Who is meant by what it says.
@@ -432,6 +397,13 @@ outputs:
                 .unwrap();
         assert_eq!((loaded.config.constraints.timeout, loaded.config.settings.depth), (60, 7));
         assert_ne!(loaded.hash, load_text(SAMPLE, &[]).unwrap().hash);
+    }
+
+    #[test]
+    fn how_many_jobs_may_wait_is_checked() {
+        let with = |value| load_text(SAMPLE, &[("LOTA_CONFIG__CONSTRAINTS__MAX_WAITING_JOBS", value)]);
+        assert_eq!(with("1000").unwrap().config.constraints.max_waiting_jobs, Some(1000));
+        assert!(with("0").unwrap_err().to_string().contains("max_waiting_jobs"));
     }
 
     #[test]

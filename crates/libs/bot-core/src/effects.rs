@@ -36,6 +36,8 @@ pub enum Effect {
         key: String,
         /// No two with the same at a time.
         exclusive: Option<String>,
+        /// How many jobs of its entity are run for one of an entity of weight 1, while both wait.
+        weight: u32,
         /// What it needs to know.
         payload: Value,
     },
@@ -159,9 +161,18 @@ impl<B: Bot> Effects<B> {
         self.push_say(&command, Some(bot.to_owned()))
     }
 
-    /// Begins a job about the entity `key`.
+    /// Begins a job about the entity `key`. Entities whose jobs wait take turns.
     #[must_use]
-    pub fn start<J: Job<Bot = B>, I>(mut self, key: &str, job: &J) -> Self
+    pub fn start<J: Job<Bot = B>, I>(self, key: &str, job: &J) -> Self
+    where
+        B::Jobs: Has<J, I>,
+    {
+        self.start_weighted(key, job, 1)
+    }
+
+    /// The same for an entity that has `weight` turns (at least 1) for each one of others.
+    #[must_use]
+    pub fn start_weighted<J: Job<Bot = B>, I>(mut self, key: &str, job: &J, weight: u32) -> Self
     where
         B::Jobs: Has<J, I>,
     {
@@ -169,6 +180,7 @@ impl<B: Bot> Effects<B> {
             kind: J::KIND,
             key: key.to_owned(),
             exclusive: job.exclusive(),
+            weight,
             payload: json(job),
         });
         self

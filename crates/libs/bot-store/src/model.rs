@@ -88,6 +88,8 @@ pub struct NewJob {
     pub key: String,
     /// No two jobs with the same exclusive key run at a time; oldest first.
     pub exclusive: Option<String>,
+    /// How many of its key's jobs are claimed for one of a key of weight 1, while both wait. At least 1.
+    pub weight: u32,
     /// What it needs to know.
     pub payload: Value,
     /// Correlation, causation, hop and trace context; opaque to the store.

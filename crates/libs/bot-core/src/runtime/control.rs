@@ -26,8 +26,6 @@ use crate::{
 };
 
 const PAUSE_ROW: &str = "control.pause";
-/// Jobs that wait, per job that may run, before the bot stops taking work.
-const WAITING_PER_JOB_MAX: u64 = 2;
 /// A command whose effect could not be written waits so long.
 const COMMAND_AGAIN: Duration = Duration::from_secs(1);
 const OUTBOX_UNSENT_MAX: u64 = 1000;
@@ -211,7 +209,8 @@ async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     }
     let paused = row.filter(|_| !over).map(|r| (r.reason, r.by));
     let counts = shared.store.counts().await?;
-    let waiting_max = WAITING_PER_JOB_MAX * shared.constraints.max_concurrent_jobs as u64;
+    let constraints = &shared.constraints;
+    let waiting_max = constraints.max_waiting_jobs.unwrap_or(2 * constraints.max_concurrent_jobs) as u64;
     let backlog = if counts.outbox_unsent > OUTBOX_UNSENT_MAX {
         Some(format!("{} messages wait for the broker (at most {OUTBOX_UNSENT_MAX})", counts.outbox_unsent))
     } else if counts.jobs_waiting >= waiting_max {

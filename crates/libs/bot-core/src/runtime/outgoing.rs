@@ -61,11 +61,12 @@ impl Speaker {
                     let to = to.map(|t| t.parse::<BotName>().map_err(|e| e.to_string())).transpose()?;
                     commit.outbox.push(self.say(event_type, data, priority, to, schema_version, cause, now)?);
                 }
-                Effect::Start { kind, key, exclusive, payload } => commit.jobs.push(NewJob {
+                Effect::Start { kind, key, exclusive, weight, payload } => commit.jobs.push(NewJob {
                     id: Uuid::now_v7().to_string(),
                     kind: kind.to_owned(),
                     key,
                     exclusive,
+                    weight,
                     payload,
                     meta: meta.clone(),
                 }),

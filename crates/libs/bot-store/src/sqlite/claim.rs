@@ -9,7 +9,10 @@ use super::value::{json, millis, to_json, until};
 use super::write::{Change, Tx, Write};
 use crate::model::{Claimed, Renewed};
 
-/// Takes free jobs.
+/// What a turn costs a key of weight 1. Divides well by small weights.
+const TURN: i64 = 1_000_000;
+
+/// Takes free jobs: first those whose lease ran out, then key by key in turn.
 pub(super) struct Claim {
     pub(super) holder: String,
     pub(super) lease: Duration,
@@ -23,41 +26,109 @@ impl Write for Claim {
     const DOING: &'static str = "claim jobs";
 
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Self::Answer, Change), sqlx::Error> {
-        // A running job whose lease ran out already holds its exclusive key, so only waiting ones are compared.
-        let rows = sqlx::query(
+        let mut claimed = self.take_over(tx).await?;
+        let mut all = false;
+        while claimed.len() < self.limit as usize {
+            let Some(turn) = next_turn(tx).await? else {
+                all = true;
+                break;
+            };
+            claimed.push(self.take(tx, &turn).await?);
+        }
+        let forgotten = forget_turns(tx, all).await?;
+        let change = Change::if_any(claimed.len() as u64 + forgotten);
+        Ok((claimed, change))
+    }
+}
+
+impl Claim {
+    /// Takes running jobs whose leases ran out. They had their turn, and hold their exclusive keys already.
+    async fn take_over(&self, tx: &mut Tx<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+        let expired: Vec<i64> = sqlx::query_scalar(
+            "SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?1
+                 AND id NOT IN (SELECT value FROM json_each(?2))
+             ORDER BY position LIMIT ?3",
+        )
+        .bind(tx.now_ms)
+        .bind(to_json(&self.running.as_slice().into()))
+        .bind(self.limit)
+        .fetch_all(&mut *tx.conn)
+        .await?;
+        let mut claimed = Vec::with_capacity(expired.len());
+        for position in expired {
+            claimed.push(self.hold(tx, position).await?);
+        }
+        Ok(claimed)
+    }
+
+    /// Takes the job whose turn it is, and says when its key has the next one.
+    async fn take(&self, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sqlx::Error> {
+        let claimed = self.hold(tx, turn.position).await?;
+        let sql =
+            "INSERT INTO job_turns (key, pass) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
+        let next = turn.pass + TURN / turn.weight;
+        sqlx::query(sql).bind(&claimed.key).bind(next).execute(&mut *tx.conn).await?;
+        sqlx::query("UPDATE job_floor SET pass = ?").bind(turn.pass).execute(&mut *tx.conn).await?;
+        Ok(claimed)
+    }
+
+    async fn hold(&self, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, sqlx::Error> {
+        let row = sqlx::query(
             "UPDATE jobs SET status = 'running', holder = ?1, lease_until_ms = ?2 + ?3,
                     attempt = attempt + 1, token = token + 1
-             WHERE position IN (
-                 SELECT position FROM jobs AS job WHERE status = 'waiting' AND not_before_ms <= ?2
-                     AND NOT EXISTS (SELECT 1 FROM jobs AS other
-                         WHERE other.exclusive = job.exclusive AND other.status = 'running')
-                     AND NOT EXISTS (SELECT 1 FROM jobs AS other
-                         WHERE other.exclusive = job.exclusive AND other.status = 'waiting'
-                           AND other.position < job.position)
-                 UNION ALL
-                 SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?2
-                     AND id NOT IN (SELECT value FROM json_each(?5))
-                 ORDER BY position LIMIT ?4)
-             RETURNING position, id, kind, key, exclusive, payload, meta, attempt, token, cancel,
-                 ?2 - created_at_ms AS age_ms",
+             WHERE position = ?4
+             RETURNING id, kind, key, exclusive, payload, meta, attempt, token, cancel, ?2 - created_at_ms AS age_ms",
         )
         .bind(&self.holder)
         .bind(tx.now_ms)
         .bind(millis(self.lease))
-        .bind(self.limit)
-        .bind(to_json(&self.running.as_slice().into()))
-        .fetch_all(&mut *tx.conn)
+        .bind(position)
+        .fetch_one(&mut *tx.conn)
         .await?;
-        // RETURNING promises no order.
-        let mut claimed = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
-        claimed.sort_by_key(|(position, _)| *position);
-        let change = Change::if_any(claimed.len() as u64);
-        Ok((claimed.into_iter().map(|(_, job)| job).collect(), change))
+        claimed(&row)
     }
 }
 
-fn claimed(row: &SqliteRow) -> Result<(i64, Claimed), sqlx::Error> {
-    let job = Claimed {
+/// A job that is next, and the pass at which its key has its turn.
+struct Turn {
+    position: i64,
+    pass: i64,
+    weight: i64,
+}
+
+/// The key with the lowest pass, and of equals the one that waits longest. A key that was away, and one that is new,
+/// begins at the floor, so being away earns nothing.
+async fn next_turn(tx: &mut Tx<'_>) -> Result<Option<Turn>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT position, weight, MAX(COALESCE(turn.pass, job_floor.pass), job_floor.pass) AS due
+         FROM job_floor CROSS JOIN jobs AS job LEFT JOIN job_turns AS turn ON turn.key = job.key
+         WHERE status = 'waiting' AND not_before_ms <= ?
+             AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                 WHERE other.exclusive = job.exclusive AND other.status = 'running')
+             AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                 WHERE other.exclusive = job.exclusive AND other.status = 'waiting'
+                   AND other.position < job.position)
+         ORDER BY due, position LIMIT 1",
+    )
+    .bind(tx.now_ms)
+    .fetch_optional(&mut *tx.conn)
+    .await?;
+    let turn = |row: SqliteRow| {
+        Ok(Turn { position: row.try_get("position")?, pass: row.try_get("due")?, weight: row.try_get("weight")? })
+    };
+    row.map(turn).transpose()
+}
+
+/// Forgets keys without unfinished jobs: once the floor has reached them, or, where nothing is left to be claimed, at
+/// once. Before that, a key could drop what it has had by ending each job before the next comes.
+async fn forget_turns(tx: &mut Tx<'_>, all: bool) -> Result<u64, sqlx::Error> {
+    let sql = "DELETE FROM job_turns WHERE (? OR pass <= (SELECT pass FROM job_floor))
+                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.key = job_turns.key AND ended_at_ms IS NULL)";
+    Ok(sqlx::query(sql).bind(all).execute(&mut *tx.conn).await?.rows_affected())
+}
+
+fn claimed(row: &SqliteRow) -> Result<Claimed, sqlx::Error> {
+    Ok(Claimed {
         id: row.try_get("id")?,
         kind: row.try_get("kind")?,
         key: row.try_get("key")?,
@@ -68,8 +139,7 @@ fn claimed(row: &SqliteRow) -> Result<(i64, Claimed), sqlx::Error> {
         token: row.try_get("token")?,
         age_ms: row.try_get("age_ms")?,
         cancel: row.try_get("cancel")?,
-    };
-    Ok((row.try_get("position")?, job))
+    })
 }
 
 /// When [`Claim`] will next find something by itself: the same conditions, without the time.

@@ -160,13 +160,14 @@ async fn write_state(state: &StateWrite, tx: &mut Tx<'_>) -> Result<(), sqlx::Er
 
 async fn insert_job(tx: &mut Tx<'_>, job: &NewJob) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (id, kind, key, exclusive, status, created_at_ms, not_before_ms, payload, meta)
-         VALUES (?, ?, ?, ?, 'waiting', ?, ?, ?, ?)",
+        "INSERT INTO jobs (id, kind, key, exclusive, weight, status, created_at_ms, not_before_ms, payload, meta)
+         VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, ?)",
     )
     .bind(&job.id)
     .bind(&job.kind)
     .bind(&job.key)
     .bind(job.exclusive.as_deref())
+    .bind(job.weight.max(1))
     .bind(tx.now_ms)
     .bind(tx.now_ms)
     .bind(to_json(&job.payload))

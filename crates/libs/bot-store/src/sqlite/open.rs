@@ -80,6 +80,7 @@ async fn migrate(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let migrations = [
         (1, "store", include_str!("../../migrations/0001_store.sql")),
         (2, "refusals", include_str!("../../migrations/0002_refusals.sql")),
+        (3, "turns", include_str!("../../migrations/0003_turns.sql")),
     ]
     .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
     let outcome = Migrator::with_migrations(migrations.into()).run(conn).await;

@@ -54,6 +54,7 @@ pub(crate) fn job(id: &str, exclusive: Option<&str>) -> NewJob {
         kind: "deploy".to_owned(),
         key: "shop".to_owned(),
         exclusive: exclusive.map(str::to_owned),
+        weight: 1,
         payload: json!({ "of": id }),
         meta: json!({ "hop": 1 }),
     }

@@ -11,4 +11,5 @@ mod jobs;
 mod model;
 mod outbox;
 mod timers;
+mod turns;
 mod upkeep;
