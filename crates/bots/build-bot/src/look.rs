@@ -186,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn the_samples_in_the_shipped_file_can_be_taken_as_they_are() {
+        let text = include_str!("../../../../deploy/config/build-bot.yaml");
+        let commented = text.lines().filter_map(|line| line.strip_prefix("  # "));
+        let of_list = commented.filter(|line| line.starts_with("- ") || line.starts_with("  "));
+        let samples: Vec<Value> = serde_saphyr::from_str(&of_list.collect::<Vec<_>>().join("\n")).unwrap();
+        let only: Vec<_> = samples.iter().map(|sample| Look::read(&sample["data"]).unwrap().only).collect();
+        assert_eq!(only, [None, Some(Only::Changed)]);
+    }
+
+    #[test]
     fn when_it_is_due_a_job_begins_that_knows_the_last_commit() {
         let (_dir, bot) = bot();
         let mut state: Option<Pushes> = None;
