@@ -1,8 +1,9 @@
 //! BuildBot builds a pushed commit.
 //!
-//! Hears `repository.pushed`. When a schedule of its configuration is due, it looks where a ref points to and may say
-//! `repository.pushed` itself, which it then hears like any other. Of each it hears it says `build.started` once the source is there and it is known how it is built, and then
-//! exactly one of `build.completed` (with the artifact, the source, the log) and `build.failed`.
+//! Hears `repository.pushed`. Says `build.started` once the source is there and it is known how it is built, and then
+//! exactly one of `build.completed` (with the artifact, the source, the log) and `build.failed`. When a schedule of its
+//! configuration is due it looks where a ref points to, and may say `repository.pushed` itself, which it then hears like
+//! any other (`look.rs`).
 //!
 //! How it fails: a repository that `repositories.yaml` does not list, and a URL or ref that is none, is answered with
 //! `build.failed` at once. A server that does not answer is tried again, a breaker per host keeps that from burning
