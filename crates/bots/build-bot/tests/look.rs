@@ -1,4 +1,6 @@
 //! Looks of a schedule at real git repositories.
+#![allow(clippy::unwrap_used, reason = "a broken assumption ends the test")]
+
 mod fixture;
 
 use bot_core::{Fail, Outcome};
