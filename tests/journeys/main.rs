@@ -18,6 +18,7 @@ mod interrupted;
 mod killed_bots;
 mod outage;
 mod plain_client;
+mod polling;
 mod push_by_path;
 mod retry;
 mod s3;

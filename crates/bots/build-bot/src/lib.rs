@@ -1,7 +1,9 @@
 //! BuildBot builds a pushed commit.
 //!
 //! Hears `repository.pushed`. Says `build.started` once the source is there and it is known how it is built, and then
-//! exactly one of `build.completed` (with the artifact, the source, the log) and `build.failed`.
+//! exactly one of `build.completed` (with the artifact, the source, the log) and `build.failed`. When a schedule of its
+//! configuration is due it looks where a ref points to, and may say `repository.pushed` itself, which it then hears like
+//! any other (`look.rs`).
 //!
 //! How it fails: a repository that `repositories.yaml` does not list, and a URL or ref that is none, is answered with
 //! `build.failed` at once. A server that does not answer is tried again, a breaker per host keeps that from burning
@@ -19,30 +21,32 @@ mod credential;
 mod files;
 mod git;
 mod last_words;
+mod look;
 mod machine;
 mod mirrors;
+mod pushes;
 mod remote;
 mod reuse;
 mod steps;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context;
 use bot_clients::{Kind, Objects};
-use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, Tools};
+use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
     pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Log, Repositories, SecretsDir};
+use bot_pipeline::{Folder, Listed, Log, Repositories, SecretsDir};
 use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -51,11 +55,13 @@ use crate::{
     cache::Caches,
     git::Git,
     last_words::{LastWords, Remembered},
+    look::Look,
     mirrors::Mirrors,
+    pushes::means_deleted,
     remote::{Remote, ref_fits},
 };
 
-pub use crate::config::Config;
+pub use crate::{config::Config, look::LookJob, pushes::Pushes};
 
 /// See the module.
 pub struct BuildBot {
@@ -85,8 +91,8 @@ impl Bot for BuildBot {
         observes: &[],
     };
     type Hears = (RepositoryPushed, ());
-    type Says = (BuildStarted, (BuildCompleted, (BuildFailed, ())));
-    type Jobs = (BuildJob, ());
+    type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
+    type Jobs = (BuildJob, (LookJob, ()));
     type Config = Config;
     /// Nothing where the store is of a version that gave pushes no order.
     type State = Option<Pushes>;
@@ -130,6 +136,19 @@ impl Bot for BuildBot {
         })
     }
 
+    fn schedule_key(&self, data: &Value) -> Result<String, String> {
+        let look = Look::read(data)?;
+        self.admits(&look.repository, &look.url, &look.git_ref).map_err(|(_, why)| why)?;
+        Ok(look.repository)
+    }
+
+    fn on_schedule(&self, schedule: &TimerDue, state: &mut Option<Pushes>, _: &Meta) -> Outcome<Self> {
+        let look = Look::read(&schedule.data).map_err(|why| Fail::reject(Code::InvalidField, anyhow::anyhow!(why)))?;
+        let known = state.as_ref().and_then(|pushes| pushes.latest(&look.git_ref)).cloned();
+        let repository = look.repository.clone();
+        Ok(Effects::none().start(&repository, &LookJob { look, known }))
+    }
+
     /// Finds out what confines the commands before the first one comes, so that the heartbeat names it.
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
         let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
@@ -149,15 +168,14 @@ impl Handle<RepositoryPushed> for BuildBot {
         if means_deleted(&revision.commit) {
             return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
-        let form = Remote::parse(&revision.url, self.config.allow_unencrypted).and(ref_fits(&revision.git_ref));
-        let judged = match form {
-            Err(why) => Err((Code::InvalidField, why)),
-            Ok(()) => self.repositories.judge(&revision).map_err(|why| (Code::PermissionDenied, why)),
-        };
-        let (code, why) = match judged {
+        let (code, why) = match self.admits(&revision.repository, &revision.url, &revision.git_ref) {
             Ok(listed) => {
                 let key = revision.repository.clone();
                 let pushes = state.get_or_insert_default();
+                let is_poll = meta.publisher == OWN_SLUG && event != Some(Trigger::Schedule);
+                if is_poll && pushes.latest(&revision.git_ref) == Some(&revision.commit) {
+                    return Ok(Effects::ignored("it was pushed already while the remote was looked at"));
+                }
                 let base = pushes.base(&revision, before);
                 revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
                 let job = BuildJob { revision, bundle, base, trigger: event.unwrap_or_default() };
@@ -175,63 +193,6 @@ impl Handle<RepositoryPushed> for BuildBot {
             log: None,
             duration_ms: 0,
         }))
-    }
-}
-
-/// The refs of a repository whose latest push is remembered.
-const REFS_MAX: usize = 1000;
-
-/// The latest push of each ref of one repository.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pushes(BTreeMap<String, Latest>);
-
-/// The latest push of a ref.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum Latest {
-    Push {
-        number: u64,
-        commit: CommitId,
-    },
-    /// Of a version that kept the number alone.
-    Number(u64),
-}
-
-impl Latest {
-    fn number(&self) -> u64 {
-        match self {
-            Self::Push { number, .. } | Self::Number(number) => *number,
-        }
-    }
-}
-
-impl Pushes {
-    /// The commit to compare a push with: what the forge says the ref pointed to before, else what was pushed to it
-    /// last. None for the same commit again, which would have changed nothing.
-    fn base(&self, revision: &Revision, before: Option<CommitId>) -> Option<CommitId> {
-        let last = || match self.0.get(&revision.git_ref) {
-            Some(Latest::Push { commit, .. }) => Some(commit.clone()),
-            _ => None,
-        };
-        before.filter(|commit| !means_deleted(commit)).or_else(last).filter(|commit| *commit != revision.commit)
-    }
-
-    /// The number of a push. It is the time, or one more than the latest push has: so numbers go on rising where the
-    /// clock went back, and where this memory was lost. A number of before that the push repeats (it is built again)
-    /// stays what it was.
-    fn number(&mut self, revision: &Revision, now_ms: i64) -> u64 {
-        let latest = self.0.get(&revision.git_ref).map_or(0, Latest::number);
-        if let Some(given) = revision.sequence.filter(|given| *given <= latest) {
-            return given;
-        }
-        let number = u64::try_from(now_ms).unwrap_or(0).max(latest + 1);
-        self.0.insert(revision.git_ref.clone(), Latest::Push { number, commit: revision.commit.clone() });
-        if self.0.len() > REFS_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, latest)| latest.number()).map(|(name, _)| name.clone())
-        {
-            self.0.remove(&oldest);
-        }
-        number
     }
 }
 
@@ -256,7 +217,7 @@ impl Job for BuildJob {
 
     async fn run(&self, bot: &BuildBot, cx: &JobCx<BuildBot>) -> Outcome<BuildBot> {
         // Again, as the list may be another since the push was heard.
-        let listed = bot.repositories.judge(&self.revision);
+        let listed = bot.repositories.judge(&self.revision.repository, &self.revision.url);
         let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
         let name = bot_pipeline::name_of(&cx.id);
@@ -314,6 +275,13 @@ impl Job for BuildJob {
 }
 
 impl BuildBot {
+    /// What is built and looked at: plain names, and a repository that the operator lists.
+    fn admits(&self, repository: &str, url: &str, git_ref: &str) -> Result<&Listed, (Code, String)> {
+        let form = Remote::parse(url, self.config.allow_unencrypted).and(ref_fits(git_ref));
+        form.map_err(|why| (Code::InvalidField, why))?;
+        self.repositories.judge(repository, url).map_err(|why| (Code::PermissionDenied, why))
+    }
+
     async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
         let detect = || async {
             let sandbox = machine::sandbox(&self.tools).await?;
@@ -333,13 +301,11 @@ impl BuildBot {
     }
 }
 
+/// By which the broker proves what the bot said itself.
+const OWN_SLUG: &str = "build-bot";
+
 fn work_dir(tools: &Tools) -> PathBuf {
     tools.subdir("work")
-}
-
-/// A forge says so with a commit of zeros.
-fn means_deleted(commit: &CommitId) -> bool {
-    commit.as_str().bytes().all(|b| b == b'0')
 }
 
 #[cfg(test)]
@@ -348,7 +314,7 @@ mod tests {
     use bot_messages::{Event, Priority};
 
     /// A bot that builds what lies below `/srv`.
-    fn bot() -> (tempfile::TempDir, BuildBot) {
+    pub(crate) fn bot() -> (tempfile::TempDir, BuildBot) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own, weight: 3}\n").unwrap();
         let mut tools = Tools::default();
@@ -400,39 +366,6 @@ mod tests {
         push.revision.sequence = Some(7000);
         let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push };
         assert_eq!(effects, Effects::none().start_weighted("shop/api", &job, 3));
-    }
-
-    #[test]
-    fn each_push_of_a_ref_has_a_higher_number() {
-        let mut pushes = Pushes::default();
-        let main = Revision { sequence: None, ..Revision::example() };
-        assert_eq!((pushes.number(&main, 5), pushes.number(&main, 5), pushes.number(&main, 2)), (5, 6, 7));
-        assert_eq!(pushes.number(&main, 9), 9);
-        let again = Revision { sequence: Some(6), ..main.clone() };
-        assert_eq!(pushes.number(&again, 20), 6, "what is built again is no newer than it was");
-        let foreign = Revision { sequence: Some(1 << 60), ..main.clone() };
-        assert_eq!(pushes.number(&foreign, 20), 20, "nobody pushes into the future");
-        for number in 0..2000 {
-            pushes.number(&Revision { git_ref: format!("refs/heads/{number}"), ..main.clone() }, number + 30);
-        }
-        assert_eq!(pushes.0.len(), REFS_MAX);
-    }
-
-    #[test]
-    fn a_push_is_compared_with_what_the_ref_pointed_to_before() {
-        let commit = |c: &str| c.repeat(40).parse::<CommitId>().unwrap();
-        let main = |c: &str| Revision { commit: commit(c), ..Revision::example() };
-        let mut pushes = Pushes::default();
-        assert_eq!(pushes.base(&main("a"), None), None);
-        pushes.number(&main("a"), 5);
-        assert_eq!(pushes.base(&main("b"), None), Some(commit("a")));
-        assert_eq!(pushes.base(&main("b"), Some(commit("c"))), Some(commit("c")), "the forge knows better");
-        assert_eq!(pushes.base(&main("b"), Some(commit("0"))), Some(commit("a")));
-        assert_eq!(pushes.base(&main("a"), None), None, "the same commit again");
-        let old: Pushes = serde_json::from_str("{\"refs/heads/main\": 7}").unwrap();
-        assert_eq!(old.base(&main("a"), None), None);
-        let kept: Pushes = serde_json::from_value(serde_json::to_value(&pushes).unwrap()).unwrap();
-        assert_eq!(kept, pushes);
     }
 
     #[test]

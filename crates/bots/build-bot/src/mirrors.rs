@@ -188,29 +188,63 @@ impl Mirrors {
         Err(FetchError::Refused(format!("the bundle does not hold commit {commit}; it holds {held}")).into())
     }
 
+    /// Where a ref of the remote points to now; of an annotated tag, the commit. `place` needs no repository.
+    pub(crate) async fn tip(
+        &self,
+        remote: &Remote,
+        credential: Option<&Credential>,
+        git_ref: &str,
+        place: Place<'_>,
+    ) -> Result<CommitId, FetchError> {
+        let looked = self.behind_breaker(remote, async {
+            let (url, peeled) = (remote.location.as_str(), format!("{git_ref}^{{}}"));
+            is_visible(remote)?;
+            let args = ["ls-remote", "--quiet", "--", url, git_ref, &peeled];
+            let answer = self.git.online(place, remote, credential, &args).await?;
+            if !answer.is_yes {
+                return Err(trouble(url, &answer));
+            }
+            let at = |name: &str| answer.lines.iter().find_map(|line| line.strip_suffix(name)?.strip_suffix('\t'));
+            let Some(commit) = at(&peeled).or_else(|| at(git_ref)) else {
+                return Err(FetchError::Refused(format!("{url} has no {git_ref}")).into());
+            };
+            commit.parse().map_err(|e| FetchError::Refused(format!("{url} names {git_ref} as {e}")).into())
+        });
+        looked.await.map_err(|trouble| match trouble {
+            Trouble::Told(e) => e,
+            Trouble::Odd(why) => FetchError::Unreachable(why),
+        })
+    }
+
     async fn fetch_remote(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<(), Trouble> {
-        let breaker = wanted.remote.host.as_deref().map(|host| self.breaker_of(host));
+        self.behind_breaker(wanted.remote, self.ask_remote(wanted, place)).await
+    }
+
+    /// What speaks to a host, unless that host is left alone for now.
+    async fn behind_breaker<T>(
+        &self,
+        remote: &Remote,
+        call: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, Trouble> {
+        let breaker = remote.host.as_deref().map(|host| self.breaker_of(host));
         let permit = breaker.as_ref().map(Breaker::permit).transpose();
         let permit = permit.map_err(|d| FetchError::Later(d.retry_in, d.to_string()))?;
-        let fetched = self.ask_remote(wanted, place).await;
-        match (permit, &fetched) {
+        let done = call.await;
+        match (permit, &done) {
             (Some(permit), Err(Trouble::Told(FetchError::Unreachable(_)))) => permit.failed(),
             // Ended by us: it says nothing about the server.
             (Some(permit), Err(Trouble::Told(FetchError::Machine(_)))) => drop(permit),
             (Some(permit), _) => permit.succeeded(),
             (None, _) => {}
         }
-        fetched
+        done
     }
 
     /// By the commit's id; from a server that does not give single commits, by the ref it was pushed to.
     async fn ask_remote(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<(), Trouble> {
         let (url, commit) = (wanted.remote.location.as_str(), wanted.revision.commit.as_str());
         let git_ref = wanted.revision.git_ref.as_str();
-        if wanted.remote.host.is_none() && !Path::new(url).is_dir() {
-            let why = format!("{url} is not a folder on this machine, or this bot may not see it");
-            return Err(FetchError::Refused(why).into());
-        }
+        is_visible(wanted.remote)?;
         let by_id = format!("+{commit}:refs/lota/commits/{commit}");
         let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_id)).await?;
         if answer.is_yes && self.has(place, commit).await? {
@@ -284,6 +318,15 @@ impl<E: Into<FetchError>> From<E> for Trouble {
     fn from(e: E) -> Self {
         Self::Told(e.into())
     }
+}
+
+/// A local path is a folder; of other remotes it is not known.
+fn is_visible(remote: &Remote) -> Result<(), FetchError> {
+    let url = &remote.location;
+    if remote.host.is_some() || Path::new(url).is_dir() {
+        return Ok(());
+    }
+    Err(FetchError::Refused(format!("{url} is not a folder on this machine, or this bot may not see it")))
 }
 
 fn machine(e: &std::io::Error) -> FetchError {

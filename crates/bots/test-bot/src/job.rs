@@ -140,7 +140,7 @@ impl TestJob {
         if names.peek().is_none() {
             return Ok(Secrets::default());
         }
-        let listed = bot.repositories.judge(&self.revision);
+        let listed = bot.repositories.judge(&self.revision.repository, &self.revision.url);
         let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         bot.secrets.read(names, &listed.secrets).map_err(|e| Fail::reject(e.code(), e))
     }

@@ -42,3 +42,39 @@ impl Event for RepositoryPushed {
         }
     }
 }
+
+/// The name of a repository that was given none: the last two parts of its URL's path, or the name of the folder. Empty
+/// where the URL has no path.
+pub fn name_of_url(url: &str) -> String {
+    let (path, parts) = match url.split_once("://") {
+        Some(("file", path)) => (path, 1),
+        Some((_, rest)) => (rest.split_once('/').map_or("", |(_, path)| path), 2),
+        None if url.starts_with('/') => (url, 1),
+        None => (url.split_once(':').map_or("", |(_, path)| path), 2),
+    };
+    let path = path.trim_end_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
+    let all: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    all[all.len().saturating_sub(parts)..].join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_named_after_its_place() {
+        for (url, name) in [
+            ("/srv/git/shop", "shop"),
+            ("/srv/git/shop.git", "shop"),
+            ("https://git.example.org/group/shop/api.git", "shop/api"),
+            ("https://git.example.org/api/", "api"),
+            ("git@git.example.org:shop/api.git", "shop/api"),
+            ("ssh://git@git.example.org:22/shop/api", "shop/api"),
+            ("file:///srv/shop.git/", "shop"),
+            ("shop", ""),
+        ] {
+            assert_eq!(name_of_url(url), name, "{url}");
+        }
+    }
+}

@@ -5,10 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_messages::{
-    Revision,
-    pipeline::{YamlMistake, read_yaml},
-};
+use bot_messages::pipeline::{YamlMistake, read_yaml};
 use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
@@ -130,8 +127,8 @@ impl Repositories {
     }
 
     /// What it may have, by the first rule that fits; or what the operator would have to write.
-    pub fn judge(&self, revision: &Revision) -> Result<&Listed, String> {
-        let (url, file) = (&revision.url, self.file.display());
+    pub fn judge(&self, repository: &str, url: &str) -> Result<&Listed, String> {
+        let file = self.file.display();
         let line = format!("- {{match: {}, trust: known}}", quoted(url));
         let Some(rules) = &self.rules else {
             return Err(format!("there is no {file}, so no repository is built; make it with the line: {line}"));
@@ -139,14 +136,13 @@ impl Repositories {
         let mut other_name = None;
         for rule in rules.iter().filter(|rule| rule.matcher.is_match(url)) {
             match &rule.name {
-                Some(name) if *name != revision.repository => other_name = other_name.or(Some(name)),
+                Some(name) if name != repository => other_name = other_name.or(Some(name)),
                 _ => return Ok(&rule.listed),
             }
         }
         Err(match other_name {
             Some(name) => format!(
-                "{file} lists `{url}` by the name `{name}`, and this push calls it `{}`; use that name",
-                revision.repository
+                "{file} lists `{url}` by the name `{name}`, and here it is called `{repository}`; use that name"
             ),
             None => format!(
                 "`{url}` is not listed in {file}, which is read when the bot starts, so it is not built; to allow it add the line: {line}"
@@ -288,9 +284,7 @@ mod tests {
         Repositories { file: "/etc/lota/repositories.yaml".into(), rules: Some(parse(text).unwrap()) }
     }
 
-    fn push(url: &str) -> Revision {
-        Revision { url: url.into(), ..Revision::example() }
-    }
+    const NAME: &str = "shop/api";
 
     #[test]
     fn the_first_rule_that_fits_decides() {
@@ -305,7 +299,7 @@ mod tests {
             ("https://git.example.org.evil.net/team/api", None),
             ("https://git.example.org@evil.net/team/api", None),
         ] {
-            assert_eq!(list.judge(&push(url)).ok().map(|listed| listed.trust), trust, "{url}");
+            assert_eq!(list.judge(NAME, url).ok().map(|listed| listed.trust), trust, "{url}");
         }
     }
 
@@ -314,7 +308,7 @@ mod tests {
         let list = repositories(
             "- {match: 'https://h/a/*', trust: own, credential: forge, environments: [staging], secrets: [TOKEN], weight: 3}\n- {match: 'git@h:b/*', trust: fork, credential: key}\n- {match: 'https://h/**', trust: known}\n",
         );
-        let listed = list.judge(&push("https://h/a/x")).unwrap();
+        let listed = list.judge(NAME, "https://h/a/x").unwrap();
         let want = Listed {
             trust: Trust::Own,
             credential: Some("forge".into()),
@@ -325,25 +319,25 @@ mod tests {
         assert_eq!(*listed, want);
         assert_eq!(listed.refuses("staging"), None);
         assert!(listed.refuses("production").unwrap().contains("lists staging as environments"));
-        assert!(list.judge(&push("git@h:b/x")).unwrap().refuses("staging").unwrap().contains("fork"));
-        assert_eq!(list.judge(&push("https://h/c")).unwrap().refuses("any"), None);
+        assert!(list.judge(NAME, "git@h:b/x").unwrap().refuses("staging").unwrap().contains("fork"));
+        assert_eq!(list.judge(NAME, "https://h/c").unwrap().refuses("any"), None);
         assert_eq!(list.credentials().collect::<Vec<_>>(), ["forge", "key"]);
     }
 
     #[test]
     fn the_line_to_add_allows_what_was_refused() {
         let url = "https://git.example.org/[x]*/api";
-        let told = repositories("").judge(&push(url)).unwrap_err();
+        let told = repositories("").judge(NAME, url).unwrap_err();
         assert!(told.contains("/etc/lota/repositories.yaml"), "{told}");
         let (_, line) = told.split_once("add the line: ").unwrap();
-        assert_eq!(repositories(line).judge(&push(url)).unwrap().trust, Trust::Known);
-        assert!(repositories(line).judge(&push("https://git.example.org/x/api")).is_err());
+        assert_eq!(repositories(line).judge(NAME, url).unwrap().trust, Trust::Known);
+        assert!(repositories(line).judge(NAME, "https://git.example.org/x/api").is_err());
     }
 
     #[test]
     fn a_name_is_held_to() {
         let list = repositories("- {match: 'https://git.example.org/**', name: shop/web, trust: own}\n");
-        let told = list.judge(&push("https://git.example.org/x")).unwrap_err();
+        let told = list.judge(NAME, "https://git.example.org/x").unwrap_err();
         assert!(told.contains("`shop/web`") && told.contains("`shop/api`"), "{told}");
     }
 
@@ -368,7 +362,7 @@ mod tests {
         assert!(two.contains("(1, 35)") && two.contains("(2, 11)"), "all at once: {two}");
         let dir = tempfile::tempdir().unwrap();
         let none = Repositories::read(dir.path()).unwrap();
-        let told = none.judge(&push("/x")).unwrap_err();
+        let told = none.judge(NAME, "/x").unwrap_err();
         assert!(told.contains("there is no") && told.contains(FILE_NAME), "{told}");
     }
 

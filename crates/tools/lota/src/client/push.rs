@@ -3,7 +3,10 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use bot_clients::Kind;
-use bot_messages::{Event, ObjectRef, Revision, repository::RepositoryPushed};
+use bot_messages::{
+    Event, ObjectRef, Revision,
+    repository::{RepositoryPushed, name_of_url},
+};
 use uuid::Uuid;
 
 use super::{
@@ -82,7 +85,7 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
     let found = find(&args).await?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => name_of(&found),
+        None => name_of_url(&found.url),
     };
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         bail!(
@@ -171,20 +174,6 @@ fn holds_secret(url: &str) -> bool {
     authority.rsplit_once('@').is_some_and(|(user, _)| scheme.starts_with("http") || user.contains(':'))
 }
 
-/// The folder's name, or the last two parts of the URL's path.
-fn name_of(found: &Found) -> String {
-    let (path, parts) = match (&found.folder, found.url.split_once("://")) {
-        (Some(_), _) => (found.url.as_str(), 1),
-        (None, Some(("file", path))) => (path, 1),
-        (None, Some((_, rest))) => (rest.split_once('/').map_or("", |(_, path)| path), 2),
-        (None, None) => (found.url.split_once(':').map_or("", |(_, path)| path), 2),
-    };
-    let path = path.trim_end_matches('/');
-    let path = path.strip_suffix(".git").unwrap_or(path).trim_end_matches('/');
-    let all: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-    all[all.len().saturating_sub(parts)..].join("/")
-}
-
 /// Whether the commit has to be handed over, because the fleet cannot fetch it from where it is.
 async fn needs_bundle(args: &PushArgs, fleet: &FleetRecord, found: &Found) -> anyhow::Result<bool> {
     let Some(folder) = &found.folder else { return Ok(false) };
@@ -229,29 +218,6 @@ mod tests {
         }
         for url in ["https://h/a@b", "ssh://git@h/a", "git@h:a.git", "file:///a"] {
             assert!(!holds_secret(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_repository_is_named_after_its_place() {
-        let found = |url: &str, local: bool| Found {
-            url: url.into(),
-            git_ref: "refs/heads/main".into(),
-            commit: "a".repeat(40).parse().unwrap(),
-            title: None,
-            folder: local.then(|| url.into()),
-            uncommitted: 0,
-        };
-        for (url, local, name) in [
-            ("/srv/git/shop", true, "shop"),
-            ("/srv/git/shop.git", true, "shop"),
-            ("https://git.example.org/group/shop/api.git", false, "shop/api"),
-            ("https://git.example.org/api/", false, "api"),
-            ("git@git.example.org:shop/api.git", false, "shop/api"),
-            ("ssh://git@git.example.org:22/shop/api", false, "shop/api"),
-            ("file:///srv/shop.git/", false, "shop"),
-        ] {
-            assert_eq!(name_of(&found(url, local)), name, "{url}");
         }
     }
 }

@@ -47,15 +47,15 @@ fn at() -> Result<DateTime<Utc>> {
     DateTime::from_timestamp(AT_SECONDS, 0).context("a constant that is a time")
 }
 
-/// The first bot that declares it; else the operator or any bot, where they may say it; else another CI.
+/// Another CI, where it may; else the first bot that declares it, else any bot or the operator, where they may.
 fn said_by(source: &Source, event_type: &str) -> Result<BotName> {
     let is = |said: &String| said == event_type;
     let declares = source.contracts.iter().find(|c| c.says.iter().any(is));
     let may = source.contracts.iter().find(|c| c.all_says().contains(&event_type));
     let operator = OutsidePublisher::operator().says;
     match declares.or(may) {
+        _ if source.outside.says.iter().any(is) => Ok("ci".parse()?),
         Some(contract) => Ok(contract.name.clone()),
-        None if source.outside.says.iter().any(is) => Ok("ci".parse()?),
         None if operator.iter().any(is) || control_types().contains(&event_type) => Ok(operator_name()),
         None => Ok("ci".parse()?),
     }
