@@ -74,14 +74,36 @@ impl Place<'_> {
 /// What git answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    pub(crate) is_yes: bool,
+    /// 0: yes; 128 and more where a signal ended it.
+    pub(crate) exit: i32,
     /// The last lines of both streams.
     pub(crate) lines: Vec<String>,
 }
 
 impl Answer {
+    pub(crate) fn is_yes(&self) -> bool {
+        self.exit == 0
+    }
+
     pub(crate) fn text(&self) -> String {
         self.lines.join("; ").chars().take(1500).collect()
+    }
+}
+
+/// What is called, and whom it may speak to.
+struct Call<'a> {
+    /// Of errors.
+    what: &'a str,
+    words: Vec<String>,
+    protocol: Option<Protocol>,
+    credential: Option<&'a Credential>,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl<'a> Call<'a> {
+    fn new(protocol: Option<Protocol>, credential: Option<&'a Credential>, args: &[&'a str]) -> Self {
+        let what = args.first().copied().unwrap_or_default();
+        Self { what, words: argv(protocol, args), protocol, credential, variables: Vec::new() }
     }
 }
 
@@ -117,7 +139,27 @@ impl Git {
 
     /// A call that needs nothing outside the repository and `reads`.
     pub(crate) async fn offline(&self, place: Place<'_>, reads: &[PathBuf], args: &[&str]) -> Result<Answer, GitError> {
-        self.call(place, None, None, reads, args).await
+        self.call(place, Call::new(None, None, args), reads).await
+    }
+
+    /// Several calls that need nothing outside the repository, in one sandbox: `script` finds git with all that hardens it
+    /// in `"$@"`, and what it is about in `variables`. A start of a sandbox costs more than most calls.
+    pub(crate) async fn script(
+        &self,
+        place: Place<'_>,
+        script: &str,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Answer, GitError> {
+        let mut words: Vec<String> = ["sh", "-c", script, "git"].map(str::to_owned).into();
+        words.extend(argv(None, &[]));
+        let call = Call {
+            what: "(mirror)",
+            words,
+            protocol: None,
+            credential: None,
+            variables: variables.into_iter().collect(),
+        };
+        self.call(place, call, &[]).await
     }
 
     /// A call that speaks to `remote`, and to no other kind of remote.
@@ -128,26 +170,19 @@ impl Git {
         credential: Option<&Credential>,
         args: &[&str],
     ) -> Result<Answer, GitError> {
-        self.call(place, Some(remote.protocol), credential, &remote.local_folders(), args).await
+        self.call(place, Call::new(Some(remote.protocol), credential, args), &remote.local_folders()).await
     }
 
-    async fn call(
-        &self,
-        place: Place<'_>,
-        protocol: Option<Protocol>,
-        credential: Option<&Credential>,
-        reads: &[PathBuf],
-        args: &[&str],
-    ) -> Result<Answer, GitError> {
-        let what = args.first().copied().unwrap_or_default().to_owned();
+    async fn call(&self, place: Place<'_>, call: Call<'_>, reads: &[PathBuf]) -> Result<Answer, GitError> {
+        let Call { what, words, protocol, credential, variables } = call;
         let workspace = Workspace { tree: place.repository.to_owned(), home: place.home.to_owned() };
-        let program = Program::Argv(argv(protocol, args));
-        let mut command = Command::new(place.label, program, workspace, self.limits.clone());
+        let mut command = Command::new(place.label, Program::Argv(words), workspace, self.limits.clone());
         let ssh_key = match credential {
             Some(Credential::Key(file)) => Some(file),
             _ => self.ssh_key.as_ref(),
         };
         command.env = self.environment(protocol, ssh_key);
+        command.env.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
         // Until git has ended.
         let config_file = credential.map(|known| known.write_config(CONFIG_TEXT, place.home)).transpose();
         let config_file = config_file.map_err(GitError::Credential)?.flatten();
@@ -166,13 +201,14 @@ impl Git {
         }
         command.cancel = place.stop.clone();
         let outcome = place.sandbox.run(command).await?;
+        let what = what.to_owned();
         let too_much = |limit| GitError::TooMuch { what: what.clone(), limit };
         match outcome.ending {
-            Ending::Exited(code) => Ok(Answer { is_yes: code == 0, lines: outcome.tail }),
+            Ending::Exited(exit) => Ok(Answer { exit, lines: outcome.tail }),
             Ending::Signalled(signal) => {
                 let mut lines = outcome.tail;
                 lines.push(format!("git was ended by signal {signal}"));
-                Ok(Answer { is_yes: false, lines })
+                Ok(Answer { exit: 128 + signal, lines })
             }
             Ending::Cancelled => Err(GitError::Stopped),
             Ending::TimedOut => Err(GitError::TimedOut { what, seconds: self.limits.time.as_secs() }),

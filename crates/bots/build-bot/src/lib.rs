@@ -15,7 +15,6 @@
 mod attempt;
 mod builds;
 mod cache;
-mod changed;
 mod config;
 mod credential;
 mod files;
@@ -28,6 +27,8 @@ mod pushes;
 mod remote;
 mod reuse;
 mod steps;
+mod take;
+mod versions;
 
 use std::{
     path::{Path, PathBuf},
@@ -78,6 +79,8 @@ pub struct BuildBot {
     /// Found out once something has to run.
     sandbox: OnceCell<Sandbox>,
     last_words: Remembered,
+    /// What the tools said they are.
+    versions: versions::Remembered,
 }
 
 impl Bot for BuildBot {
@@ -127,6 +130,7 @@ impl Bot for BuildBot {
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
             last_words: Remembered::default(),
+            versions: versions::Remembered::default(),
             config,
             tools,
             repositories,
@@ -223,7 +227,9 @@ impl Job for BuildJob {
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
-        sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        if !cx.is_first_claim() {
+            sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        }
         let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");

@@ -115,7 +115,9 @@ impl LookJob {
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
         let name = bot_pipeline::name_of(&cx.id);
         let label = format!("{name}:");
-        sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        if !cx.is_first_claim() {
+            sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        }
         let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let (tree, home) = (folder.tree(), folder.git_home());
         let place = Place { sandbox, repository: &tree, home: &home, label: &label, stop: &cx.cancelled };

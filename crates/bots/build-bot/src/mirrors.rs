@@ -13,10 +13,10 @@ use bot_pipeline::{remove_tree, size_of};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    changed::changed,
     credential::Credential,
     git::{Answer, Git, GitError, Place},
     remote::Remote,
+    take::{Taken, kept, take},
 };
 
 /// Above all that a repository says itself: every file comes out as it was committed. `export-ignore` would leave
@@ -123,20 +123,22 @@ impl Mirrors {
     }
 
     async fn fetch_into(&self, wanted: &Wanted<'_>, place: Place<'_>) -> Result<Result<Vec<String>, String>, Trouble> {
-        let commit = wanted.revision.commit.as_str();
-        self.prepare(place, commit.len() == 64).await?;
-        if !self.has(place, commit).await? {
-            match wanted.bundle {
-                Some(bundle) => self.unbundle(wanted, place, bundle).await?,
-                None => self.fetch_remote(wanted, place).await?,
-            }
+        let commit = &wanted.revision.commit;
+        self.prepare(place, commit.as_str().len() == 64).await?;
+        let is_kept = place.repository.join(kept(commit)).exists();
+        let fetched = match wanted.bundle {
+            _ if is_kept => Ok(()),
+            Some(bundle) => self.unbundle(wanted, place, bundle).await,
+            None => self.fetch_remote(wanted, place).await,
+        };
+        // What cannot be had now may have come with another commit before.
+        match (take(&self.git, place, commit, wanted.base, wanted.tar).await?, fetched) {
+            (Taken::Whole { changed }, _) => Ok(changed),
+            (Taken::Missing, Err(trouble)) => Err(trouble),
+            (Taken::Missing, Ok(())) if is_kept => Err(Trouble::Odd(format!("{commit} is gone from the mirror"))),
+            (Taken::Missing, Ok(())) => Err(FetchError::Refused(format!("{commit} is no commit")).into()),
+            (Taken::Failed(why), _) => Err(Trouble::Odd(why)),
         }
-        // With a ref it stays, and the next fetch need not send what it shares.
-        let kept = format!("refs/lota/commits/{commit}");
-        self.must(place, &["update-ref", &kept, commit]).await?;
-        let output = format!("--output={}", place.inside().home.join(wanted.tar).display());
-        self.must(place, &["archive", "--format=tar", &output, commit]).await?;
-        Ok(changed(&self.git, place, &wanted.revision.commit, wanted.base).await?)
     }
 
     /// An empty mirror, where there is none or a half-made one.
@@ -149,7 +151,7 @@ impl Mirrors {
         std::fs::create_dir_all(place.repository).map_err(|e| machine(&e))?;
         let format = if is_sha256 { "--object-format=sha256" } else { "--object-format=sha1" };
         let made = self.git.offline(place, &[], &["init", "--quiet", "--bare", "--template=", format]).await?;
-        if !made.is_yes {
+        if !made.is_yes() {
             return Err(FetchError::Machine(format!("git init failed: {}", made.text())).into());
         }
         // Last, so that it says that all went well.
@@ -163,13 +165,7 @@ impl Mirrors {
 
     async fn has(&self, place: Place<'_>, commit: &str) -> Result<bool, Trouble> {
         let object = format!("{commit}^{{commit}}");
-        Ok(self.git.offline(place, &[], &["cat-file", "-e", &object]).await?.is_yes)
-    }
-
-    async fn must(&self, place: Place<'_>, args: &[&str]) -> Result<(), Trouble> {
-        let answer = self.git.offline(place, &[], args).await?;
-        let what = args.first().copied().unwrap_or_default();
-        if answer.is_yes { Ok(()) } else { Err(Trouble::Odd(format!("git {what} failed: {}", answer.text()))) }
+        Ok(self.git.offline(place, &[], &["cat-file", "-e", &object]).await?.is_yes())
     }
 
     async fn unbundle(&self, wanted: &Wanted<'_>, place: Place<'_>, bundle: &Path) -> Result<(), Trouble> {
@@ -177,7 +173,7 @@ impl Mirrors {
         let reads = [bundle.to_owned()];
         let done = self.git.offline(place, &reads, &["bundle", "unbundle", &name]).await?;
         let commit = &wanted.revision.commit;
-        if !done.is_yes {
+        if !done.is_yes() {
             let why = format!("the bundle that came with {} cannot be used: {}", commit.short(), done.text());
             return Err(FetchError::Refused(why).into());
         }
@@ -201,7 +197,7 @@ impl Mirrors {
             is_visible(remote)?;
             let args = ["ls-remote", "--quiet", "--", url, git_ref, &peeled];
             let answer = self.git.online(place, remote, credential, &args).await?;
-            if !answer.is_yes {
+            if !answer.is_yes() {
                 return Err(trouble(url, &answer));
             }
             let at = |name: &str| answer.lines.iter().find_map(|line| line.strip_suffix(name)?.strip_suffix('\t'));
@@ -245,21 +241,21 @@ impl Mirrors {
         let (url, commit) = (wanted.remote.location.as_str(), wanted.revision.commit.as_str());
         let git_ref = wanted.revision.git_ref.as_str();
         is_visible(wanted.remote)?;
-        let by_id = format!("+{commit}:refs/lota/commits/{commit}");
+        let by_id = format!("+{commit}:{}", kept(&wanted.revision.commit));
         let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_id)).await?;
-        if answer.is_yes && self.has(place, commit).await? {
+        if answer.is_yes() {
             return Ok(());
         }
-        if !answer.is_yes && !is_unknown_object(&answer) {
+        if !is_unknown_object(&answer) {
             return Err(trouble(url, &answer));
         }
         let by_ref = format!("+{git_ref}:refs/lota/fetched");
         let answer = self.git.online(place, wanted.remote, wanted.credential, &fetch_args(url, &by_ref)).await?;
-        if !answer.is_yes && is_unknown_ref(&answer) {
+        if !answer.is_yes() && is_unknown_ref(&answer) {
             let why = format!("commit {commit} is not in {url}, and neither is {git_ref}: push it again");
             return Err(FetchError::Refused(why).into());
         }
-        if !answer.is_yes {
+        if !answer.is_yes() {
             return Err(trouble(url, &answer));
         }
         if self.has(place, commit).await? {
@@ -420,7 +416,7 @@ mod tests {
     #[test]
     fn gits_words_decide_whether_it_is_tried_again() {
         let kind = |line: &str| {
-            let answer = Answer { is_yes: false, lines: vec![line.to_owned()] };
+            let answer = Answer { exit: 128, lines: vec![line.to_owned()] };
             match trouble("u", &answer) {
                 Trouble::Told(FetchError::Refused(_)) => "refused",
                 Trouble::Told(FetchError::Unreachable(_)) => "unreachable",

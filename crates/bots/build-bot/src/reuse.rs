@@ -1,13 +1,11 @@
 //! What an attempt takes over from earlier builds, and what it leaves to later ones: cached paths, and whole products.
-use std::{collections::BTreeMap, time::Duration};
-
 use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
     pipeline::{Judgement, Occasion, Pipeline, Step, Trigger},
 };
-use bot_pipeline::{End, Log, Secrets, Task, Trust};
+use bot_pipeline::{Log, Trust};
 
 use crate::{
     attempt::{Attempt, blocking},
@@ -18,15 +16,6 @@ use crate::{
 
 const CACHE: &str = "cache";
 const AGAIN: &str = "again";
-
-/// Says of each tool that a build may find which one it is; run in the source, as some of them look for their version
-/// there.
-const VERSIONS: &str = "for tool in cc c++ clang make cmake rustc cargo node npm python3 java ruby php perl; do
-    if command -v $tool; then $tool --version 2>&1 || true; fi
-done
-if command -v go; then go version || true; fi
-cat /etc/os-release; uname -m";
-const VERSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What each combination found, and by which key it is kept.
 pub(crate) type Caching = Vec<(Key, Restored)>;
@@ -98,33 +87,22 @@ impl Attempt<'_> {
             return Ok((None, None));
         }
         let Some(versions) = self.versions().await? else { return Ok((None, None)) };
-        let revision = &self.job.revision;
         let tree = self.folder.tree();
         let is_by_commit = blocking(move || builds::names_commit(&tree)).await?.map_err(Fail::retry)?;
-        let by_commit = if is_by_commit {
-            [&revision.repository, &revision.git_ref, revision.commit.as_str()].map(str::to_owned).join("\n")
-        } else {
-            String::new()
-        };
         let build = serde_json::to_string(&pipeline.build).map_err(Fail::retry)?;
         let names: Vec<&str> = running.iter().map(|step| step.name.as_str()).collect();
-        let key = builds::key(&[
-            env!("CARGO_PKG_VERSION"),
-            self.sandbox.kind().as_str(),
-            &revision.url,
-            self.listed.trust.as_str(),
-            source.digest.as_str(),
-            &build,
-            &names.join("\n"),
-            &versions,
-            &by_commit,
-        ]);
+        let key_with = |versions: &str| self.key(source, &build, &names, versions, is_by_commit);
+        let key = key_with(&versions);
         // Whoever asks, and whatever comes by the clock, wants it done.
         if self.job.trigger != Trigger::Push {
             return Ok((Some(key), None));
         }
-        let (remembered, wanted) = (self.bot.builds.clone(), key.clone());
-        let Some(product) = blocking(move || remembered.find(&wanted)).await? else { return Ok((Some(key), None)) };
+        let Some(product) = self.remembered(&key).await? else { return Ok((Some(key), None)) };
+        // What was remembered of the tools is enough to look, and not to leave out a build.
+        let asked = self.ask_versions().await?;
+        if asked.as_deref() != Some(versions.as_str()) {
+            return Ok((asked.map(|versions| key_with(&versions)), None));
+        }
         let objects = [(Some(&product.artifact), Kind::Artifact), (product.keep.as_ref(), Kind::Keep)];
         for (object, kind) in objects.into_iter().filter_map(|(object, kind)| Some((object?, kind))) {
             if !self.bot.objects.renew(&object.digest, kind).await.map_err(Fail::retry)? {
@@ -142,6 +120,32 @@ impl Attempt<'_> {
         Ok((Some(key), Some(product)))
     }
 
+    /// All that a build depends on.
+    fn key(&self, source: &ObjectRef, build: &str, steps: &[&str], versions: &str, is_by_commit: bool) -> String {
+        let revision = &self.job.revision;
+        let by_commit = if is_by_commit {
+            [&revision.repository, &revision.git_ref, revision.commit.as_str()].map(str::to_owned).join("\n")
+        } else {
+            String::new()
+        };
+        builds::key(&[
+            env!("CARGO_PKG_VERSION"),
+            self.sandbox.kind().as_str(),
+            &revision.url,
+            self.listed.trust.as_str(),
+            source.digest.as_str(),
+            build,
+            &steps.join("\n"),
+            versions,
+            &by_commit,
+        ])
+    }
+
+    async fn remembered(&self, key: &str) -> Result<Option<Product>, Fail> {
+        let (remembered, wanted) = (self.bot.builds.clone(), key.to_owned());
+        blocking(move || remembered.find(&wanted)).await
+    }
+
     /// That it cannot be kept fails no build.
     pub(crate) async fn keep_product(&self, key: String, product: Product) -> Result<(), Fail> {
         let remembered = self.bot.builds.clone();
@@ -149,26 +153,5 @@ impl Attempt<'_> {
             tracing::warn!(job_id = self.cx.id, "what was built is not remembered: {e}");
         }
         Ok(())
-    }
-
-    /// What the tools say of themselves; none where they cannot be asked.
-    async fn versions(&self) -> Result<Option<String>, Fail> {
-        let secrets = Secrets::default();
-        let runner = self.runner(self.folder, BTreeMap::new(), &secrets, &self.cx.cancelled);
-        let task = Task {
-            title: "asking the tools for their versions".to_owned(),
-            run: VERSIONS.to_owned(),
-            network: false,
-            timeout: Some(VERSIONS_TIMEOUT),
-            env: BTreeMap::new(),
-            secrets: Vec::new(),
-            services: Vec::new(),
-        };
-        let mut said = Vec::new();
-        let ran = runner.run(&task, |line| said.push(line.to_owned())).await.map_err(Fail::retry)?;
-        self.go_on()?;
-        // Some leave files there, which must not look like what a step made.
-        self.folder.empty_home().await.map_err(Fail::retry)?;
-        Ok((ran.end == End::Succeeded).then(|| said.join("\n")))
     }
 }

@@ -59,7 +59,9 @@ impl Job for TestJob {
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
-        sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        if !cx.is_first_claim() {
+            sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        }
         tokio::fs::create_dir_all(&bot.work).await.map_err(Fail::retry)?;
         let folder = Folder::make(&bot.work, &name, cx.token).await.map_err(Fail::retry)?;
         let outcome = self.test(bot, sandbox, &folder, &label, cx).await;

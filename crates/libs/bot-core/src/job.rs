@@ -147,6 +147,11 @@ impl<B: Bot> JobCx<B> {
         (self.now() - self.started_at).num_milliseconds().try_into().unwrap_or(0)
     }
 
+    /// Whether nobody ran it before, not even in vain: then nothing of it can be left anywhere.
+    pub fn is_first_claim(&self) -> bool {
+        self.token == 1
+    }
+
     /// Why it has to stop, once it has to.
     pub fn stop(&self) -> Option<Stop> {
         self.port.stop()
