@@ -146,7 +146,7 @@ impl Fleet {
     /// What the monitor answers.
     pub fn monitor(&self, path: &str) -> Value {
         let address = fs::read_to_string(self.home.join("bots/monitor-bot/http-address")).unwrap();
-        let url = format!("http://{}{path}", address.trim());
+        let url = format!("{}{path}", address.trim());
         get(&url).1.parse().unwrap_or_else(|e| panic!("{url}: {e}"))
     }
 
@@ -189,6 +189,7 @@ impl Fleet {
             record["management_url"].as_str().unwrap(),
             admin,
             bot_provision::Secret::new(password.trim()),
+            record["tls"]["authority"].as_str().map(Path::new),
         )
         .unwrap()
     }

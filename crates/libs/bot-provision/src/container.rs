@@ -212,7 +212,7 @@ impl Container {
     /// A client with the admin's rights.
     pub fn management(&self) -> Result<Management, ContainerError> {
         let url = format!("http://127.0.0.1:{}", self.management_port());
-        Ok(Management::new(&url, self.admin(), self.password.clone())?)
+        Ok(Management::new(&url, self.admin(), self.password.clone(), None)?)
     }
 
     /// Ends it as RabbitMQ wants it, by force after 30 s. Ports, queues and messages stay for the next start.
@@ -290,7 +290,7 @@ impl Container {
     async fn wait_until_ready(&self, progress: Progress<'_>) -> Result<(), ContainerError> {
         let (begun, management, dir) = (Instant::now(), self.management()?, self.dir.clone());
         let mut told = begun;
-        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port()).await {
+        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), false).await {
             if state(&self.record.engine, &self.dir).await?.as_deref() != Some("running") {
                 return Err(ContainerError::Ended { dir, log: self.last_log_lines() });
             }

@@ -6,6 +6,7 @@
 #![allow(clippy::doc_markdown, reason = "RabbitMQ and NAMES_IN_CAPITALS of its environment are names, not code")]
 
 mod apply;
+mod certs;
 mod command;
 mod container;
 mod debs;
@@ -21,6 +22,7 @@ mod settings;
 mod snapshot;
 
 pub use apply::{ApplyError, ApplyOptions, apply, verify};
+pub use certs::{Authority, CertError, Identity, Purpose};
 pub use container::{Container, ContainerError, ContainerOptions, Engine};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
@@ -28,7 +30,7 @@ pub use management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
     TopicPermissionInfo, UserInfo, UserLimits,
 };
-pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, ProcessId};
+pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, NodeTls, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};
 pub use ports::{PortError, free_port, free_ports, is_free};
 pub use secret::Secret;

@@ -1,6 +1,7 @@
 //! A small client of RabbitMQ's management HTTP API (3.10 to 4.3). It decides nothing: what the topology should be is
 //! worked out in `plan.rs`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
@@ -58,15 +59,20 @@ pub struct Management {
 }
 
 impl Management {
-    /// `url` without `/api`: `http://127.0.0.1:15672`.
+    /// `url` without `/api`: `http://127.0.0.1:15672`. `authority` is a PEM file with whom to trust besides the system's.
     #[allow(clippy::disallowed_methods, reason = "the home of the management API's HTTP client")]
-    pub fn new(url: &str, user: &str, password: Secret) -> Result<Self, ManagementError> {
+    pub fn new(url: &str, user: &str, password: Secret, authority: Option<&Path>) -> Result<Self, ManagementError> {
         let wrong = |reason: String| ManagementError::Address { url: url.to_owned(), reason };
         let base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         if base.cannot_be_a_base() {
             return Err(wrong("it has no host".to_owned()));
         }
+        let trusted = authority.map(|file| {
+            let pem = std::fs::read(file).map_err(|e| wrong(format!("{} cannot be read: {e}", file.display())))?;
+            reqwest::Certificate::from_pem(&pem).map_err(|e| wrong(format!("{} is no certificate: {e}", file.display())))
+        });
         let client = reqwest::Client::builder()
+            .tls_certs_merge(trusted.transpose()?)
             .connect_timeout(CONNECT_LIMIT)
             .timeout(CALL_LIMIT)
             .pool_idle_timeout(IDLE_LIMIT)

@@ -17,6 +17,7 @@ use crate::ports::{PortError, free_ports};
 use crate::ready::{listens, readiness, taken};
 use crate::{DebsError, Progress, Secret};
 use config::Files;
+use serde::{Deserialize, Serialize};
 pub use installation::Installation;
 pub use process::ProcessId;
 use process::{Spawned, Stopping, spawn};
@@ -80,8 +81,20 @@ pub struct NodeOptions {
     pub plugins: Vec<String>,
     /// Further lines of `rabbitmq.conf`.
     pub config: Vec<String>,
+    /// AMQP and the management API over TLS alone.
+    pub tls: Option<NodeTls>,
     /// The kernel kills the node when this process ends, however it ends. For tests.
     pub die_with_parent: bool,
+}
+
+/// PEM files that the node reads itself, again for each connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTls {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// AMQP clients have to show a certificate of that authority besides their password.
+    pub asks_clients: bool,
 }
 
 impl NodeOptions {
@@ -98,6 +111,7 @@ impl NodeOptions {
             figures_every: Duration::from_secs(5),
             plugins: Vec::new(),
             config: Vec::new(),
+            tls: None,
             die_with_parent: false,
         }
     }
@@ -232,8 +246,22 @@ impl Node {
 
     /// A client with the admin's rights.
     pub fn management(&self) -> Result<Management, NodeError> {
-        let url = format!("http://127.0.0.1:{}", self.management_port());
-        Ok(Management::new(&url, self.admin(), self.password.clone())?)
+        Ok(Management::new(&self.management_url(), self.admin(), self.password.clone(), self.authority())?)
+    }
+
+    pub fn management_url(&self) -> String {
+        let scheme = if self.record.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.management_port())
+    }
+
+    pub fn amqp_url(&self) -> String {
+        let scheme = if self.record.tls.is_some() { "amqps" } else { "amqp" };
+        format!("{scheme}://127.0.0.1:{}/{}", self.amqp_port(), self.vhost())
+    }
+
+    /// Whom to trust, where it speaks TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.record.tls.as_ref().map(|tls| tls.authority.as_path())
     }
 
     /// Ends the node as RabbitMQ wants it, then by force after 30 s. Ports, queues and messages stay for the next
@@ -294,7 +322,7 @@ impl Node {
         let begun = Instant::now();
         let management = self.management()?;
         let mut told = begun;
-        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port()).await {
+        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), self.record.tls.is_some()).await {
             let ended = match server {
                 Some(server) => server.ended(),
                 None => (!self.is_running()).then(|| "another process started it".to_owned()),

@@ -227,7 +227,7 @@ async fn management_calls_work(api: &Management) {
     assert!(api.vhosts().await.unwrap().contains(&"other/one".to_owned()));
     api.delete_vhost("other/one").await.unwrap();
     assert!(!api.vhost_is_running("other/one").await.unwrap());
-    let wrong = Management::new("http://127.0.0.1:1", "x", Secret::new("y")).unwrap();
+    let wrong = Management::new("http://127.0.0.1:1", "x", Secret::new("y"), None).unwrap();
     assert!(wrong.overview().await.unwrap_err().to_string().contains("is the node running?"));
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::{
     Json, Router,
     extract::{Path, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{self, HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -116,18 +116,24 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Refuses what comes under a foreign name while listening on the loopback interface.
+/// Refuses what comes under a foreign name while listening on the loopback interface. HTTP/2 names the host in the address.
 async fn only_loopback(State(api): State<Api>, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    let name =
-        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
-    let is_loopback =
-        name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let named: Vec<&str> = headers.get(header::HOST).and_then(|h| h.to_str().ok()).into_iter().chain(authority).collect();
+    let is_loopback = !named.is_empty() && named.iter().all(|host| is_loopback(host));
+    let host = named.first().copied().unwrap_or_default();
     if api.allow_remote || is_loopback {
         return next.run(request).await;
     }
     let message = format!("expected a loopback address as host, got `{}`", crate::seen::cut(host, 80));
     api.refusal(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message).into_response()
+}
+
+/// Of `name[:port]`.
+fn is_loopback(host: &str) -> bool {
+    let port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let name = port.map_or(host, |(name, _)| name);
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
 }
 
 async fn nothing_here(State(api): State<Api>, request: Request) -> Refusal {

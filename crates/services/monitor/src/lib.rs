@@ -42,6 +42,7 @@ mod metrics;
 mod queues;
 mod seen;
 mod service;
+mod tls;
 mod traffic;
 mod tree;
 mod watch;
@@ -105,6 +106,7 @@ pub struct MonitorBot {
     dir: PathBuf,
     listen: SocketAddr,
     management: Option<queues::Management>,
+    certificate: Option<tls::Certificate>,
     watch: Arc<Mutex<watch::Watch>>,
 }
 
@@ -128,6 +130,7 @@ impl Bot for MonitorBot {
         let mut wrong = Vec::new();
         let listen = listen(&config, &tools, &mut wrong);
         let management = queues::Management::from_settings(&tools.settings, &mut wrong);
+        let certificate = tls::Certificate::from_settings(&tools.settings, &mut wrong);
         for (name, value) in [
             ("silent_after_s", config.silent_after_s),
             ("probe_interval_s", config.probe_interval_s),
@@ -142,7 +145,7 @@ impl Bot for MonitorBot {
         };
         let watch = Arc::new(Mutex::new(watch::Watch::new(&config)));
         let dir = tools.dir.clone();
-        Ok(Self { config, tools, dir, listen, management, watch })
+        Ok(Self { config, tools, dir, listen, management, certificate, watch })
     }
 
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {

@@ -19,6 +19,8 @@ pub(crate) struct Management {
     pub(crate) password_file: PathBuf,
     /// The fleet's vhost.
     pub(crate) vhost: String,
+    /// Whom to trust for `https`, besides the system's authorities (PEM).
+    pub(crate) authority: Option<PathBuf>,
 }
 
 /// How many messages wait in a queue.
@@ -71,6 +73,7 @@ impl Management {
             url: parsed?,
             password_file: password_file?,
             user: settings.get("management_user").cloned().unwrap_or_else(|| METRICS_USER.to_owned()),
+            authority: settings.get("management_ca_file").map(PathBuf::from),
             vhost: settings.get("management_vhost").cloned().unwrap_or_else(|| keys::VHOST.to_owned()),
         })
     }

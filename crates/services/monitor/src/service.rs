@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use axum_server::tls_rustls::RustlsConfig;
 use bot_core::{Effects, ServiceCx};
 use bot_messages::Tap;
 use tokio::{
@@ -13,6 +14,7 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     MonitorBot,
@@ -37,12 +39,19 @@ pub(crate) async fn run(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
     let client = client(&bot)?;
     let known = memory::read(&bot.dir).await;
     bot.watch().recall(known, cx.now());
-    memory::write(&bot.dir, memory::ADDRESS_FILE, address.to_string().as_bytes())
+    let tls = match &bot.certificate {
+        Some(certificate) => Some(certificate.load().await?),
+        None => None,
+    };
+    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+    memory::write(&bot.dir, memory::ADDRESS_FILE, url.as_bytes())
         .await
         .with_context(|| format!("could not write {} in {}", memory::ADDRESS_FILE, bot.dir.display()))?;
-    tracing::info!(%address, "serving the API");
+    tracing::info!(url, "serving the API");
     let mut parts = JoinSet::new();
-    parts.spawn(serve(bot.clone(), cx.clone(), listener));
+    parts.spawn(serve(bot.clone(), cx.clone(), listener, tls.clone()));
+    let renewal = bot.certificate.clone().zip(tls).map(|(certificate, config)| certificate.keep_fresh(config));
+    let _renewal = renewal.map(|renewal| AbortOnDropHandle::new(tokio::spawn(renewal)));
     parts.spawn(observe(bot.clone(), cx.clone()));
     parts.spawn(probe(bot.clone(), cx.clone(), client.clone()));
     parts.spawn(ask_broker(bot.clone(), cx.clone(), client));
@@ -64,15 +73,34 @@ pub(crate) async fn run(bot: Arc<MonitorBot>, cx: Cx) -> anyhow::Result<()> {
 /// Without proxies and redirects: what is asked is what the address says.
 fn client(bot: &MonitorBot) -> anyhow::Result<reqwest::Client> {
     let timeout = Duration::from_millis(u64::from(bot.config.probe_timeout_ms));
-    let builder = reqwest::Client::builder().no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
+    let authority = bot.management.as_ref().and_then(|management| management.authority.as_deref());
+    let authority = authority.map(|file| {
+        let pem = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        reqwest::Certificate::from_pem(&pem).with_context(|| format!("{} is no certificate", file.display()))
+    });
+    let builder = reqwest::Client::builder().tls_certs_merge(authority.transpose()?).no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
     builder.build().context("could not make an HTTP client")
 }
 
-async fn serve(bot: Arc<MonitorBot>, cx: Cx, listener: TcpListener) -> anyhow::Result<()> {
+async fn serve(
+    bot: Arc<MonitorBot>,
+    cx: Cx,
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+) -> anyhow::Result<()> {
     let clock = cx.clone();
     let api =
         Api { watch: bot.watch.clone(), now: Arc::new(move || clock.now()), allow_remote: bot.config.allow_remote };
-    let ended = axum::serve(listener, api::router(api));
+    let router = api::router(api);
+    let ended = async {
+        match tls {
+            None => axum::serve(listener, router).await,
+            Some(tls) => {
+                let server = axum_server::from_tcp_rustls(listener.into_std()?, tls)?;
+                server.serve(router.into_make_service()).await
+            }
+        }
+    };
     // Connections that idle in a browser's pool must not hold back the end, so nobody waits for them.
     tokio::select! {
         result = ended => result.context("the API cannot be served any more"),

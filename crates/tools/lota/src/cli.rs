@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// Renew the certificates of a fleet that speaks TLS
+    Certs(up::CertsArgs),
     /// Write a first pipeline file for a project, by what lies in it
     Init(local::InitArgs),
     /// Build and test a folder as a fleet would, without one

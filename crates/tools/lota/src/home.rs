@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bot_core::BusOptions;
-use bot_provision::{Management, Secret};
+use bot_core::{BusOptions, TlsFiles};
+use bot_provision::{Identity, Management, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::place::Place;
@@ -41,9 +41,21 @@ pub(crate) struct FleetRecord {
     /// Whose the broker is, and what it is.
     #[serde(default)]
     pub(crate) broker: BrokerKind,
+    /// Where the broker speaks TLS.
+    #[serde(default)]
+    pub(crate) tls: Option<Tls>,
     /// Where the bots run.
     #[serde(default)]
     pub(crate) place: Option<Place>,
+}
+
+/// How a fleet speaks TLS.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tls {
+    /// Whom to trust besides the system's authorities (PEM).
+    pub(crate) authority: PathBuf,
+    /// Users show certificates of their own.
+    pub(crate) clients: bool,
 }
 
 impl Home {
@@ -66,6 +78,23 @@ impl Home {
     }
     pub(crate) fn password_file(&self, user: &str) -> PathBuf {
         self.0.join("secrets").join(format!("{user}.password"))
+    }
+
+    /// Certificates and keys of a fleet that issues its own.
+    pub(crate) fn tls_dir(&self) -> PathBuf {
+        self.0.join("secrets/tls")
+    }
+    /// Those of the users.
+    pub(crate) fn client_certs(&self) -> PathBuf {
+        self.tls_dir().join("clients")
+    }
+    /// What a user needs for the broker.
+    pub(crate) fn tls_files(&self, tls: Option<&Tls>, user: &str) -> TlsFiles {
+        let own = tls.filter(|tls| tls.clients).map(|_| Identity::at(&self.client_certs(), user));
+        TlsFiles {
+            authorities: tls.map(|tls| tls.authority.clone()),
+            identity: own.map(|own| (own.certificate, own.key)),
+        }
     }
 
     /// Makes the folders; only their owner may look inside. One that was there before keeps its rights.
@@ -128,6 +157,7 @@ impl Home {
             vec![fleet.amqp_url],
             user.to_owned(),
             self.password_file(user),
+            self.tls_files(fleet.tls.as_ref(), user),
             format!("lota {user}"),
         ))
     }
@@ -136,14 +166,26 @@ impl Home {
     pub(crate) fn management(&self) -> anyhow::Result<Management> {
         let fleet = self.fleet()?;
         let password = self.password(&fleet.admin)?;
-        Ok(Management::new(&fleet.management_url, &fleet.admin, password)?)
+        let authority = fleet.tls.as_ref().map(|tls| tls.authority.as_path());
+        Ok(Management::new(&fleet.management_url, &fleet.admin, password, authority)?)
+    }
+
+    /// For the monitor: trusts the fleet's authority, and asks no proxy, since it is on this machine or on the fleet's own
+    /// network.
+    pub(crate) fn http(&self) -> anyhow::Result<reqwest::ClientBuilder> {
+        let authority = self.record()?.and_then(|fleet| fleet.tls).map(|tls| tls.authority);
+        let authority = authority.map(|file| {
+            let pem = fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+            reqwest::Certificate::from_pem(&pem).with_context(|| format!("{} is no certificate", file.display()))
+        });
+        Ok(reqwest::Client::builder().no_proxy().tls_certs_merge(authority.transpose()?))
     }
 
     /// Where the monitor answers, once it does.
     pub(crate) fn monitor_url(&self) -> anyhow::Result<String> {
         let file = self.bot("monitor-bot").join("http-address");
         match fs::read_to_string(&file) {
-            Ok(address) => Ok(format!("http://{}", address.trim())),
+            Ok(address) => Ok(address.trim().to_owned()),
             Err(_) => bail!(
                 "the monitor is not up yet ({} is missing): see `lota status` and {}",
                 file.display(),

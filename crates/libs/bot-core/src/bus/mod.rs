@@ -35,10 +35,21 @@ pub struct BusOptions {
     pub user: String,
     /// Where its password is; read anew for each session.
     pub password_file: PathBuf,
+    /// For `amqps` addresses.
+    pub tls: TlsFiles,
     /// Shown in the broker's list of connections.
     pub name: String,
     /// How long a publisher confirm may take.
     pub confirm_timeout: Duration,
+}
+
+/// PEM files for TLS, read anew for each session. None: the certificates that this system trusts, and no own one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Authorities to trust besides the system's.
+    pub authorities: Option<PathBuf>,
+    /// The user's own certificate and its key (PKCS #8), where the broker asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// What is known of the session.

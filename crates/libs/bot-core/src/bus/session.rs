@@ -1,5 +1,6 @@
 //! One session after the other: connect, consume, publish, until something ends; then again on the next address.
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -8,7 +9,12 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPublishOptions, uri::AMQPUri};
+use lapin::{
+    Channel, Connection, ConnectionProperties, DefaultConnectionBuilder, Event,
+    options::BasicPublishOptions,
+    tcp::{OwnedIdentity, OwnedTLSConfig},
+    uri::AMQPUri,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -16,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BusOptions, Consumer, Link, light::Light, publish::PublishSession, wire::Properties};
+use super::{BusOptions, Consumer, Link, TlsFiles, light::Light, publish::PublishSession, wire::Properties};
 use crate::retry::{Reconnect, jitter};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -172,16 +178,35 @@ impl Supervisor {
 /// One connection; the password is read anew, so that a new one holds from the next session on.
 pub(super) async fn connect(options: &BusOptions, address: &str, role: &str) -> Result<Connection, String> {
     let mut uri: AMQPUri = address.parse().map_err(|e| format!("{address} is no AMQP address: {e}"))?;
-    let file = &options.password_file;
-    let password = tokio::fs::read_to_string(file)
-        .await
-        .map_err(|e| format!("the password file {} cannot be read: {e}", file.display()))?;
+    let password = read("password", &options.password_file).await?;
+    let password = String::from_utf8(password)
+        .map_err(|_| format!("the password file {} holds no text", options.password_file.display()))?;
     uri.authority.userinfo.username.clone_from(&options.user);
     password.trim_end().clone_into(&mut uri.authority.userinfo.password);
     uri.query.heartbeat = Some(AMQP_HEARTBEAT_S);
     let name = format!("{} {role}", options.name);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    Connection::connect_uri(uri, properties).await.map_err(|e| format!("{address}: {e}"))
+    let tls = tls_config(&options.tls).await?;
+    let builder = DefaultConnectionBuilder::new().map_err(|e| e.to_string())?.with_uri(uri);
+    let builder = builder.with_properties(properties).with_tls_config(tls);
+    builder.connect().await.map_err(|e| format!("{address}: {e}"))
+}
+
+async fn tls_config(files: &TlsFiles) -> Result<OwnedTLSConfig, String> {
+    let mut config = OwnedTLSConfig::default();
+    if let Some(file) = &files.authorities {
+        let pem = String::from_utf8(read("certificate", file).await?);
+        config.cert_chain = Some(pem.map_err(|_| format!("{} is no PEM file", file.display()))?);
+    }
+    if let Some((certificate, key)) = &files.identity {
+        let (pem, key) = (read("certificate", certificate).await?, read("key", key).await?);
+        config.identity = Some(OwnedIdentity::PKCS8 { pem, key });
+    }
+    Ok(config)
+}
+
+async fn read(what: &str, file: &Path) -> Result<Vec<u8>, String> {
+    tokio::fs::read(file).await.map_err(|e| format!("the {what} file {} cannot be read: {e}", file.display()))
 }
 
 async fn send_light(channel: Channel, light: Arc<Light>, fault: SessionFault) {

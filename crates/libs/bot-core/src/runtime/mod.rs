@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, BusOptions, Consumer, Delivery, Intake, Probe},
+    bus::{Bus, BusOptions, Consumer, Delivery, Intake, Probe, TlsFiles},
     clock, config,
     contract::{Bot, contract_of},
     meta::Cause,
@@ -286,7 +286,8 @@ pub fn bus_options(
     addresses: Vec<String>,
     user: String,
     password_file: std::path::PathBuf,
+    tls: TlsFiles,
     name: String,
 ) -> BusOptions {
-    BusOptions { addresses, user, password_file, name, confirm_timeout: Duration::from_secs(10) }
+    BusOptions { addresses, user, password_file, tls, name, confirm_timeout: Duration::from_secs(10) }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use bot_messages::Contract;
 
-use crate::{bus::BusOptions, config::ENV_PREFIX, telemetry::TelemetryOptions, tools::Tools};
+use crate::{bus::{BusOptions, TlsFiles}, config::ENV_PREFIX, telemetry::TelemetryOptions, tools::Tools};
 
 pub(crate) const NO_BROKER: &str = "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE are not set: expected amqp://host:port/vhost and a file; `lota up` sets both";
 
@@ -96,6 +96,10 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
         addresses: urls.split(',').map(|u| u.trim().to_owned()).collect(),
         user: vars.get("LOTA_AMQP_USER").cloned().unwrap_or_else(|| slug.clone()),
         password_file,
+        tls: TlsFiles {
+            authorities: path("LOTA_AMQP_CA_FILE"),
+            identity: path("LOTA_AMQP_CERT_FILE").zip(path("LOTA_AMQP_KEY_FILE")),
+        },
         name: slug.clone(),
         confirm_timeout: std::time::Duration::from_secs(10),
     });
@@ -162,6 +166,8 @@ fn help(contract: &Contract) -> String {
         "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--contract] [--version]\n\n\
          LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
+         LOTA_AMQP_CA_FILE        for amqps://: an authority to trust besides the system's (PEM)\n\
+         LOTA_AMQP_CERT_FILE, LOTA_AMQP_KEY_FILE  where the broker asks for a certificate: the bot's own (PEM, PKCS #8)\n\
          LOTA_HOME                state of the fleet (default .lota)\n\
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
          LOTA_OBJECTS             object store: a folder or s3://bucket/prefix (default LOTA_HOME/objects)\n\

@@ -3,7 +3,7 @@
 use super::*;
 
 fn client() -> Management {
-    Management::new("http://127.0.0.1:15672", "admin", Secret::new("hunter2")).unwrap()
+    Management::new("http://127.0.0.1:15672", "admin", Secret::new("hunter2"), None).unwrap()
 }
 
 #[test]

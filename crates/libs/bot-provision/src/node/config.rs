@@ -68,11 +68,7 @@ impl Files {
     }
 
     fn configuration(&self, record: &NodeRecord) -> String {
-        let mut lines = vec![
-            format!("listeners.tcp.1 = 127.0.0.1:{}", record.ports.amqp),
-            "management.tcp.ip = 127.0.0.1".to_owned(),
-            format!("management.tcp.port = {}", record.ports.management),
-        ];
+        let mut lines = listeners(record);
         lines.extend(settings::configuration(limits(record), &self.dir.join("definitions.json").to_string_lossy()));
         lines.extend(record.config.iter().cloned());
         lines.join("\n") + "\n"
@@ -145,6 +141,34 @@ impl Files {
         }
         Ok(command)
     }
+}
+
+/// Where it listens: on this machine alone, over TLS alone where it is asked for.
+fn listeners(record: &NodeRecord) -> Vec<String> {
+    let (amqp, management) = (record.ports.amqp, record.ports.management);
+    let Some(tls) = &record.tls else {
+        return vec![
+            format!("listeners.tcp.1 = 127.0.0.1:{amqp}"),
+            "management.tcp.ip = 127.0.0.1".to_owned(),
+            format!("management.tcp.port = {management}"),
+        ];
+    };
+    let mut lines = vec![
+        "listeners.tcp = none".to_owned(),
+        format!("listeners.ssl.1 = 127.0.0.1:{amqp}"),
+        "management.ssl.ip = 127.0.0.1".to_owned(),
+        format!("management.ssl.port = {management}"),
+        "ssl_options.versions.1 = tlsv1.3".to_owned(),
+        "ssl_options.versions.2 = tlsv1.2".to_owned(),
+        format!("ssl_options.verify = {}", if tls.asks_clients { "verify_peer" } else { "verify_none" }),
+        format!("ssl_options.fail_if_no_peer_cert = {}", tls.asks_clients),
+    ];
+    for section in ["ssl_options", "management.ssl"] {
+        lines.push(format!("{section}.cacertfile = {}", tls.authority.display()));
+        lines.push(format!("{section}.certfile = {}", tls.certificate.display()));
+        lines.push(format!("{section}.keyfile = {}", tls.key.display()));
+    }
+    lines
 }
 
 fn limits(record: &NodeRecord) -> Limits {

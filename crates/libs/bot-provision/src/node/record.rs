@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::process::ProcessId;
-use super::{Installation, NodeError, NodeOptions, at};
+use super::{Installation, NodeError, NodeOptions, NodeTls, at};
 use crate::settings::write_private;
 
 const FILE: &str = "node.json";
@@ -41,6 +41,8 @@ pub struct NodeRecord {
     pub figures_every: Duration,
     pub plugins: Vec<String>,
     pub config: Vec<String>,
+    #[serde(default)]
+    pub tls: Option<NodeTls>,
     pub die_with_parent: bool,
     /// The leader of the server's process group; none after a stop.
     pub process: Option<ProcessId>,
@@ -64,6 +66,7 @@ impl NodeRecord {
             figures_every: options.figures_every,
             plugins: options.plugins,
             config: options.config,
+            tls: options.tls,
             die_with_parent: options.die_with_parent,
             process: None,
             epmd: None,
@@ -85,6 +88,7 @@ impl NodeRecord {
             figures_every: record.figures_every,
             plugins: record.plugins,
             config: record.config,
+            tls: record.tls,
             die_with_parent: record.die_with_parent,
         }
     }

@@ -113,7 +113,7 @@ impl Running {
         let address = until(|| async { std::fs::read_to_string(dir.join("http-address")).ok() }).await;
         let taps = || runtime.taps.lock().unwrap().len() == 3;
         until(|| async { taps().then_some(()) }).await;
-        Self { base: format!("http://{address}"), runtime, bot, cancelled, service }
+        Self { base: address, runtime, bot, cancelled, service }
     }
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();

@@ -1,5 +1,5 @@
 //! `lota connection`: how an outside publisher reaches the fleet. The one command whose output is a secret.
-use std::{fs, io::ErrorKind, process::ExitCode};
+use std::{fs, io::ErrorKind, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, anyhow, bail};
 use bot_messages::{BotName, Tap, keys};
@@ -49,6 +49,12 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
         ("LOTA_EXCHANGE", keys::egress(&slug)),
         ("LOTA_QUEUE", keys::tap_queue(&slug, Tap::Events.as_str())),
     ];
+    let tls = home.tls_files(fleet.tls.as_ref(), &slug);
+    let text = |file: PathBuf| file.to_string_lossy().into_owned();
+    let (certificate, key) = tls.identity.unzip();
+    variables.extend(tls.authorities.map(|file| ("LOTA_AMQP_CA_FILE", text(file))));
+    variables.extend(certificate.map(|file| ("LOTA_AMQP_CERT_FILE", text(file))));
+    variables.extend(key.map(|file| ("LOTA_AMQP_KEY_FILE", text(file))));
     match home.monitor_url() {
         Ok(url) => variables.push(("LOTA_MONITOR_URL", url)),
         Err(e) => note(&format!("without LOTA_MONITOR_URL: {e:#}")),

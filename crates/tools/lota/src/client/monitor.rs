@@ -31,12 +31,7 @@ impl Monitor {
         home.fleet()?;
         let base = home.monitor_url()?;
         let base = Url::parse(&base).with_context(|| format!("`{base}` is no address: restart the monitor"))?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(CALL_LIMIT)
-            // It is on this machine or on the fleet's own network, never behind the proxy that the environment names.
-            .no_proxy()
-            .build()?;
+        let http = home.http()?.connect_timeout(CONNECT_LIMIT).timeout(CALL_LIMIT).build()?;
         Ok(Self { base, http })
     }
 

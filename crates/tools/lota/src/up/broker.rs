@@ -7,10 +7,10 @@ use bot_provision::{Management, ManagementError, Permission, Secret};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
-use super::{environment, own_broker};
+use super::{environment, own_broker, tls::TlsMode};
 use crate::{
     exit::{Exit, OrExit},
-    home::{BrokerKind, Home},
+    home::{BrokerKind, Home, Tls},
 };
 
 /// A broker that is up, with the administrator's way in.
@@ -20,18 +20,23 @@ pub(crate) struct Broker {
     pub(crate) admin: String,
     pub(crate) management: Management,
     pub(crate) kind: BrokerKind,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The one named by `LOTA_BROKER_URL`; otherwise one of its own. Never one that merely happens to listen.
-pub(crate) async fn start(home: &Home) -> anyhow::Result<Broker> {
+pub(crate) async fn start(home: &Home, tls: Option<TlsMode>) -> anyhow::Result<Broker> {
     match environment::broker_url() {
+        Some(_) if tls.is_some_and(|mode| mode != TlsMode::Off) => Err(Exit::Config.of(anyhow!(
+            "--tls is for a broker of the fleet's own, and LOTA_BROKER_URL names another: say amqps:// there, and whom to \
+             trust in LOTA_BROKER_CA_FILE"
+        ))),
         Some(url) => named(home, &url).await,
-        None => own(home).await,
+        None => own(home, tls).await,
     }
 }
 
-async fn own(home: &Home) -> anyhow::Result<Broker> {
-    let own = own_broker::start(home).await?;
+async fn own(home: &Home, tls: Option<TlsMode>) -> anyhow::Result<Broker> {
+    let own = own_broker::start(home, tls).await?;
     let (admin, password) = own.admin();
     crate::home::write_private(&home.password_file(admin), password.expose().as_bytes())?;
     Ok(Broker {
@@ -40,14 +45,18 @@ async fn own(home: &Home) -> anyhow::Result<Broker> {
         admin: admin.to_owned(),
         management: own.management()?,
         kind: own.kind(),
+        tls: own.tls(),
     })
 }
 
 async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
     let Named { admin, password, amqp_url, host } = Named::read(url).or_exit(Exit::Config)?;
     crate::home::write_private(&home.password_file(&admin), password.expose().as_bytes())?;
-    let management_url = environment::broker_management_url().unwrap_or_else(|| format!("http://{host}:15672"));
-    let management = Management::new(&management_url, &admin, password).or_exit(Exit::Config)?;
+    let tls = super::tls::of_named().or_exit(Exit::Config)?;
+    let default = if amqp_url.starts_with("amqps:") { format!("https://{host}:15671") } else { format!("http://{host}:15672") };
+    let management_url = environment::broker_management_url().unwrap_or(default);
+    let authority = tls.as_ref().map(|tls| tls.authority.as_path());
+    let management = Management::new(&management_url, &admin, password, authority).or_exit(Exit::Config)?;
     management.put_vhost(keys::VHOST).await.map_err(|e| {
         let exit = if matches!(e, ManagementError::NotAllowed { .. }) { Exit::Config } else { Exit::Unavailable };
         exit.of(anyhow::Error::new(e).context(format!(
@@ -59,7 +68,7 @@ async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
     let permission =
         Permission { vhost: keys::VHOST.into(), user: admin.clone(), configure: all(), write: all(), read: all() };
     management.put_permission(&permission).await.or_exit(Exit::Unavailable)?;
-    Ok(Broker { amqp_url, management_url, admin, management, kind: BrokerKind::Named })
+    Ok(Broker { amqp_url, management_url, admin, management, kind: BrokerKind::Named, tls })
 }
 
 /// What `LOTA_BROKER_URL` says.

@@ -51,7 +51,7 @@ pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     say(format_args!("\n== a fleet in {}", home.path().display()));
     // By itself: when it is stopped, it ends what it started.
-    let up = detached(&home, MONITOR, &stop).await;
+    let up = detached(&home, MONITOR, None, &stop).await;
     let ended = match up {
         Ok(_) => tokio::select! {
             result = story(&home, &dir, args) => result.map_err(Ended::Wrong),
@@ -136,7 +136,7 @@ fn expect(code: ExitCode, success: bool, what: &str) -> anyhow::Result<()> {
 
 /// The deployed application answers with this text.
 async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(3)).no_proxy().build()?;
+    let http = home.http()?.timeout(Duration::from_secs(3)).build()?;
     let monitor = home.monitor_url()?;
     let limit = Instant::now() + Duration::from_secs(15);
     let mut last = String::from("no application is known");

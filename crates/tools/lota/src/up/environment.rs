@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, env, path::PathBuf};
 
 use anyhow::{Context, anyhow};
+use chrono::{DateTime, Utc};
 
 use crate::exit::{Exit, OrExit};
 
@@ -41,6 +42,17 @@ pub(crate) fn broker_image() -> String {
 /// The management API of that broker.
 pub(crate) fn broker_management_url() -> Option<String> {
     env::var("LOTA_BROKER_MANAGEMENT_URL").ok().filter(|u| !u.is_empty())
+}
+
+/// Whom to trust for it, besides the system's authorities.
+pub(crate) fn broker_ca_file() -> Option<PathBuf> {
+    env::var_os("LOTA_BROKER_CA_FILE").filter(|file| !file.is_empty()).map(PathBuf::from)
+}
+
+/// The time.
+#[allow(clippy::disallowed_methods, reason = "the clock's one home in this part of the tool")]
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 /// Where the object store is, if not where `objects.yaml` says.

@@ -15,7 +15,7 @@ use super::{
     say::say,
     start::UpArgs,
     supervise::{Common, Supervisor},
-    topology,
+    tls, topology,
 };
 use crate::{
     home::{BrokerKind, FleetRecord, Home},
@@ -102,21 +102,24 @@ async fn look_after(home: &Home, supervisor: &mut Supervisor, broker: BrokerKind
 /// Broker, configuration, topology, record: everything but the bots.
 async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Common)> {
     let begun = Instant::now();
-    let broker = broker::start(home).await?;
+    let broker = broker::start(home, args.tls).await?;
     say(format_args!("  broker: ready after {:.1} s", begun.elapsed().as_secs_f64()));
     home.write_record(&FleetRecord {
         amqp_url: broker.amqp_url.clone(),
         management_url: broker.management_url.clone(),
         admin: broker.admin.clone(),
         broker: broker.kind,
+        tls: broker.tls.clone(),
         place: Place::here(),
     })?;
     defaults::write_missing(home)?;
+    tls::of_users(home, broker.tls.as_ref(), environment::now())?;
     let changes = topology::apply_to(home, &broker.management, ApplyOptions::default()).await?;
     say(format_args!("  topology: {} changes", changes.len()));
     let common = Common {
         amqp_url: broker.amqp_url,
         management_url: broker.management_url,
+        tls: broker.tls,
         bwrap: bubblewrap().await,
         monitor_listen: args.monitor.to_string(),
         objects: crate::objects::Settings::read(home)?.place,

@@ -18,6 +18,7 @@ mod say;
 mod start;
 mod stop;
 mod supervise;
+mod tls;
 mod topology;
 
 pub(crate) use bots::config;
@@ -27,4 +28,5 @@ pub(crate) use down::{DownArgs, down};
 pub(crate) use fleet::bubblewrap;
 pub(crate) use start::{BROKER_HELP, UpArgs, up};
 pub(crate) use stop::Stop;
+pub(crate) use tls::{CertsArgs, certs};
 pub(crate) use topology::{TopologyArgs, topology};

@@ -1,16 +1,19 @@
 //! The broker that a fleet starts for itself: where it comes from, and that it is a node or a container.
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bot_provision::{
     Bundle, Container, ContainerError, ContainerOptions, DebsError, Engine, Installation, Management, Node, NodeError,
-    NodeOptions, PackageCache, Secret,
+    NodeOptions, NodeTls, PackageCache, Secret,
 };
 
-use super::environment::{self, BrokerSource};
+use super::{
+    environment::{self, BrokerSource},
+    tls::{self, TlsMode},
+};
 use crate::{
     exit::{Exit, OrExit},
-    home::{BrokerKind, Home},
+    home::{BrokerKind, Home, Tls},
 };
 
 /// Running, and ours to stop.
@@ -20,14 +23,15 @@ pub(crate) enum OwnBroker {
 }
 
 /// Starts the broker of this fleet, or finds it running.
-pub(crate) async fn start(home: &Home) -> anyhow::Result<OwnBroker> {
+pub(crate) async fn start(home: &Home, tls: Option<TlsMode>) -> anyhow::Result<OwnBroker> {
+    let tls = tls::of_node(home, tls, environment::now()).or_exit(Exit::Config)?;
     let wanted = environment::broker_source()?;
     let earlier = home.record().or_exit(Exit::Config)?.map(|record| record.broker);
     // What is queued lies with the broker that it was started with.
     let wanted = wanted.or((earlier == Some(BrokerKind::Container)).then_some(BrokerSource::Container));
     let started = match wanted {
-        Some(source) => from(home, source).await.with_context(|| format!("the broker was to be {}", told(source))),
-        None => first_to_be_had(home).await,
+        Some(source) => from(home, source, tls).await.with_context(|| format!("the broker was to be {}", told(source))),
+        None => first_to_be_had(home, tls).await,
     };
     let started = started.map_err(|e| exit_of(&e).of(e))?;
     if earlier.is_some_and(|earlier| earlier != started.kind()) {
@@ -90,7 +94,7 @@ pub(crate) async fn outlook() -> anyhow::Result<String> {
 }
 
 /// In the order of how little they need: the installed one, unpacked packages, a container.
-async fn first_to_be_had(home: &Home) -> anyhow::Result<OwnBroker> {
+async fn first_to_be_had(home: &Home, tls: Option<NodeTls>) -> anyhow::Result<OwnBroker> {
     let mut lacking = vec!["LOTA_BROKER_URL: not set".to_owned()];
     for source in [BrokerSource::Installed, BrokerSource::Packages, BrokerSource::Container] {
         let what = match source {
@@ -100,20 +104,20 @@ async fn first_to_be_had(home: &Home) -> anyhow::Result<OwnBroker> {
         };
         match what {
             // One that is there and does not start is told as that, not passed over.
-            Ok(found) => return found.start(home).await,
+            Ok(found) => return found.start(home, tls).await,
             Err(why) => lacking.push(format!("{}: {why:#}", told(source))),
         }
     }
     bail!("no broker can be had here.\n  {}\n{}", lacking.join("\n  "), simplest())
 }
 
-async fn from(home: &Home, source: BrokerSource) -> anyhow::Result<OwnBroker> {
+async fn from(home: &Home, source: BrokerSource, tls: Option<NodeTls>) -> anyhow::Result<OwnBroker> {
     let found = match source {
         BrokerSource::Installed => Source::installed()?,
         BrokerSource::Packages => Source::packages().await?,
         BrokerSource::Container => Source::container().await?,
     };
-    found.start(home).await
+    found.start(home, tls).await
 }
 
 /// What a broker can be started from.
@@ -136,11 +140,15 @@ impl Source {
         Ok(Self::Engine(Engine::find().await?))
     }
 
-    async fn start(self, home: &Home) -> anyhow::Result<OwnBroker> {
+    async fn start(self, home: &Home, tls: Option<NodeTls>) -> anyhow::Result<OwnBroker> {
         Ok(match self {
             Self::Installation(installation) => {
-                let options = NodeOptions::new(home.join("broker"), installation);
+                let options = NodeOptions { tls, ..NodeOptions::new(home.join("broker"), installation) };
                 OwnBroker::Node(Node::start(options, &say).await?)
+            }
+            Self::Engine(_) if tls.is_some() => {
+                let why = "TLS is for a broker that is a node: a container's is reached from this machine alone";
+                return Err(Exit::Config.of(anyhow!("{why}; leave out --tls, or say --tls off")));
             }
             Self::Engine(engine) => {
                 let options = ContainerOptions::new(environment::broker_image());
@@ -159,19 +167,29 @@ impl OwnBroker {
     }
 
     pub(crate) fn amqp_url(&self) -> String {
-        let (port, vhost) = match self {
-            Self::Node(node) => (node.amqp_port(), node.vhost()),
-            Self::Container(container) => (container.amqp_port(), container.vhost()),
-        };
-        format!("amqp://127.0.0.1:{port}/{vhost}")
+        match self {
+            Self::Node(node) => node.amqp_url(),
+            Self::Container(container) => {
+                format!("amqp://127.0.0.1:{}/{}", container.amqp_port(), container.vhost())
+            }
+        }
     }
 
     pub(crate) fn management_url(&self) -> String {
-        let port = match self {
-            Self::Node(node) => node.management_port(),
-            Self::Container(container) => container.management_port(),
-        };
-        format!("http://127.0.0.1:{port}")
+        match self {
+            Self::Node(node) => node.management_url(),
+            Self::Container(container) => format!("http://127.0.0.1:{}", container.management_port()),
+        }
+    }
+
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        match self {
+            Self::Node(node) => {
+                let tls = node.record().tls.as_ref()?;
+                Some(Tls { authority: tls.authority.clone(), clients: tls.asks_clients })
+            }
+            Self::Container(_) => None,
+        }
     }
 
     /// The administrator, and the password.

@@ -18,7 +18,7 @@ const LOG_LINES_SHOWN: usize = 12;
 
 /// Until the monitor has heard every bot; gives its address.
 pub(super) async fn wait(home: &Home, supervisor: &mut Supervisor) -> anyhow::Result<String> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+    let http = home.http()?.timeout(Duration::from_secs(2)).build()?;
     let limit = Instant::now() + READY_LIMIT;
     let mut told = Instant::now();
     let wanted = bots::slugs()?;

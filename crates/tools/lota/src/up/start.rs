@@ -22,6 +22,7 @@ use super::{
     lock::HomeLock,
     say::{say, say_raw},
     stop::{Stop, stopped},
+    tls::TlsMode,
 };
 use crate::{
     exit::{Exit, OrExit},
@@ -37,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Where the broker comes from.
 pub(crate) const BROKER_HELP: &str = "\
 The broker is the first of these that can be had:
-  LOTA_BROKER_URL=amqp://admin:password@host:port   one that runs already
+  LOTA_BROKER_URL=amqp://admin:password@host:port   one that runs already (amqps://: LOTA_BROKER_CA_FILE trusts further)
   LOTA_BROKER=installed                             a private node of the installed RabbitMQ
   LOTA_BROKER=packages                              the same of the distribution's packages, unpacked into the cache
   LOTA_BROKER=container                             docker or podman runs LOTA_BROKER_IMAGE [rabbitmq:4-management]
@@ -51,13 +52,16 @@ pub(crate) struct UpArgs {
     /// Where the monitor answers; port 0 picks one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
     pub(crate) monitor: SocketAddr,
+    /// Certificates of the fleet's own for the broker and the monitor; stays so until another is said [off at first]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) tls: Option<TlsMode>,
 }
 
 pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     // Before anything else, so that no signal comes between a start and its end.
     let stop = Stop::install()?;
     let result =
-        if args.detach { detached(home, args.monitor, &stop).await } else { foreground(home, args, &stop).await };
+        if args.detach { detached(home, args.monitor, args.tls, &stop).await } else { foreground(home, args, &stop).await };
     result.or_exit(Exit::Internal)
 }
 
@@ -88,11 +92,16 @@ async fn foreground(home: &Home, args: &UpArgs, stop: &Stop) -> anyhow::Result<E
 
 /// Starts itself in a session of its own, shows what it says, and returns when it is ready. When that does not come to
 /// be, it is ended again.
-pub(super) async fn detached(home: &Home, monitor: SocketAddr, stop: &Stop) -> anyhow::Result<ExitCode> {
+pub(super) async fn detached(
+    home: &Home,
+    monitor: SocketAddr,
+    tls: Option<TlsMode>,
+    stop: &Stop,
+) -> anyhow::Result<ExitCode> {
     home.create().or_exit(Exit::Config)?;
     HomeLock::is_free(home).await?;
     let log = home.join("logs/supervisor.log");
-    let mut child = spawn(home, monitor, &log)?;
+    let mut child = spawn(home, monitor, tls, &log)?;
     let mut shown = Shown { log: &log, bytes: 0 };
     let ended = tokio::select! {
         ended = until_ready(home, &mut child, &mut shown) => ended,
@@ -107,7 +116,7 @@ pub(super) async fn detached(home: &Home, monitor: SocketAddr, stop: &Stop) -> a
     Err(e)
 }
 
-fn spawn(home: &Home, monitor: SocketAddr, log: &Path) -> anyhow::Result<Child> {
+fn spawn(home: &Home, monitor: SocketAddr, tls: Option<TlsMode>, log: &Path) -> anyhow::Result<Child> {
     // Appended to, so that it may be cut while it is written.
     let out = fs::OpenOptions::new().create(true).append(true).open(log);
     let out = out.and_then(|file| file.set_len(0).map(|()| file));
@@ -115,6 +124,9 @@ fn spawn(home: &Home, monitor: SocketAddr, log: &Path) -> anyhow::Result<Child> 
     let _ = fs::remove_file(home.join("ready"));
     let mut command = tokio::process::Command::new("setsid");
     command.arg(environment::own_program()?).arg("--home").arg(home.path()).arg("up");
+    if let Some(mode) = tls.as_ref().and_then(clap::ValueEnum::to_possible_value) {
+        command.args(["--tls", mode.get_name()]);
+    }
     command
         .args(["--monitor", &monitor.to_string()])
         .stdin(Stdio::null())

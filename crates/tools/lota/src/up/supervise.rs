@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use bot_provision::Identity;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, OrExit},
-    home::Home,
+    home::{Home, Tls},
 };
 
 /// Its configuration is wrong; starting it again does not help.
@@ -42,6 +43,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub(crate) struct Common {
     pub(crate) amqp_url: String,
     pub(crate) management_url: String,
+    pub(crate) tls: Option<Tls>,
     pub(crate) bwrap: Option<PathBuf>,
     pub(crate) monitor_listen: String,
     pub(crate) objects: String,
@@ -127,6 +129,15 @@ impl Supervisor {
             ("LOTA_AMQP_USER", slug.to_owned()),
             ("LOTA_AMQP_PASSWORD_FILE", text(self.home.password_file(slug))),
         ]);
+        let tls = self.home.tls_files(self.common.tls.as_ref(), slug);
+        let (certificate, key) = tls.identity.unzip();
+        for (name, file) in [
+            ("LOTA_AMQP_CA_FILE", tls.authorities.clone()),
+            ("LOTA_AMQP_CERT_FILE", certificate),
+            ("LOTA_AMQP_KEY_FILE", key),
+        ] {
+            vars.extend(file.map(|file| (name, text(file))));
+        }
         if let Some(bwrap) = &self.common.bwrap {
             vars.insert("LOTA_BWRAP", text(bwrap.clone()));
         }
@@ -136,6 +147,12 @@ impl Supervisor {
             vars.insert("LOTA_SETTING_MANAGEMENT_URL", self.common.management_url.clone());
             vars.insert("LOTA_SETTING_MANAGEMENT_USER", user.to_owned());
             vars.insert("LOTA_SETTING_MANAGEMENT_PASSWORD_FILE", text(self.home.password_file(user)));
+            vars.extend(tls.authorities.map(|file| ("LOTA_SETTING_MANAGEMENT_CA_FILE", text(file))));
+            let own = Identity::at(&self.home.tls_dir(), "monitor");
+            if self.common.tls.is_some() && own.exists() {
+                vars.insert("LOTA_SETTING_TLS_CERT_FILE", text(own.certificate));
+                vars.insert("LOTA_SETTING_TLS_KEY_FILE", text(own.key));
+            }
         }
         vars
     }
