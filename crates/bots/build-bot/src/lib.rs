@@ -93,6 +93,7 @@ impl Bot for BuildBot {
         dependencies: &[],
         observes: &[],
     };
+    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml"];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
     type Jobs = (BuildJob, (LookJob, ()));

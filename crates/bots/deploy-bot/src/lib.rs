@@ -103,6 +103,7 @@ impl Bot for DeployBot {
         dependencies: &[],
         observes: &[],
     };
+    const CONFIG_FILES: &'static [&'static str] = &["environments.yaml"];
     type Hears = (
         BuildCompleted,
         (

@@ -178,6 +178,7 @@ impl Bot for TestBot {
         dependencies: &["BuildBot"],
         observes: &[],
     };
+    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml"];
     type Hears = (BuildCompleted, (TestReportRequested, ()));
     type Says = (TestStarted, (TestCompleted, (TestFailed, (TestReported, ()))));
     type Jobs = (TestJob, ());

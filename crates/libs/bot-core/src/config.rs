@@ -157,6 +157,16 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Of the bot's own configuration with what other files of the same folder it reads; one that is missing counts as such.
+pub(crate) fn whole_hash(own: &str, dir: &Path, files: &[&str]) -> String {
+    let read = |name: &&str| {
+        std::fs::read(dir.join(name)).map_or_else(|_| Vec::new(), |bytes| [b"+", bytes.as_slice()].concat())
+    };
+    let contents: Vec<Vec<u8>> = files.iter().map(read).collect();
+    let parts: Vec<&[u8]> = [own.as_bytes()].into_iter().chain(contents.iter().map(Vec::as_slice)).collect();
+    hash::short(&parts)
+}
+
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded<S> {

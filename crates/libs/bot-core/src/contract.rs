@@ -42,6 +42,8 @@ pub struct About {
 pub trait Bot: Send + Sync + Sized + 'static {
     /// The constant part of the contract.
     const ABOUT: About;
+    /// Files beside its own configuration that it reads, such as `repositories.yaml`: they count for its hash.
+    const CONFIG_FILES: &'static [&'static str] = &[];
     /// Event types it hears, as a list `(A, (B, ()))`; each needs a [`Handle`].
     type Hears: Hears<Self>;
     /// Event types it says.

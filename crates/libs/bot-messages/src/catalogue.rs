@@ -93,6 +93,7 @@ pub fn all() -> Vec<Entry> {
         entry::<bot::BotFailed>(),
         entry::<message::MessageDeadLettered>(),
         entry::<config::ConfigChanged>(),
+        entry::<config::ConfigApplied>(),
         entry::<control::ControlPause>(),
         entry::<control::ControlResume>(),
         entry::<control::ControlCancel>(),

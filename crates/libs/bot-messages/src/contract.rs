@@ -135,6 +135,7 @@ impl OutsidePublisher {
             "deploy.report_requested",
             "approval.granted",
             "approval.denied",
+            "config.applied",
         ];
         Self {
             name: operator_name(),

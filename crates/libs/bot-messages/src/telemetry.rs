@@ -88,6 +88,9 @@ pub struct Heartbeat {
     pub rss_bytes: u64,
     /// Share of one core over the last interval, percent.
     pub cpu_percent: f64,
+    /// Since its broker password was changed last, seconds; absent where that cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential_age_s: Option<u64>,
     /// What confines the commands it runs, for bots that run any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,

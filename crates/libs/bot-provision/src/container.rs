@@ -290,7 +290,9 @@ impl Container {
     async fn wait_until_ready(&self, progress: Progress<'_>) -> Result<(), ContainerError> {
         let (begun, management, dir) = (Instant::now(), self.management()?, self.dir.clone());
         let mut told = begun;
-        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), false).await {
+        while let Err(last) =
+            readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), false).await
+        {
             if state(&self.record.engine, &self.dir).await?.as_deref() != Some("running") {
                 return Err(ContainerError::Ended { dir, log: self.last_log_lines() });
             }

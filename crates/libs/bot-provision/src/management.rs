@@ -69,7 +69,8 @@ impl Management {
         }
         let trusted = authority.map(|file| {
             let pem = std::fs::read(file).map_err(|e| wrong(format!("{} cannot be read: {e}", file.display())))?;
-            reqwest::Certificate::from_pem(&pem).map_err(|e| wrong(format!("{} is no certificate: {e}", file.display())))
+            reqwest::Certificate::from_pem(&pem)
+                .map_err(|e| wrong(format!("{} is no certificate: {e}", file.display())))
         });
         let client = reqwest::Client::builder()
             .tls_certs_merge(trusted.transpose()?)

@@ -17,11 +17,11 @@ use crate::ports::{PortError, free_ports};
 use crate::ready::{listens, readiness, taken};
 use crate::{DebsError, Progress, Secret};
 use config::Files;
-use serde::{Deserialize, Serialize};
 pub use installation::Installation;
 pub use process::ProcessId;
 use process::{Spawned, Stopping, spawn};
 pub use record::{NodePorts, NodeRecord};
+use serde::{Deserialize, Serialize};
 
 /// Usually 5 to 18 s; the rest is for a machine that builds something at the same time.
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -322,7 +322,10 @@ impl Node {
         let begun = Instant::now();
         let management = self.management()?;
         let mut told = begun;
-        while let Err(last) = readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), self.record.tls.is_some()).await {
+        while let Err(last) =
+            readiness(&management, self.vhost(), self.amqp_port(), self.management_port(), self.record.tls.is_some())
+                .await
+        {
             let ended = match server {
                 Some(server) => server.ended(),
                 None => (!self.is_running()).then(|| "another process started it".to_owned()),

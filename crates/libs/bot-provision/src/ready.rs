@@ -14,7 +14,13 @@ const GREETING_LIMIT: Duration = Duration::from_secs(3);
 const METHOD_FRAME: u8 = 1;
 
 /// Whether AMQP and HTTP answer, and the definitions (vhost and admin) are loaded.
-pub(crate) async fn readiness(management: &Management, vhost: &str, amqp: u16, http: u16, is_tls: bool) -> Result<(), String> {
+pub(crate) async fn readiness(
+    management: &Management,
+    vhost: &str,
+    amqp: u16,
+    http: u16,
+    is_tls: bool,
+) -> Result<(), String> {
     listens("its management API", http).await?;
     match management.vhost_is_running(vhost).await {
         // Whether TLS is answered is seen by the first client.

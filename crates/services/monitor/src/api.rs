@@ -119,7 +119,8 @@ pub(crate) fn router(api: Api) -> Router {
 /// Refuses what comes under a foreign name while listening on the loopback interface. HTTP/2 names the host in the address.
 async fn only_loopback(State(api): State<Api>, headers: HeaderMap, request: Request, next: Next) -> Response {
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    let named: Vec<&str> = headers.get(header::HOST).and_then(|h| h.to_str().ok()).into_iter().chain(authority).collect();
+    let named: Vec<&str> =
+        headers.get(header::HOST).and_then(|h| h.to_str().ok()).into_iter().chain(authority).collect();
     let is_loopback = !named.is_empty() && named.iter().all(|host| is_loopback(host));
     let host = named.first().copied().unwrap_or_default();
     if api.allow_remote || is_loopback {

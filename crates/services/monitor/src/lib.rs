@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 mod alerts;
 mod api;
 mod applications;
+mod applied;
 mod correlations;
 mod fleet;
 mod health;
@@ -63,6 +64,8 @@ pub struct Config {
     pub probe_interval_s: u32,
     /// How long they may take to answer, milliseconds.
     pub probe_timeout_ms: u32,
+    /// Days after which a bot's broker password is too old; 0: nobody looks.
+    pub credential_days_max: u32,
     /// Correlations kept.
     pub correlations_max: usize,
     /// Messages kept of one correlation.
@@ -88,6 +91,7 @@ impl Default for Config {
             silent_after_s: 30,
             probe_interval_s: 10,
             probe_timeout_ms: 3000,
+            credential_days_max: 90,
             correlations_max: 10_000,
             messages_per_correlation_max: 500,
             messages_max: 150_000,

@@ -78,16 +78,15 @@ fn client(bot: &MonitorBot) -> anyhow::Result<reqwest::Client> {
         let pem = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
         reqwest::Certificate::from_pem(&pem).with_context(|| format!("{} is no certificate", file.display()))
     });
-    let builder = reqwest::Client::builder().tls_certs_merge(authority.transpose()?).no_proxy().timeout(timeout).redirect(reqwest::redirect::Policy::none());
+    let builder = reqwest::Client::builder()
+        .tls_certs_merge(authority.transpose()?)
+        .no_proxy()
+        .timeout(timeout)
+        .redirect(reqwest::redirect::Policy::none());
     builder.build().context("could not make an HTTP client")
 }
 
-async fn serve(
-    bot: Arc<MonitorBot>,
-    cx: Cx,
-    listener: TcpListener,
-    tls: Option<RustlsConfig>,
-) -> anyhow::Result<()> {
+async fn serve(bot: Arc<MonitorBot>, cx: Cx, listener: TcpListener, tls: Option<RustlsConfig>) -> anyhow::Result<()> {
     let clock = cx.clone();
     let api =
         Api { watch: bot.watch.clone(), now: Arc::new(move || clock.now()), allow_remote: bot.config.allow_remote };

@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 
 use bot_core::Observed;
 use bot_messages::{
-    Severity, keys,
+    Event, Severity,
+    config::ConfigApplied,
+    keys,
     telemetry::{Heartbeat, LogRecord, RecordKind},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,8 +15,9 @@ use crate::{
     Config,
     alerts::Alerts,
     applications::{Applications, Health, Release},
+    applied::{Applied, judge_credentials},
     correlations::{self, Correlations, Handled},
-    fleet::{Fleet, Status, slug},
+    fleet::{Bot, Fleet, Status, slug},
     jobs::Jobs,
     logs::{self, Logs},
     queues::Snapshot,
@@ -35,6 +38,8 @@ pub(crate) struct Memory {
     pub(crate) alerts: Alerts,
     /// Bots that should be heard.
     pub(crate) bots: Vec<String>,
+    /// What they should run.
+    pub(crate) applied: Applied,
 }
 
 /// Everything the monitor knows.
@@ -52,6 +57,9 @@ pub(crate) struct Watch {
     pub(crate) applications: Applications,
     /// What is wrong.
     pub(crate) alerts: Alerts,
+    /// What was applied.
+    applied: Applied,
+    credential_days_max: u32,
     /// How much is said.
     pub(crate) traffic: Traffic,
     /// Queue depths; `None` where nobody may be asked, or the latest asking failed.
@@ -80,6 +88,8 @@ impl Watch {
             logs: Logs::new(printed),
             applications: Applications::default(),
             alerts: Alerts::default(),
+            applied: Applied::default(),
+            credential_days_max: config.credential_days_max,
             traffic: Traffic::default(),
             queues: None,
             queues_unknown: Some("management_url is not set".into()),
@@ -103,6 +113,11 @@ impl Watch {
                 }
             }
             "message.dead_lettered" => self.dead_letter(&seen, observed.at),
+            ConfigApplied::TYPE => {
+                if let Err(why) = self.applied.note(&seen) {
+                    self.unreadable(&why);
+                }
+            }
             _ => {}
         }
     }
@@ -149,7 +164,10 @@ impl Watch {
     pub(crate) fn judge(&mut self, now: DateTime<Utc>) {
         self.fleet.forget(now);
         if self.fleet.can_judge(now) {
-            self.judge_bots(now);
+            let bots = self.fleet.bots(now);
+            self.judge_bots(&bots, now);
+            self.applied.judge(&bots, &mut self.alerts, now);
+            judge_credentials(&bots, self.credential_days_max, &mut self.alerts, now);
         }
         self.judge_applications(now);
         self.judge_dead_letters(now);
@@ -161,6 +179,7 @@ impl Watch {
             applications: self.applications.releases(),
             alerts: self.alerts.clone(),
             bots: self.fleet.expected().into_iter().collect(),
+            applied: self.applied.clone(),
         }
     }
 
@@ -172,6 +191,7 @@ impl Watch {
             }
         }
         self.alerts = memory.alerts;
+        self.applied = memory.applied;
         self.fleet.remember(&memory.bots, now);
     }
 
@@ -190,8 +210,7 @@ impl Watch {
         self.alerts.raise(&format!("dead-letters:{slug}"), Severity::Warning, &format!("bot:{slug}"), summary, now);
     }
 
-    fn judge_bots(&mut self, now: DateTime<Utc>) {
-        let bots = self.fleet.bots(now);
+    fn judge_bots(&mut self, bots: &[Bot], now: DateTime<Utc>) {
         let mut fine: Vec<String> = self.alerts.open_ids("silent:");
         for bot in bots.iter().filter(|b| b.status == Status::Critical) {
             let slug = slug(&bot.name);

@@ -33,6 +33,10 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// The bots' configuration: whether it fits, and that it is meant
+    Config(client::configuration::ConfigArgs),
+    /// Passwords of the broker's users: their age, new ones, and who is shut out
+    Credentials(up::CredentialsArgs),
     /// Renew the certificates of a fleet that speaks TLS
     Certs(up::CertsArgs),
     /// Write a first pipeline file for a project, by what lies in it

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::place::Place;
 
+/// About 238 bits.
+pub(crate) const PASSWORD_LETTERS: usize = 40;
+
 /// A fleet's folder: `fleet.json`, `secrets/`, `config/`, `broker/`, `bots/`, `objects/`, `logs/`.
 #[derive(Clone, Debug)]
 pub(crate) struct Home(PathBuf);
@@ -118,7 +121,7 @@ impl Home {
         match fs::read_to_string(&file) {
             Ok(text) => Ok(Secret::new(text.trim_end())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let secret = Secret::random(40);
+                let secret = Secret::random(PASSWORD_LETTERS);
                 write_private(&file, secret.expose().as_bytes())?;
                 Ok(secret)
             }

@@ -34,7 +34,7 @@ use bot_messages::{
 };
 use bot_store::{Store, StoreOptions};
 use outgoing::Speaker;
-use settings::Settings;
+use settings::{Only, Settings};
 use shared::{Parts, Shared};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -100,8 +100,12 @@ enum Ending {
 async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
     let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
         .map_err(|e| Ending::Config(e.to_string()))?;
-    if settings.only_check {
-        settings::print(&format!("{}: fits {}", settings.config_file.display(), contract.name));
+    let config_hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
+    if let Some(only) = settings.only {
+        settings::print(&match only {
+            Only::Check => format!("{}: fits {}", settings.config_file.display(), contract.name),
+            Only::Hash => format!("{config_hash} {}", env!("CARGO_PKG_VERSION")),
+        });
         return Ok(());
     }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
@@ -121,16 +125,18 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
+    let password_file = bus_options.password_file.clone();
     let bus = Bus::start(bus_options, lines.consumers, probe, &tasks, stop.session.clone());
     let parts = Parts {
         bot: Arc::new(bot),
         config: loaded.config,
-        config_hash: loaded.hash,
+        config_hash,
         store,
         bus,
         tools,
         spans: telemetry.spans(),
         intake,
+        password_file,
     };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;

@@ -1,10 +1,12 @@
 //! The heartbeat: how the bot is, every 5 seconds; and the ear for the heartbeats of those it depends on.
 use std::{
+    path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use bot_messages::telemetry::{BotState, Heartbeat};
+use chrono::{DateTime, Utc};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -85,10 +87,17 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         outputs_missing: shared.outputs_missing,
         rss_bytes,
         cpu_percent,
+        credential_age_s: age_of(&shared.password_file),
         sandbox: notes.sandbox,
         breakers: notes.breakers.iter().map(|b| (b.name().to_owned(), b.state().as_str().to_owned())).collect(),
         last_execution: *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner),
     }
+}
+
+/// Seconds since the file was changed.
+fn age_of(file: &Path) -> Option<u64> {
+    let changed = file.metadata().and_then(|meta| meta.modified()).ok()?;
+    u64::try_from((clock::now() - DateTime::<Utc>::from(changed)).num_seconds()).ok()
 }
 
 /// What the bot is doing, and why not more.

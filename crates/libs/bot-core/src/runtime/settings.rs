@@ -9,7 +9,12 @@ use std::{
 
 use bot_messages::Contract;
 
-use crate::{bus::{BusOptions, TlsFiles}, config::ENV_PREFIX, telemetry::TelemetryOptions, tools::Tools};
+use crate::{
+    bus::{BusOptions, TlsFiles},
+    config::ENV_PREFIX,
+    telemetry::TelemetryOptions,
+    tools::Tools,
+};
 
 pub(crate) const NO_BROKER: &str = "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE are not set: expected amqp://host:port/vhost and a file; `lota up` sets both";
 
@@ -18,12 +23,21 @@ pub(crate) const NO_BROKER: &str = "LOTA_AMQP_URL and LOTA_AMQP_PASSWORD_FILE ar
 pub(crate) struct Settings {
     pub(crate) config_file: PathBuf,
     pub(crate) overrides: BTreeMap<String, String>,
-    pub(crate) only_check: bool,
+    pub(crate) only: Option<Only>,
     pub(crate) bus: Option<BusOptions>,
     pub(crate) telemetry: TelemetryOptions,
     /// Pages of 4 KiB that the store may have; as many as the disk holds where absent.
     pub(crate) store_pages_max: Option<u32>,
     pub(crate) tools: Tools,
+}
+
+/// A look at the configuration, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Only {
+    /// Whether it fits.
+    Check,
+    /// Its hash, and the version of this program.
+    Hash,
 }
 
 /// The process has nothing to run.
@@ -66,12 +80,13 @@ pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
 }
 
 fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
-    let (mut config_file, mut only_check) = (vars.get("LOTA_CONFIG").map(PathBuf::from), false);
+    let (mut config_file, mut only) = (vars.get("LOTA_CONFIG").map(PathBuf::from), None);
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--config" => config_file = rest.next().map(PathBuf::from),
-            "--check-config" => only_check = true,
+            "--check-config" => only = Some(Only::Check),
+            "--config-hash" => only = Some(Only::Hash),
             "--contract" => {
                 return Err(Instead::Done(serde_json::to_string_pretty(contract).unwrap_or_default()));
             }
@@ -114,7 +129,7 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
     Ok(Settings {
         config_file: config_file.unwrap_or_else(|| config_dir.join(format!("{slug}.yaml"))),
         overrides: prefixed(vars, ENV_PREFIX),
-        only_check,
+        only,
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
         store_pages_max,
@@ -163,7 +178,7 @@ fn instance(vars: &BTreeMap<String, String>) -> String {
 fn help(contract: &Contract) -> String {
     let name = &contract.name;
     format!(
-        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--contract] [--version]\n\n\
+        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--version]\n\n\
          LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
          LOTA_AMQP_CA_FILE        for amqps://: an authority to trust besides the system's (PEM)\n\
@@ -194,7 +209,7 @@ mod tests {
     #[test]
     fn a_process_without_a_broker_can_still_check_its_configuration() {
         let s = from(&["--check-config", "--config", "x.yaml"], &[]).unwrap();
-        assert!(s.only_check && s.bus.is_none());
+        assert!(s.only == Some(Only::Check) && s.bus.is_none());
         assert_eq!(s.config_file, PathBuf::from("x.yaml"));
     }
 

@@ -1,7 +1,7 @@
 //! What all parts of the runtime share.
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -52,6 +52,8 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) triggers: Vec<Trigger>,
     pub(crate) schedules: Vec<Schedule>,
     pub(crate) enabled: bool,
+    /// Of the broker.
+    pub(crate) password_file: PathBuf,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
     pub(crate) outputs_missing: u64,
@@ -85,6 +87,7 @@ pub(crate) struct Parts<B: Bot> {
     pub(crate) tools: Tools,
     pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
+    pub(crate) password_file: PathBuf,
 }
 
 /// How many bots are named as outputs and have no configuration file where the operator keeps them; each is a warning.
@@ -120,6 +123,7 @@ impl<B: Bot> Shared<B> {
             tools: parts.tools,
             spans: parts.spans,
             intake: parts.intake,
+            password_file: parts.password_file,
             cancels: watch::Sender::default(),
             started: Instant::now(),
             stopping: AtomicBool::new(false),

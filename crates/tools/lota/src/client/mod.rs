@@ -2,6 +2,7 @@
 //! Nothing here starts or stops a fleet.
 
 mod clock;
+pub(crate) mod configuration;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod dlq;

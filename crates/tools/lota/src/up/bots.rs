@@ -2,28 +2,46 @@
 //! bot is started without a word of it here.
 use std::path::PathBuf;
 
+use bot_messages::BotName;
 use include_dir::{Dir, include_dir};
 
-use super::{environment, topology};
+use super::{credentials, environment, topology};
+use crate::home::Home;
 
 /// Read when this is compiled; that a file came is noticed because `contracts.json` changed with it.
 static CONFIG: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../../deploy/config");
 
 /// A process that `lota up` starts beside the broker.
 pub(crate) struct Member {
+    pub(crate) name: BotName,
     pub(crate) slug: String,
     pub(crate) program: PathBuf,
 }
 
-/// By slug. An error names the program that was not built.
-pub(crate) fn members() -> anyhow::Result<Vec<Member>> {
-    slugs()?.into_iter().map(|slug| Ok(Member { program: environment::sibling(program(&slug))?, slug })).collect()
+/// By slug, without those that are shut out. An error names the program that was not built.
+pub(crate) fn members(home: &Home) -> anyhow::Result<Vec<Member>> {
+    let shut_out = credentials::revoked(home)?;
+    let member = |name: BotName| {
+        let slug = name.slug();
+        Ok(Member { program: environment::sibling(program(&slug))?, slug, name })
+    };
+    names()?.into_iter().filter(|name| !shut_out.contains(&name.slug())).map(member).collect()
+}
+
+/// Those whose user may connect.
+pub(crate) fn allowed(home: &Home) -> anyhow::Result<Vec<String>> {
+    let shut_out = credentials::revoked(home)?;
+    Ok(slugs()?.into_iter().filter(|slug| !shut_out.contains(slug)).collect())
 }
 
 /// Of every bot that has a configuration file to begin with.
 pub(crate) fn slugs() -> anyhow::Result<Vec<String>> {
-    let slugs = topology::contracts()?.into_iter().map(|contract| contract.name.slug());
-    Ok(slugs.filter(|slug| config(&format!("{slug}.yaml")).is_some()).collect())
+    Ok(names()?.iter().map(BotName::slug).collect())
+}
+
+fn names() -> anyhow::Result<Vec<BotName>> {
+    let names = topology::contracts()?.into_iter().map(|contract| contract.name);
+    Ok(names.filter(|name| config(&format!("{}.yaml", name.slug())).is_some()).collect())
 }
 
 /// A file of `deploy/config`.

@@ -53,7 +53,8 @@ async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
     let Named { admin, password, amqp_url, host } = Named::read(url).or_exit(Exit::Config)?;
     crate::home::write_private(&home.password_file(&admin), password.expose().as_bytes())?;
     let tls = super::tls::of_named().or_exit(Exit::Config)?;
-    let default = if amqp_url.starts_with("amqps:") { format!("https://{host}:15671") } else { format!("http://{host}:15672") };
+    let default =
+        if amqp_url.starts_with("amqps:") { format!("https://{host}:15671") } else { format!("http://{host}:15672") };
     let management_url = environment::broker_management_url().unwrap_or(default);
     let authority = tls.as_ref().map(|tls| tls.authority.as_path());
     let management = Management::new(&management_url, &admin, password, authority).or_exit(Exit::Config)?;

@@ -18,6 +18,7 @@ use super::{
     tls, topology,
 };
 use crate::{
+    client::configuration,
     home::{BrokerKind, FleetRecord, Home},
     place::Place,
 };
@@ -57,6 +58,10 @@ impl<'a> Fleet<'a> {
         supervisor.start_all()?;
         say("  bots: started, waiting until each is heard");
         let monitor = ready::wait(home, supervisor).await?;
+        // What was started is what was meant.
+        if let Err(e) = configuration::apply(home, "lota up".to_owned()).await {
+            say(format_args!("  the monitor was not told which configuration is meant: {e:#}"));
+        }
         say(format_args!("the fleet is ready after {:.1} s", begun.elapsed().as_secs_f64()));
         say(format_args!("  home     {}", home.path().display()));
         say(format_args!("  monitor  {monitor}/api/v1/health"));

@@ -3,6 +3,7 @@
 mod applications;
 mod bots;
 mod broker;
+mod credentials;
 mod defaults;
 mod demo;
 mod demo_app;
@@ -21,7 +22,8 @@ mod supervise;
 mod tls;
 mod topology;
 
-pub(crate) use bots::config;
+pub(crate) use bots::{Member, config, members};
+pub(crate) use credentials::{CredentialsArgs, credentials};
 pub(crate) use demo::{DemoArgs, demo};
 pub(crate) use doctor::{doctor, fetch};
 pub(crate) use down::{DownArgs, down};

@@ -21,7 +21,7 @@ pub(super) async fn wait(home: &Home, supervisor: &mut Supervisor) -> anyhow::Re
     let http = home.http()?.timeout(Duration::from_secs(2)).build()?;
     let limit = Instant::now() + READY_LIMIT;
     let mut told = Instant::now();
-    let wanted = bots::slugs()?;
+    let wanted = bots::allowed(home)?;
     loop {
         supervisor.attend();
         if let Some(slug) = supervisor.refused().first() {

@@ -60,8 +60,11 @@ pub(crate) struct UpArgs {
 pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     // Before anything else, so that no signal comes between a start and its end.
     let stop = Stop::install()?;
-    let result =
-        if args.detach { detached(home, args.monitor, args.tls, &stop).await } else { foreground(home, args, &stop).await };
+    let result = if args.detach {
+        detached(home, args.monitor, args.tls, &stop).await
+    } else {
+        foreground(home, args, &stop).await
+    };
     result.or_exit(Exit::Internal)
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(home: &Home, common: Common) -> anyhow::Result<Self> {
-        let new = |Member { slug, program }| Bot {
+        let new = |Member { slug, program, .. }| Bot {
             slug,
             program,
             child: None,
@@ -77,7 +77,7 @@ impl Supervisor {
             again_at: None,
             pause: PAUSE_MIN,
         };
-        let bots = members()?.into_iter().map(new).collect();
+        let bots = members(home)?.into_iter().map(new).collect();
         let logs = Logs::new(home.join("logs"));
         Ok(Self { home: home.clone(), common, bots, logs, unwritten: BTreeSet::new() })
     }

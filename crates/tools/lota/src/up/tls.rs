@@ -57,12 +57,7 @@ pub(crate) fn of_node(home: &Home, asked: Option<TlsMode>, now: DateTime<Utc>) -
         }
     }
     let Identity { certificate, key } = Identity::at(&dir, "broker");
-    Ok(Some(NodeTls {
-        authority: authority.certificate(),
-        certificate,
-        key,
-        asks_clients: mode == TlsMode::Clients,
-    }))
+    Ok(Some(NodeTls { authority: authority.certificate(), certificate, key, asks_clients: mode == TlsMode::Clients }))
 }
 
 /// Certificates of the users that have none yet, where the broker asks for them.
@@ -83,7 +78,8 @@ pub(crate) fn of_users(home: &Home, tls: Option<&Tls>, now: DateTime<Utc>) -> an
 /// The authority of a broker that is not ours, as `LOTA_BROKER_CA_FILE` says.
 pub(crate) fn of_named() -> anyhow::Result<Option<Tls>> {
     let Some(file) = environment::broker_ca_file() else { return Ok(None) };
-    let authority = std::path::absolute(&file).with_context(|| format!("LOTA_BROKER_CA_FILE is `{}`", file.display()))?;
+    let authority =
+        std::path::absolute(&file).with_context(|| format!("LOTA_BROKER_CA_FILE is `{}`", file.display()))?;
     if !authority.is_file() {
         bail!("LOTA_BROKER_CA_FILE is `{}`: expected a PEM file", file.display());
     }

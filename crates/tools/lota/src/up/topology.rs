@@ -7,7 +7,7 @@ use bot_provision::{ApplyOptions, Change, Management, apply, verify};
 use clap::Subcommand;
 use serde::Deserialize;
 
-use super::say::say;
+use super::{credentials, say::say};
 use crate::{
     exit::{Exit, OrExit},
     home::Home,
@@ -63,7 +63,15 @@ fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
     Ok(read.publishers)
 }
 
+/// What the broker has to hold: without users who are shut out.
 pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
+    let mut topology = all_of(home)?;
+    let shut_out = credentials::revoked(home)?;
+    topology.users.retain(|user| !shut_out.contains(&user.name));
+    Ok(topology)
+}
+
+pub(crate) fn all_of(home: &Home) -> anyhow::Result<Topology> {
     let granted = publishers(home).or_exit(Exit::Config)?;
     Topology::new(&contracts()?, &granted).context("config/publishers.yaml grants what cannot be").or_exit(Exit::Config)
 }
