@@ -7,6 +7,7 @@
 )]
 
 mod container;
+mod credentials;
 mod dead_letters;
 mod demo;
 mod deployments;

@@ -65,6 +65,13 @@ pub fn succeeds(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// What a command says that has to end with `code`.
+pub fn fails(command: &mut Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {}", text(&output));
+    text(&output)
+}
+
 /// A line beside the test's result.
 pub fn say(line: &str) {
     eprintln!("{line}");
@@ -100,10 +107,15 @@ impl Fleet {
 
     /// The same, with more in its environment.
     pub fn start_with(variables: &[(&str, &str)]) -> Self {
+        Self::start_up(&[], variables)
+    }
+
+    /// The same, with more said to `lota up`.
+    pub fn start_up(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
         let home = dir.path().join("fleet");
         let fleet = Self { dir: Some(dir), home };
-        eprint!("{}", succeeds(fleet.lota(&["up", "--detach"]).envs(variables.iter().copied())));
+        eprint!("{}", succeeds(fleet.lota(&["up", "--detach"]).args(args).envs(variables.iter().copied())));
         fleet
     }
 
