@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-containers bench check gen new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-containers bench check sbom gen new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -39,8 +39,10 @@ check: doctor ## formatting, lints, the rules of the tree, generated files, depe
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo run --package xtask -- tidy
 	cargo run --package xtask -- gen --check
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
-	else echo 'check: NOT RUN: cargo deny check bans licenses sources (cargo install --locked cargo-deny); tidy held the fences around lapin and sqlx'; fi
+	@deny=$$(deploy/tool.sh cargo-deny 0.20.2) && "$$deny" --locked check bans licenses sources
+
+sbom: doctor ## what the released programs are made of, as CycloneDX files in target/sbom
+	@deploy/sbom.sh
 
 gen: ## write the files that follow from the contracts
 	cargo run --package xtask -- gen
