@@ -5,7 +5,7 @@ use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
-    pipeline::{Judgement, Occasion, Pipeline, Step, Trigger},
+    pipeline::{Judgement, Occasion, Pipeline, Step},
 };
 use bot_pipeline::{End, Log, Secrets, Task, Trust};
 
@@ -119,8 +119,7 @@ impl Attempt<'_> {
             &versions,
             &by_commit,
         ]);
-        // Whoever asks, and whatever comes by the clock, wants it done.
-        if self.job.trigger != Trigger::Push {
+        if self.job.anew {
             return Ok((Some(key), None));
         }
         let (remembered, wanted) = (self.bot.builds.clone(), key.clone());

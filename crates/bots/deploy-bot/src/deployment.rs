@@ -107,7 +107,7 @@ impl Deployment<'_> {
         }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
-        if let Err(error) = in_use::tell(&self.bot.objects, self.environment, needed).await {
+        if let Err(error) = in_use::add(&self.bot.objects, self.environment, needed).await {
             // The keeper says it again. What has to be fetched now fails by itself; what is on disk need not.
             self.cx.line(&error.to_string());
         }

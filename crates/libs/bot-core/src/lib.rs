@@ -25,7 +25,7 @@ pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema}
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
-pub use job::{Boxed, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
+pub use job::{Again, Asked, Boxed, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
 pub use meta::{Cause, Meta};
 pub use runtime::{bus_options, run};
 pub use service::{Observed, ServiceCx, ServicePort};
