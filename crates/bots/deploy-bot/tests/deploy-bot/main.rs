@@ -6,7 +6,7 @@ mod scripts;
 use std::{fs, sync::Arc};
 
 use bot_clients::{Kind, RetentionDays};
-use bot_core::{Effect, Fail, GaveUp, Job, Stop};
+use bot_core::{Effect, Fail, GaveUp, Job, JobPort, Stop};
 use bot_messages::{
     Code, Event, FailureReason, ObjectRef, Revision, SafeError,
     approval::ApprovalDenied,
@@ -152,8 +152,7 @@ async fn by_the_clock_old_objects_go_and_a_silent_environment_raises_an_alert() 
         let outcome = CollectJob {}.run(&field.bot, &cx("collect-1", &record)).await;
         let effects = outcome.unwrap_or_else(|fail| {
             let error = SafeError::new(Code::AttemptsExhausted, fail.message(), record.now());
-            let end =
-                GaveUp { job_id: "c".into(), reason: FailureReason::Error, error, attempts: 3, duration_ms: 1 };
+            let end = GaveUp { job_id: "c".into(), reason: FailureReason::Error, error, attempts: 3, duration_ms: 1 };
             CollectJob {}.gave_up(&field.bot, &end)
         });
         let acts = rehearsal.take("night", effects.list);
