@@ -60,7 +60,8 @@ struct Ground {
     crashes: PathBuf,
     deployments: u64,
     // Dropped last: after the bot.
-    _applications: Applications,
+    #[expect(dead_code, reason = "what it is there for happens when it goes")]
+    applications: Applications,
 }
 
 impl Ground {
@@ -97,9 +98,9 @@ there:
         let cast =
             Cast { slug: "deploy-bot", contract, config: CONFIG.to_owned(), heard: TestCompleted::TYPE, variables };
         let objects = Objects::directory(&home.join("objects")).unwrap();
-        let _applications = Applications(root);
+        let applications = Applications(root);
         let stage = Stage::set_for(dir, cast).await;
-        Self { stage, objects, home, crashes, deployments: 0, _applications }
+        Self { stage, objects, home, crashes, deployments: 0, applications }
     }
 
     async fn artifact(&self, page: &str) -> ObjectRef {
@@ -192,7 +193,7 @@ there:
         let again = steps.iter().filter(|step| step.starts_with("begun again, attempt 2")).count();
         match at {
             None | Some("job: committed" | "inbox: handled" | "inbox: committed") => {
-                assert_eq!(again, 0, "{at:?}: {steps:#?}")
+                assert_eq!(again, 0, "{at:?}: {steps:#?}");
             }
             // Its messages go out while it runs.
             Some(place) if place.starts_with("relay: ") => {}

@@ -55,21 +55,22 @@ fn each_kind_of_project_has_its_end() {
     assert_eq!(artifact(&npm), ["dist/sums.js", "package.json", "sums.js", "sums.test.js"]);
     assert!(artifact(&c).contains(&"sums".to_owned()));
     assert_eq!(artifact(&monorepo), ["out/index.html", "out/sums"]);
+    assert_eq!(steps(&watch, &monorepo), ["api", "web"], "what changed is not known of a first push");
     assert_eq!(artifact(&matrix), ["matrix/two/out/page", "out/page"]);
     assert_eq!(steps(&watch, &matrix), ["page (one)", "page (two)"]);
-    assert_eq!(steps(&watch, &monorepo), ["api", "web"]);
-    both.commit(&[("web/index.html", "<p>hello again\n")]);
-    let changed = fleet.push(&both.path);
-    assert_eq!(watch.end(&changed)["type"], "test.completed");
-    assert_eq!(steps(&watch, &changed), ["web"], "nothing of the other changed");
-    assert_eq!(artifact(&changed), ["out/index.html"]);
     wait_for("the site's deployment", LIMIT, || (fleet.said(&site, "deploy.completed") == 1).then_some(()));
 
-    // What is wrong is told: where, and why.
+    what_is_wrong_is_told(&watch, &broken, &huge, &submodule);
+    of_the_monorepo_only_what_changed(&fleet, &watch, &both);
+    flaky(&fleet, &watch);
+}
+
+/// Where, and why.
+fn what_is_wrong_is_told(watch: &Watch, broken: &str, huge: &str, submodule: &str) {
     for (correlation, code, step, words) in [
-        (&broken, "INVALID_PIPELINE", Value::Null, ".lotabots.yaml:3:3: `stepz` is no key here"),
-        (&huge, "LIMIT_EXCEEDED", "talk".into(), "more than 50 MiB of output"),
-        (&submodule, "COMMAND_FAILED", "make".into(), "step `make` ended with exit code 2"),
+        (broken, "INVALID_PIPELINE", Value::Null, ".lotabots.yaml:3:3: `stepz` is no key here"),
+        (huge, "LIMIT_EXCEEDED", "talk".into(), "more than 50 MiB of output"),
+        (submodule, "COMMAND_FAILED", "make".into(), "step `make` ended with exit code 2"),
     ] {
         let end = watch.end(correlation);
         let data = &end["payload"]["data"];
@@ -77,12 +78,18 @@ fn each_kind_of_project_has_its_end() {
         assert_eq!(data["step"], step, "{data:#}");
         assert!(data["error"]["message"].as_str().unwrap().contains(words), "{data:#}");
     }
-    let tail = &watch.end(&submodule)["payload"]["data"]["log_tail"];
+    let tail = &watch.end(submodule)["payload"]["data"]["log_tail"];
     assert!(tail.to_string().contains("library/sums.c"), "submodules are not fetched: {tail}");
-    let log = watch.end(&huge)["payload"]["data"]["log"]["size"].as_u64().unwrap();
+    let log = watch.end(huge)["payload"]["data"]["log"]["size"].as_u64().unwrap();
     assert!((40 << 20..51 << 20).contains(&log), "the log is kept up to its limit: {log} bytes");
+}
 
-    flaky(&fleet, &watch);
+fn of_the_monorepo_only_what_changed(fleet: &Fleet, watch: &Watch, repository: &Repository) {
+    repository.commit(&[("web/index.html", "<p>hello again\n")]);
+    let changed = fleet.push(&repository.path);
+    assert_eq!(watch.end(&changed)["type"], "test.completed");
+    assert_eq!(steps(watch, &changed), ["web"], "nothing of the other changed");
+    assert_eq!(names(fleet, &watch.data(&changed, "build.completed")["artifact"]), ["out/index.html"]);
 }
 
 /// The same tree fails on one commit and passes on the next: each commit has its own end.

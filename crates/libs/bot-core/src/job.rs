@@ -180,6 +180,9 @@ impl<B: Bot> JobCx<B> {
 /// A job's `run` without its type.
 pub type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
 
+/// A job's `again` without its type.
+pub type DoAgain = fn(&str, u32, Value, &Asked) -> Result<Vec<Effect>, String>;
+
 /// How the runtime runs a job without knowing its type.
 pub struct ErasedJob<B: Bot> {
     /// Runs it.
@@ -187,7 +190,7 @@ pub struct ErasedJob<B: Bot> {
     /// What is said when it is given up.
     pub gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
     /// What begins when it is to be done once more: from its entity, its weight and its payload.
-    pub again: fn(&str, u32, Value, &Asked) -> Result<Vec<Effect>, String>,
+    pub again: DoAgain,
 }
 
 /// Jobs by kind.

@@ -121,7 +121,7 @@ local:
     let _kept = field.keep();
     field.needs(&[waits.digest.clone()].into()).await;
     let environment = ["local".to_owned()];
-    let in_a_year = chrono::Utc::now() + chrono::TimeDelta::days(400);
+    let in_a_year = JobRecord::new().now() + chrono::TimeDelta::days(400);
     let retention = RetentionDays::default();
     let collect = || field.objects.collect(&retention, &environment, in_a_year, false);
     let collected = collect().await.unwrap();
@@ -148,7 +148,7 @@ async fn by_the_clock_old_objects_go_and_a_silent_environment_raises_an_alert() 
     let mut rehearsal = Rehearsal::new(field.bot.clone());
     let collect = async |rehearsal: &mut Rehearsal<DeployBot>, days: i64| {
         let record = JobRecord::new();
-        record.set_now(chrono::Utc::now() + chrono::TimeDelta::days(days));
+        record.set_now(record.now() + chrono::TimeDelta::days(days));
         let outcome = CollectJob {}.run(&field.bot, &cx("collect-1", &record)).await;
         let effects = outcome.unwrap_or_else(|fail| {
             let error = SafeError::new(Code::AttemptsExhausted, fail.message(), record.now());
