@@ -27,7 +27,7 @@ pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jo
 pub use crash::crash_point;
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
-pub use job::{Again, Asked, Boxed, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
+pub use job::{Again, Asked, Boxed, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
 pub use meta::{Cause, Meta};
 pub use runtime::{bus_options, run};
 pub use service::{Observed, ServiceCx, ServicePort};
