@@ -122,3 +122,38 @@ async fn a_pause_holds_waiting_jobs_and_timers_until_resume() {
     assert!(stage.place("build.started", "a-timer").unwrap() > resumed);
     assert!(stage.place("build.failed", "a-job").unwrap() > resumed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_has_ended_is_done_once_more_for_each_command() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "again", "play:5").await;
+    stage.wish("2", "busy", "play:1").await;
+    stage.until("the end of the one", |s| !s.said("build.completed", "again").is_empty()).await;
+    stage.until("the other to begin", |s| !s.said("build.started", "busy").is_empty()).await;
+    let job = stage.said("build.completed", "again")[0]["payload"]["data"]["job_id"].as_str().unwrap().to_owned();
+    let busy = stage.said("build.started", "busy")[0]["payload"]["data"]["job_id"].clone();
+    stage.command("no-such", "control.rerun", json!({"job_id": "0198c5d2-7b3a"})).await;
+    stage.command("runs", "control.rerun", json!({"job_id": busy})).await;
+    // The same command twice, as a broker may deliver it, and by the beginning of the id.
+    for _ in 0..2 {
+        stage.command("once-more", "control.rerun", json!({"job_id": job[..23], "requested_by": "ada"})).await;
+    }
+    stage.command("last", "control.probe", json!({})).await;
+    stage.until("the last answer", |s| s.said_of("control.replied").len() == 4).await;
+    stage.until("the second end", |s| s.said("build.completed", "again").len() == 2).await;
+
+    let replies: Vec<_> = stage.said_of("control.replied");
+    let replies: Vec<_> = replies.iter().map(|m| &m["payload"]["data"]["reply"]).collect();
+    let why = |reply: &serde_json::Value| reply["error"]["message"].as_str().unwrap().to_owned();
+    assert!(why(replies[0]).contains("no job 0198c5d2-7b3a is known here"), "{replies:?}");
+    assert!(why(replies[1]).contains("is running still"), "{replies:?}");
+    let data = &replies[2]["data"];
+    assert_eq!((&data["again"], &data["correlation_id"]), (&json!(job), &json!("1")), "{data}");
+    let second = &stage.said("build.completed", "again")[1];
+    assert_eq!(
+        (&second["correlation_id"], &second["payload"]["data"]["job_id"]),
+        (&json!("once-more"), &data["job_id"])
+    );
+    assert_ne!(data["job_id"], json!(job));
+    assert_eq!(stage.calls("1"), 1, "the event itself is not heard again");
+}

@@ -1,4 +1,5 @@
-//! What the core promises to every bot, shown with a toy bot as a process of its own on a real RabbitMQ.
+//! What the core promises to every bot, shown with a toy bot as a process of its own on a real RabbitMQ; and what DeployBot
+//! makes of it.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -7,6 +8,7 @@
 )]
 
 mod crashes;
+mod deployments;
 mod jobs;
 mod limits;
 mod outcomes;

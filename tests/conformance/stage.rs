@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bot_messages::{OutsidePublisher, topology::Topology};
+use bot_messages::{Contract, OutsidePublisher, topology::Topology};
 use bot_provision::{ApplyOptions, Installation, Management, Node, NodeOptions, Secret, apply};
 use futures_util::StreamExt;
 use lapin::{
@@ -23,6 +23,18 @@ use lapin::{
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
 use tests::{cache_dir, program, toy::ToyBot};
+
+/// A bot of the workspace that is put on the stage.
+pub(crate) struct Cast {
+    pub(crate) slug: &'static str,
+    pub(crate) contract: Contract,
+    /// Its configuration file.
+    pub(crate) config: String,
+    /// What the publisher `outside` says to it.
+    pub(crate) heard: &'static str,
+    /// Further variables in its environment.
+    pub(crate) variables: Vec<(&'static str, String)>,
+}
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
@@ -48,7 +60,7 @@ pub(crate) struct Stage {
     connections: [Connection; 2],
     heard: Arc<Mutex<Vec<Heard>>>,
     heartbeats: Arc<Mutex<Vec<Value>>>,
-    variables: Vec<(&'static str, String)>,
+    cast: Cast,
     bot: Child,
     starts: u32,
 }
@@ -70,8 +82,15 @@ impl Stage {
 
     /// With further variables in the bot's environment.
     pub(crate) async fn set_with(variables: Vec<(&'static str, String)>) -> Self {
-        let tell = |line: &str| eprintln!("  {line}");
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
+        let contract = bot_core::contract_of::<ToyBot>();
+        let (config, heard) = (CONFIG.to_owned(), "repository.pushed");
+        Self::set_for(dir, Cast { slug: "toy-bot", contract, config, heard, variables }).await
+    }
+
+    /// With another bot, whose home is `bot` in this folder.
+    pub(crate) async fn set_for(dir: tempfile::TempDir, cast: Cast) -> Self {
+        let tell = |line: &str| eprintln!("  {line}");
         let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
         let mut options = NodeOptions::new(dir.path().join("node"), installation);
         options.die_with_parent = true;
@@ -79,12 +98,12 @@ impl Stage {
         let management = node.management().unwrap();
         let publisher = |name: &str, hears_all| OutsidePublisher {
             name: name.parse().unwrap(),
-            says: vec!["repository.pushed".into()],
+            says: vec![cast.heard.into()],
             hears_all,
             operator: false,
         };
         let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
-        let topology = Topology::new(&[bot_core::contract_of::<ToyBot>()], &outside).unwrap();
+        let topology = Topology::new(std::slice::from_ref(&cast.contract), &outside).unwrap();
         let applied = ApplyOptions { dry_run: false, drain: None, figures_every: Duration::from_secs(5) };
         apply(&management, &topology, &password, applied).await.unwrap();
 
@@ -96,7 +115,7 @@ impl Stage {
         let ears = heard.clone();
         listen(&channel, "outside.tap.events", move |heard| ears.lock().unwrap().push(heard)).await;
         let (admin, heartbeats) = hear_heartbeats(&node).await;
-        let bot = start(&dir.path().join("bot"), node.amqp_port(), &variables);
+        let bot = start(&dir.path().join("bot"), node.amqp_port(), &cast);
         Self {
             management,
             dir,
@@ -105,7 +124,7 @@ impl Stage {
             connections: [connection, admin],
             heard,
             heartbeats,
-            variables,
+            cast,
             bot,
             starts: 1,
         }
@@ -121,10 +140,19 @@ impl Stage {
     /// A command of the operator.
     pub(crate) async fn command(&self, id: &str, command: &str, data: Value) {
         let body = json!({
-            "id": id, "timestamp": now(), "source": "operator", "destination": "ToyBot", "type": command,
+            "id": id, "timestamp": now(), "source": "operator", "destination": self.cast.contract.name, "type": command,
             "payload": {"data": data},
         });
-        self.publish_unconfirmed("lota.egress.operator", &format!("to.toy-bot.{command}"), &body).await;
+        self.publish_unconfirmed("lota.egress.operator", &format!("to.{}.{command}", self.cast.slug), &body).await;
+    }
+
+    /// An event of a publisher.
+    pub(crate) async fn event(&self, publisher: &str, id: &str, event_type: &str, data: Value) {
+        let body = json!({
+            "id": id, "timestamp": now(), "source": publisher, "destination": "*", "type": event_type,
+            "payload": {"data": data},
+        });
+        self.publish_unconfirmed(&format!("lota.egress.{publisher}"), event_type, &body).await;
     }
 
     async fn publish_unconfirmed(&self, exchange: &str, key: &str, body: &Value) {
@@ -290,7 +318,7 @@ impl Stage {
     }
 
     pub(crate) fn start(&mut self) {
-        self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port(), &self.variables);
+        self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port(), &self.cast);
         self.starts += 1;
     }
 
@@ -376,7 +404,7 @@ async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 's
     });
 }
 
-fn start(dir: &std::path::Path, amqp_port: u16, variables: &[(&str, String)]) -> Child {
+fn start(dir: &std::path::Path, amqp_port: u16, cast: &Cast) -> Child {
     fs::create_dir_all(dir).unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = dir.join(name);
@@ -388,14 +416,14 @@ fn start(dir: &std::path::Path, amqp_port: u16, variables: &[(&str, String)]) ->
     // So that a test that is killed leaves no bot behind.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
-        .arg(program("toy-bot"))
+        .arg(program(cast.slug))
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("LOTA_HOME", dir)
-        .env("LOTA_CONFIG", file("toy-bot.yaml", CONFIG))
+        .env("LOTA_CONFIG", file("config.yaml", &cast.config))
         .env("LOTA_AMQP_URL", format!("amqp://127.0.0.1:{amqp_port}/lota"))
-        .env("LOTA_AMQP_PASSWORD_FILE", file("password", password("toy-bot").expose()))
-        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .env("LOTA_AMQP_PASSWORD_FILE", file("password", password(cast.slug).expose()))
+        .envs(cast.variables.iter().map(|(name, value)| (name, value)))
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
@@ -411,7 +439,7 @@ impl Drop for Stage {
         let _ = self.bot.kill();
         let _ = self.bot.wait();
         if std::thread::panicking() {
-            eprintln!("== toy-bot\n{}", self.log());
+            eprintln!("== {}\n{}", self.cast.slug, self.log());
         }
     }
 }

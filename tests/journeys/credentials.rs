@@ -45,7 +45,9 @@ fn passwords_are_changed_while_messages_flow_and_none_is_lost() {
     let before = facts(&fleet);
     let pids = ["build-bot", "test-bot", "deploy-bot", "monitor-bot"].map(|slug| fleet.pid(slug));
     let mut pushed = Vec::new();
-    for (number, how) in ["rotate", "rotate --reconnect", "rotate", "rotate --reconnect build-bot TestBot"].iter().enumerate() {
+    for (number, how) in
+        ["rotate", "rotate --reconnect", "rotate", "rotate --reconnect build-bot TestBot"].iter().enumerate()
+    {
         repository.commit(&[("index.html", &format!("push {number}\n"))]);
         pushed.push(fleet.push(&repository.path));
         let mut args = vec!["credentials"];
@@ -54,9 +56,7 @@ fn passwords_are_changed_while_messages_flow_and_none_is_lost() {
     }
     // Older pushes may be superseded while they wait; each is built and tested all the same.
     for correlation in &pushed {
-        wait_for("each push to be tested", LIMIT, || {
-            (fleet.said(correlation, "test.completed") == 1).then_some(())
-        });
+        wait_for("each push to be tested", LIMIT, || (fleet.said(correlation, "test.completed") == 1).then_some(()));
     }
     wait_for("the last push to be deployed", LIMIT, || {
         (fleet.said(pushed.last().unwrap(), "deploy.completed") == 1).then_some(())

@@ -17,19 +17,22 @@ const ENDS: [&str; 3] = ["build.failed", "test.failed", "test.completed"];
 fn each_kind_of_project_has_its_end() {
     let fleet = Fleet::start();
     let watch = Watch::start(&fleet);
-    let push = |name: &str, files: fixtures::Files| {
-        fleet.push(&Repository::create(&fleet.beside(&format!("repositories/{name}")), files).path)
-    };
-    let [npm, python, c, monorepo, broken, huge, site] = [
+    let create = |name: &str, files| Repository::create(&fleet.beside(&format!("repositories/{name}")), files);
+    let push = |name: &str, files: fixtures::Files| fleet.push(&create(name, files).path);
+    let both = create("monorepo", fixtures::MONOREPO);
+    let monorepo = fleet.push(&both.path);
+    let [npm, python, c, matrix, broken, huge, site] = [
         push("npm", fixtures::NPM),
         push("python", fixtures::PYTHON),
         push("c", fixtures::C),
-        push("monorepo", fixtures::MONOREPO),
+        push("matrix", fixtures::MATRIX),
         push("broken", fixtures::BROKEN),
         push("huge", fixtures::HUGE_LOG),
         push("site", fixtures::SITE),
     ];
     let submodule = fleet.push(&fixtures::with_submodule(&fleet.beside("repositories/submodule")).path);
+    let database = fixtures::with_postgresql(&fleet.beside("repositories/database"), &fixtures::postgresql_bin());
+    let database = fleet.push(&database.path);
 
     // What is recognised is built and tested, and its tests are counted.
     for (correlation, kind, suites) in [
@@ -37,6 +40,8 @@ fn each_kind_of_project_has_its_end() {
         (&python, "python", vec![("unit", 2, 1)]),
         (&c, "make", vec![("make", 1, 0)]),
         (&monorepo, ".lotabots.yaml", vec![("api", 1, 0), ("web", 1, 0)]),
+        (&matrix, ".lotabots.yaml", vec![("both", 1, 0)]),
+        (&database, ".lotabots.yaml", vec![("database", 2, 0)]),
         (&site, "static", vec![]),
     ] {
         let end = watch.end(correlation);
@@ -49,14 +54,23 @@ fn each_kind_of_project_has_its_end() {
     let artifact = |correlation| names(&fleet, &watch.data(correlation, "build.completed")["artifact"]);
     assert_eq!(artifact(&npm), ["dist/sums.js", "package.json", "sums.js", "sums.test.js"]);
     assert!(artifact(&c).contains(&"sums".to_owned()));
-    assert_eq!(artifact(&monorepo), ["api/sums", "web/dist/index.html"]);
+    assert_eq!(artifact(&monorepo), ["out/index.html", "out/sums"]);
+    assert_eq!(steps(&watch, &monorepo), ["api", "web"], "what changed is not known of a first push");
+    assert_eq!(artifact(&matrix), ["matrix/two/out/page", "out/page"]);
+    assert_eq!(steps(&watch, &matrix), ["page (one)", "page (two)"]);
     wait_for("the site's deployment", LIMIT, || (fleet.said(&site, "deploy.completed") == 1).then_some(()));
 
-    // What is wrong is told: where, and why.
+    what_is_wrong_is_told(&watch, &broken, &huge, &submodule);
+    of_the_monorepo_only_what_changed(&fleet, &watch, &both);
+    flaky(&fleet, &watch);
+}
+
+/// Where, and why.
+fn what_is_wrong_is_told(watch: &Watch, broken: &str, huge: &str, submodule: &str) {
     for (correlation, code, step, words) in [
-        (&broken, "INVALID_PIPELINE", Value::Null, ".lotabots.yaml:3:3: `stepz` is no key here"),
-        (&huge, "LIMIT_EXCEEDED", "talk".into(), "more than 50 MiB of output"),
-        (&submodule, "COMMAND_FAILED", "make".into(), "step `make` ended with exit code 2"),
+        (broken, "INVALID_PIPELINE", Value::Null, ".lotabots.yaml:3:3: `stepz` is no key here"),
+        (huge, "LIMIT_EXCEEDED", "talk".into(), "more than 50 MiB of output"),
+        (submodule, "COMMAND_FAILED", "make".into(), "step `make` ended with exit code 2"),
     ] {
         let end = watch.end(correlation);
         let data = &end["payload"]["data"];
@@ -64,12 +78,18 @@ fn each_kind_of_project_has_its_end() {
         assert_eq!(data["step"], step, "{data:#}");
         assert!(data["error"]["message"].as_str().unwrap().contains(words), "{data:#}");
     }
-    let tail = &watch.end(&submodule)["payload"]["data"]["log_tail"];
+    let tail = &watch.end(submodule)["payload"]["data"]["log_tail"];
     assert!(tail.to_string().contains("library/sums.c"), "submodules are not fetched: {tail}");
-    let log = watch.end(&huge)["payload"]["data"]["log"]["size"].as_u64().unwrap();
+    let log = watch.end(huge)["payload"]["data"]["log"]["size"].as_u64().unwrap();
     assert!((40 << 20..51 << 20).contains(&log), "the log is kept up to its limit: {log} bytes");
+}
 
-    flaky(&fleet, &watch);
+fn of_the_monorepo_only_what_changed(fleet: &Fleet, watch: &Watch, repository: &Repository) {
+    repository.commit(&[("web/index.html", "<p>hello again\n")]);
+    let changed = fleet.push(&repository.path);
+    assert_eq!(watch.end(&changed)["type"], "test.completed");
+    assert_eq!(steps(watch, &changed), ["web"], "nothing of the other changed");
+    assert_eq!(names(fleet, &watch.data(&changed, "build.completed")["artifact"]), ["out/index.html"]);
 }
 
 /// The same tree fails on one commit and passes on the next: each commit has its own end.
@@ -95,6 +115,11 @@ fn flaky(fleet: &Fleet, watch: &Watch) {
             assert!(failure["name"].as_str().unwrap().starts_with("test_it (test_sometimes."), "{data:#}");
         }
     }
+}
+
+fn steps(watch: &Watch, correlation: &str) -> Vec<String> {
+    let data = watch.data(correlation, "build.completed");
+    data["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap().to_owned()).collect()
 }
 
 fn counts(suite: &Value) -> (&str, u64, u64) {

@@ -21,6 +21,8 @@ mod outage;
 mod plain_client;
 mod polling;
 mod push_by_path;
+mod rerun;
+
 mod retry;
 mod s3;
 mod ssh_target;

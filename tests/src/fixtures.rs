@@ -1,5 +1,5 @@
 //! Small projects of each kind, for which a machine needs no network: what their files are, and repositories of them.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Repository;
 
@@ -39,27 +39,76 @@ pub const C: Files = &[
 
 const SUMS_C: &str = "#include <stdio.h>\n#include <stdlib.h>\n\nint main(int n, char **words) {\n    int sum = 0;\n    for (int i = 1; i < n; i++) sum += atoi(words[i]);\n    printf(\"%d\\n\", sum);\n    return 0;\n}\n";
 
-/// Two projects in one repository: C in `api`, a page in `web`.
+/// Two projects in one repository, C in `api` and a page in `web`: each is built where something of it changed.
 pub const MONOREPO: Files = &[
     (
         ".lotabots.yaml",
         "version: 1
 build:
   steps:
-    - {name: api, run: make -C api, needs: []}
-    - {name: web, run: mkdir -p web/dist && cp web/index.html web/dist, needs: []}
-  artifacts: [api/sums, web/dist]
+    - {name: api, run: make -C api && mkdir -p out && cp api/sums out, needs: [], when: {path: 'api/**'}}
+    - {name: web, run: mkdir -p out && cp web/index.html out, needs: [], when: {path: 'web/**'}}
+  artifacts: [out/**]
 test:
   suites:
-    api: {run: sh it.sh api/sums 1 2, reports: [junit.xml]}
-    web: {run: sh it.sh grep -q hello web/dist/index.html, reports: [junit.xml]}
+    api: {run: sh it.sh out/sums 1 2, reports: [junit.xml]}
+    web: {run: sh it.sh grep -q hello out/index.html, reports: [junit.xml]}
 ",
     ),
     ("api/Makefile", "sums: sums.c\n\t$(CC) -O2 -o $@ sums.c\n"),
     ("api/sums.c", SUMS_C),
     ("web/index.html", "<p>hello\n"),
-    ("it.sh", "set -e\n\"$@\"\necho '<testsuite><testcase name=\"it\"/></testsuite>' > junit.xml\n"),
+    (
+        "it.sh",
+        "set -e\nif [ -e out/sums ] || [ \"$1\" != out/sums ]; then \"$@\"; fi\necho '<testsuite><testcase name=\"it\"/></testsuite>' > junit.xml\n",
+    ),
 ];
+
+/// Built once for each of two pages.
+pub const MATRIX: Files = &[(
+    ".lotabots.yaml",
+    "version: 1
+build:
+  matrix: {page: [one, two]}
+  steps: [{name: page, run: mkdir out && echo $MATRIX_PAGE > out/page}]
+  artifacts: [out/**]
+test:
+  suites: {both: {run: 'echo 1..1; grep -qx one out/page && grep -qrx two matrix && echo ok 1'}}
+",
+)];
+
+/// A suite that writes into a PostgreSQL of its own and reads from it; its programs are in `bin`.
+pub fn with_postgresql(path: &Path, bin: &Path) -> Repository {
+    let pipeline = format!(
+        r#"version: 1
+build:
+  steps: [{{name: schema, run: 'echo "create table sums (a int); insert into sums values (20), (22)" > schema.sql'}}]
+  artifacts: [schema.sql]
+test:
+  suites:
+    database:
+      run: |
+        psql="psql -h 127.0.0.1 -p $DB_PORT -U app -v ON_ERROR_STOP=1 -qtA postgres"
+        echo 1..2
+        $psql -f schema.sql && echo ok 1 - schema
+        test "$($psql -c 'select sum(a) from sums')" = 42 && echo ok 2 - sums
+      env: {{PATH: "{bin}:/usr/bin:/bin"}}
+      services:
+        - name: db
+          run: initdb -D "$DATA" -U app --auth=trust --no-sync && exec postgres -D "$DATA" -p "$PORT" -k "$DATA" -c listen_addresses=127.0.0.1 -c fsync=off
+          ready: {{log: "ready to accept connections", within: 120s}}
+"#,
+        bin = bin.display()
+    );
+    Repository::create(path, &[(".lotabots.yaml", &pipeline)])
+}
+
+/// Where PostgreSQL's programs are; the server's are on nobody's path.
+pub fn postgresql_bin() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let bin = versions.map(|version| version.path().join("bin")).find(|bin| bin.join("postgres").exists());
+    bin.expect("PostgreSQL is missing: apt-get install --no-install-recommends postgresql")
+}
 
 /// Its pipeline file has a mistake.
 pub const BROKEN: Files = &[(".lotabots.yaml", "version: 1\nbuild:\n  stepz: []\n")];

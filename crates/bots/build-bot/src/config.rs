@@ -2,6 +2,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use bot_clients::ArchiveLimits;
+use bot_pipeline::CommandLimits;
 use bot_sandbox::Limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -127,15 +128,9 @@ impl Config {
     }
 
     pub(crate) fn step_limits(&self, time: Option<Duration>) -> Limits {
-        Limits {
-            time: time.unwrap_or(Duration::from_secs(self.step_timeout_s)),
-            memory_bytes: self.memory_mib << 20,
-            processes: self.processes,
-            output_bytes: self.output_mib << 20,
-            line_bytes: 4096,
-            file_bytes: self.file_mib << 20,
-            open_files: self.open_files,
-        }
+        let Self { memory_mib, processes, output_mib, file_mib, open_files, .. } = *self;
+        let limits = CommandLimits { memory_mib, processes, output_mib, file_mib, open_files };
+        limits.within(time.unwrap_or(Duration::from_secs(self.step_timeout_s)))
     }
 
     pub(crate) fn git_limits(&self) -> Limits {

@@ -37,7 +37,9 @@ use std::{
 
 use anyhow::Context;
 use bot_clients::{Kind, Objects};
-use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, TimerDue, Tools};
+use bot_core::{
+    About, Again, Asked, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, TimerDue, Tools,
+};
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
     build::{BuildCompleted, BuildFailed, BuildStarted},
@@ -183,7 +185,9 @@ impl Handle<RepositoryPushed> for BuildBot {
                 }
                 let base = pushes.base(&revision, before);
                 revision.sequence = Some(pushes.number(&revision, meta.now.timestamp_millis()));
-                let job = BuildJob { revision, bundle, base, trigger: event.unwrap_or_default() };
+                let trigger = event.unwrap_or_default();
+                // Whoever asks, and whatever comes by the clock, wants it done.
+                let job = BuildJob { revision, bundle, base, trigger, anew: trigger != Trigger::Push };
                 return Ok(Effects::none().start_weighted(&key, &job, listed.weight));
             }
             Err(refusal) => refusal,
@@ -214,6 +218,9 @@ pub struct BuildJob {
     /// What led to it.
     #[serde(default)]
     pub trigger: Trigger,
+    /// Whether it is built even if the same was built before.
+    #[serde(default)]
+    pub anew: bool,
 }
 
 impl Job for BuildJob {
@@ -278,6 +285,11 @@ impl Job for BuildJob {
             log: words.log,
             duration_ms: end.duration_ms,
         })
+    }
+
+    /// The same commit under the same conditions, and really built.
+    fn again(self, _: &Asked) -> Result<Again<Self>, String> {
+        Ok(Again::Start(Self { anew: true, ..self }))
     }
 }
 
@@ -371,7 +383,7 @@ mod tests {
     fn a_push_to_a_listed_repository_starts_a_job() {
         let (mut push, effects, _) = handled(|_| {});
         push.revision.sequence = Some(7000);
-        let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push };
+        let job = BuildJob { revision: push.revision, bundle: None, base: None, trigger: Trigger::Push, anew: false };
         assert_eq!(effects, Effects::none().start_weighted("shop/api", &job, 3));
     }
 

@@ -3,7 +3,7 @@ use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
-    pipeline::{Judgement, Occasion, Pipeline, Step, Trigger},
+    pipeline::{Judgement, Occasion, Pipeline, Step},
 };
 use bot_pipeline::{Log, Trust};
 
@@ -94,7 +94,7 @@ impl Attempt<'_> {
         let key_with = |versions: &str| self.key(source, &build, &names, versions, is_by_commit);
         let key = key_with(&versions);
         // Whoever asks, and whatever comes by the clock, wants it done.
-        if self.job.trigger != Trigger::Push {
+        if self.job.anew {
             return Ok((Some(key), None));
         }
         let Some(product) = self.remembered(&key).await? else { return Ok((Some(key), None)) };

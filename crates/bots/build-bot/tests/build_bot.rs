@@ -332,7 +332,13 @@ async fn two_jobs_of_one_repository_at_a_time() {
 #[test]
 fn a_job_reads_back_as_it_was_stored() {
     let push = <RepositoryPushed as bot_messages::Event>::example();
-    let job = BuildJob { revision: push.revision, bundle: push.bundle, base: push.before, trigger: Trigger::Manual };
+    let job = BuildJob {
+        revision: push.revision,
+        bundle: push.bundle,
+        base: push.before,
+        trigger: Trigger::Manual,
+        anew: true,
+    };
     let effects = bot_core::Effects::<build_bot::BuildBot>::none().start("shop/api", &job);
     let Effect::Start { payload, .. } = &effects.list[0] else { panic!() };
     assert_eq!(serde_json::from_value::<BuildJob>(payload.clone()).unwrap(), job);

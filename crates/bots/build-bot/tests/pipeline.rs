@@ -60,7 +60,7 @@ async fn steps_and_deployments_follow_what_changed_and_what_led_to_it() {
     let third = repository.commit();
     let built = async |commit: &str, base: Option<&str>, trigger| {
         let base = base.map(|base| base.parse().unwrap());
-        let job = BuildJob { revision: repository.revision(commit), bundle: None, base, trigger };
+        let job = BuildJob { revision: repository.revision(commit), bundle: None, base, trigger, anew: false };
         let done: BuildCompleted = fleet.run_as(job).await.only_event("build.completed");
         let steps: Vec<String> = done.steps.iter().map(|step| step.name.clone()).collect();
         let stages: Vec<String> = done.deploy.keys().cloned().collect();

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use bot_core::Tools;
 use bot_messages::pipeline::Serve;
-use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains};
+use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains, split_path};
 use sha2::{Digest as _, Sha256};
 
 use crate::{environments::Environment, history::History, release::Releases};
@@ -40,19 +40,12 @@ pub(crate) struct Running {
 
 impl Host {
     pub(crate) async fn new(tools: &Tools, stop_grace: Duration) -> Result<Self, SandboxError> {
-        let path: Vec<PathBuf> = tools.path.split(':').map(PathBuf::from).collect();
-        let named = |variable: &str| tools.toolchain_env.get(variable).map(PathBuf::from);
-        let toolchains = Toolchains::find(&Search {
-            path: path.clone(),
-            home: tools.home.clone().unwrap_or_else(|| PathBuf::from("/")),
-            cargo_home: named("CARGO_HOME"),
-            rustup_home: named("RUSTUP_HOME"),
-            java_home: named("JAVA_HOME"),
-        });
+        let home = tools.home.as_deref().unwrap_or(Path::new("/"));
+        let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let sandbox = Sandbox::detect(Options {
             owner: "deploy-bot".to_owned(),
             bwrap: tools.bwrap.clone(),
-            path,
+            path: split_path(&tools.path),
             state: tools.subdir("sandbox"),
             try_bubblewrap: true,
         });

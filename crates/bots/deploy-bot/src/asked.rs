@@ -1,7 +1,7 @@
 //! What people ask: a deployment of a certain artifact, a rollback, a freeze, an approval, what happened.
 use bot_core::{Effects, Handle, Meta, Outcome};
 use bot_messages::{
-    Code, Event, FailureReason, SafeError,
+    Code, Digest, Event, FailureReason, SafeError,
     approval::{ApprovalDenied, ApprovalGranted},
     deploy::{
         DeployFailed, DeployFreezeRequested, DeployRefused, DeployReportRequested, DeployRequested,
@@ -13,7 +13,8 @@ use crate::{
     DeployBot, Memory,
     environments::Environment,
     job::Want,
-    offered, proofs,
+    offered,
+    proofs::{self, Shelf},
     words::{self, Offer},
 };
 
@@ -23,26 +24,9 @@ impl Handle<DeployRequested> for DeployBot {
     }
 
     fn handle(&self, event: DeployRequested, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
-        let DeployRequested { environment: name, digest, requested_by } = event;
-        let permitted = self.environment(&name).and_then(|environment| state.shelf.permitted(&digest, environment));
-        match permitted {
-            Ok(release) => {
-                let by = who(requested_by.as_deref(), meta);
-                let offer = Offer { want: Want::Release(Box::new(release)), by, by_hand: true };
-                Ok(offered(&name, offer, meta).note(format!("{name}: {} goes there.", digest.short())))
-            }
-            Err(why) => Ok(Effects::none().say(DeployFailed {
-                environment: name,
-                revision: state.shelf.newest_test(&digest).map(|test| test.revision.clone()),
-                job_id: None,
-                digest,
-                reason: FailureReason::Error,
-                error: SafeError::new(Code::PermissionDenied, why, meta.now),
-                current: None,
-                log_tail: Vec::new(),
-                duration_ms: 0,
-            })),
-        }
+        let DeployRequested { environment, digest, requested_by } = event;
+        let by = who(requested_by.as_deref(), meta);
+        Ok(self.requested(&environment, digest, by, &state.shelf, meta))
     }
 }
 
@@ -125,6 +109,35 @@ impl Handle<ApprovalDenied> for DeployBot {
 }
 
 impl DeployBot {
+    /// Someone asks for just this artifact: it is offered to the environment, if it may go there.
+    pub(crate) fn requested(
+        &self,
+        name: &str,
+        digest: Digest,
+        by: String,
+        shelf: &Shelf,
+        meta: &Meta,
+    ) -> Effects<Self> {
+        let permitted = self.environment(name).and_then(|environment| shelf.permitted(&digest, environment));
+        match permitted {
+            Ok(release) => {
+                let offer = Offer { want: Want::Release(Box::new(release)), by, by_hand: true };
+                offered(name, offer, meta).note(format!("{name}: {} goes there.", digest.short()))
+            }
+            Err(why) => Effects::none().say(DeployFailed {
+                environment: name.to_owned(),
+                revision: shelf.newest_test(&digest).map(|test| test.revision.clone()),
+                job_id: None,
+                digest,
+                reason: FailureReason::Error,
+                error: SafeError::new(Code::PermissionDenied, why, meta.now),
+                current: None,
+                log_tail: Vec::new(),
+                duration_ms: 0,
+            }),
+        }
+    }
+
     /// What an environment answers; where it has none, why not. A question is no reason for a dead letter.
     fn answer<E: Event>(
         &self,

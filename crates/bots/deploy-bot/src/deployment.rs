@@ -2,7 +2,7 @@
 //! by a later attempt, which finds in the journal how far the earlier one came.
 use std::time::Duration;
 
-use bot_core::{Effects, Fail, JobCx, Outcome, Stop};
+use bot_core::{Effects, Fail, JobCx, Outcome, Stop, crash_point};
 use bot_messages::{
     Code, FailureReason,
     deploy::{AttemptStep, DeployStarted},
@@ -55,6 +55,7 @@ impl Deployment<'_> {
             journal.claim(&job, token).map_err(journal_fail)
         });
         claimed.await?;
+        crash_point("deployment: journal claimed");
         if self.environment.target != Target::Directory {
             self.reap().await?;
         }
@@ -107,10 +108,11 @@ impl Deployment<'_> {
         }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
-        if let Err(error) = in_use::tell(&self.bot.objects, self.environment, needed).await {
+        if let Err(error) = in_use::add(&self.bot.objects, self.environment, needed).await {
             // The keeper says it again. What has to be fetched now fails by itself; what is on disk need not.
             self.cx.line(&error.to_string());
         }
+        crash_point("deployment: told what is needed");
         self.unpack(&release).await?;
         self.step("unpacked", format!("unpacked {}", release.digest().short())).await?;
         self.heed()?;
@@ -194,11 +196,14 @@ impl Deployment<'_> {
         self.cx.progress(50, &format!("switching {} to {name}", self.environment.name));
         if self.environment.target == Target::Directory {
             self.host.stop(self.environment, &history, self.hurried()).await.map_err(Fail::retry)?;
+            crash_point(&format!("deployment: stopped for switch {nth} of the job"));
         }
         let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
         let wanted = Wanted { at, to, job, token, kind, reason, requested_by, nth };
         let journal = self.journal.clone();
-        beside(move || journal.append(wanted).map_err(journal_fail)).await
+        let switch = beside(move || journal.append(wanted).map_err(journal_fail)).await?;
+        crash_point(&format!("deployment: switch {nth} of the job is in the journal"));
+        Ok(switch)
     }
 
     /// From the switch on: healthy, or taken back.
@@ -226,6 +231,7 @@ impl Deployment<'_> {
         let halted = Down::Halted;
         let (releases, digest) = (self.releases.clone(), switch.to.as_ref().map(|to| to.digest().clone()));
         beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry)).await.map_err(halted)?;
+        crash_point("deployment: link set");
         let history = self.history().await.map_err(halted)?;
         let serve =
             switch.to.as_ref().and_then(|to| Some((to, to.serve.as_ref().filter(|_| self.environment.serves)?)));
@@ -241,6 +247,7 @@ impl Deployment<'_> {
             let message = format!("{} could not be started: {error:#}", release.digest().short());
             self.bad(switch, FailureReason::Error, Code::UnknownError, message)
         })?;
+        crash_point("deployment: application started");
         let question = Question::new(port, release.health.as_ref());
         self.cx.progress(70, &format!("asking {question}"));
         let deadline = self.deadline(release);
@@ -248,6 +255,7 @@ impl Deployment<'_> {
             health::ask(&self.bot.http, &question, deadline, || served.is_running(), || self.must_end(switches));
         match answer.await {
             Answer::Healthy => {
+                crash_point("deployment: healthy");
                 Ok(Up { url: Some(health::base_url(port)), health_url: question.url().map(str::to_owned) })
             }
             Answer::Stopped => Err(self.stopped(switch, switches)),

@@ -89,6 +89,12 @@ struct FrozenByHand {
 }
 
 impl Desk {
+    /// The artifacts of those that wait or run.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = &Digest> {
+        let running = self.running.iter().filter_map(|running| self.attempt(running.number)?.digest.as_ref());
+        self.waiting.iter().filter_map(|waiting| waiting.offer.want.digest()).chain(running)
+    }
+
     /// Something may go there, or is asked back: it gets its number, and goes as far as the gates let it.
     pub(crate) fn offer(&mut self, environment: &Environment, offer: Offer, now: DateTime<Utc>) -> Effects<DeployBot> {
         if let Some(same) = self.waiting.iter().find(|waiting| waiting.end.is_none() && waiting.offer == offer) {

@@ -2,7 +2,7 @@
 //! without asking first.
 use std::collections::{BTreeMap, BTreeSet};
 
-use bot_core::Fail;
+use bot_core::{Fail, crash_point};
 use bot_messages::{Code, Digest, FailureReason};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,9 @@ impl Deployment<'_> {
         // The intent, durable before anything outside is touched.
         self.cx.remember(&begun, &self.cx.attempt).await.map_err(Down::Halted)?;
         self.cx.progress(60, &format!("running {which:?}").to_lowercase());
-        if let Err(down) = self.judge(switch, runner.run(which, script).await) {
+        let ended = runner.run(which, script).await;
+        crash_point("deployment: command ended");
+        if let Err(down) = self.judge(switch, ended) {
             // What a script could not bring back may never have been away.
             let never_away = self.is_taken_back().await && switch.to.is_some() && self.is_seen(&runner).await?;
             return if never_away { Ok(up(scripts)) } else { Err(down) };
@@ -49,6 +51,7 @@ impl Deployment<'_> {
             let deadline = switch.to.as_ref().map_or(self.environment.health_deadline_max, |to| self.deadline(to));
             self.cx.progress(80, "asking whether it is there");
             self.judge(switch, runner.verified(deadline).await)?;
+            crash_point("deployment: seen there");
         }
         Ok(up(scripts))
     }

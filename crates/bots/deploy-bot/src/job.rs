@@ -1,5 +1,5 @@
 //! The job that puts something into an environment: what it is given, and what is said when it is given up.
-use bot_core::{Effects, Fail, GaveUp, Job, JobCx, Outcome};
+use bot_core::{Again, Asked, Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
     Code, Digest, Event, FailureReason,
     deploy::{AttemptState, DeployFailed, DeployRefused, DeployRollbackRequested},
@@ -11,7 +11,7 @@ use crate::{
     deployment::Deployment,
     journal::Journal,
     release::{Release, Releases},
-    words::{self, End, What},
+    words::{self, End, Offer, What},
 };
 
 /// Puts something into an environment.
@@ -141,5 +141,25 @@ impl Job for DeployJob {
             log_tail: Vec::new(),
             duration_ms: end.duration_ms,
         })
+    }
+    /// It is asked for as by hand, so that all gates look at it again. A way back goes to where this one went.
+    fn again(self, asked: &Asked) -> Result<Again<Self>, String> {
+        let environment = self.environment;
+        Ok(Again::Effects(match self.want {
+            Want::Release(release) => {
+                let digest = release.digest().clone();
+                words::Again { environment, digest, by: asked.by.clone() }.say(&asked.id)
+            }
+            Want::Back { to: Some(to), reason } => {
+                let offer = Offer { want: Want::Back { to: Some(to), reason }, by: asked.by.clone(), by_hand: true };
+                let name = format!("offer:{environment}:{}", asked.id);
+                words::say(&environment, &name, What::Offer(Box::new(offer)))
+            }
+            Want::Back { to: None, .. } => {
+                return Err(format!(
+                    "it took {environment} back by one release, and once more would be one further: `lota rollback` says                      to which"
+                ));
+            }
+        }))
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     in_use,
     journal::Journal,
     release::Releases,
+    words,
 };
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -45,9 +46,9 @@ pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
                 let watch = watches.entry(&environment.name).or_default();
                 let trouble = look(bot, environment, watch).await.unwrap_or_else(|error| Some(format!("{error:#}")));
                 bot.tools.degraded(&format!("environment {}", environment.name), trouble);
-                let trouble = tell(bot, environment, &mut told).await.err().map(|error| format!("{error:#}"));
-                bot.tools.degraded(&format!("retention for {}", environment.name), trouble);
             }
+            let trouble = tell(bot, cx, environment, &mut told).await.err().map(|error| format!("{error:#}"));
+            bot.tools.degraded(&format!("retention for {}", environment.name), trouble);
         }
         tokio::select! {
             () = cx.cancelled.cancelled() => {}
@@ -59,10 +60,15 @@ pub(crate) async fn keep(bot: &DeployBot, cx: &ServiceCx<DeployBot>) {
 /// Tells the object store what the environment needs, first of all and whenever that has changed.
 async fn tell<'a>(
     bot: &DeployBot,
+    cx: &ServiceCx<DeployBot>,
     environment: &'a Environment,
     told: &mut BTreeMap<&'a str, BTreeSet<Digest>>,
 ) -> anyhow::Result<()> {
-    let needed = in_use::needed(environment, &Journal::in_folder(&environment.root).read()?);
+    let memory = cx.state(&words::desk(&environment.name)).await;
+    let memory = memory.map_err(|fail| anyhow::anyhow!("what waits is not known: {}", fail.message()))?;
+    // Afterwards, so that what begins meanwhile is still among what waits.
+    let kept = in_use::needed(environment, &Journal::in_folder(&environment.root).read()?);
+    let needed: BTreeSet<Digest> = memory.desk.awaited().cloned().chain(kept).collect();
     if told.get(environment.name.as_str()) != Some(&needed) {
         in_use::tell(&bot.objects, environment, needed.clone()).await?;
         told.insert(&environment.name, needed);

@@ -6,7 +6,8 @@
 //! freeze, approval, busy. Hears what people ask: `deploy.requested`, `deploy.rollback_requested`, `approval.granted` and
 //! `denied`, freezes, and reports of what happened. What passes the gates is a job (`job`, `deployment`).
 //! Says `deploy.held` and `approval.requested` while something waits; `deploy.started`, then one of `deploy.completed` and
-//! `deploy.failed`; and `deploy.rolled_back` whenever an environment is back at what it was.
+//! `deploy.failed`; and `deploy.rolled_back` whenever an environment is back at what it was. By the clock (`retention`) it
+//! removes from the object store what is old and no environment needs, and says `objects.collected`.
 //!
 //! How it fails: what is not healthy by its deadline is taken back, and the release before it runs again; where that fails
 //! too, an `alert.triggered` calls a person. What was never tested, or may not go there, is refused with
@@ -28,6 +29,7 @@ mod keeper;
 mod proofs;
 mod release;
 mod report;
+mod retention;
 mod scripts;
 mod settings;
 mod words;
@@ -36,7 +38,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 use application::Host;
-use bot_clients::{ArchiveLimits, Objects};
+use bot_clients::{ArchiveLimits, ObjectSettings, Objects, RetentionDays};
 use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
     Category, Event, ObjectRef, Revision,
@@ -48,6 +50,7 @@ use bot_messages::{
         DeployReportRequested, DeployReported, DeployRequested, DeployRollbackRequested, DeployRolledBack,
         DeployStarted, DeployUnfreezeRequested, DeployUnfrozen,
     },
+    objects::ObjectsCollected,
     pipeline::DeployStage,
     test::TestCompleted,
 };
@@ -56,18 +59,21 @@ use environments::{Base, Environment, Environments};
 use job::Want;
 use proofs::{Proof, Shelf};
 use release::Sizes;
-use serde::{Deserialize, Serialize};
+use retention::Retention;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::sync::OnceCell;
-use words::{Offer, What, Word};
+use words::{Again, Offer, What, Word};
 
 pub use job::DeployJob;
+pub use retention::CollectJob;
 pub use settings::Settings;
 
 const MIB: u64 = 1024 * 1024;
 /// Of one key: the core stores 256 KiB, and what is remembered may grow a little before it is looked at again.
 const STATE_BYTES_MAX: usize = 160 * 1024;
 
-/// What is remembered under one key: a shelf of proofs, or the desk of an environment.
+/// What is remembered under one key: a shelf of proofs, the desk of an environment, or what retention came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
@@ -75,10 +81,12 @@ pub struct Memory {
     shelf: Shelf,
     #[serde(skip_serializing_if = "is_default")]
     desk: Desk,
+    #[serde(skip_serializing_if = "is_default")]
+    retention: Retention,
 }
 
-fn is_default(desk: &Desk) -> bool {
-    *desk == Desk::default()
+fn is_default<T: Default + PartialEq>(part: &T) -> bool {
+    *part == T::default()
 }
 
 /// Deploys.
@@ -87,6 +95,8 @@ pub struct DeployBot {
     tools: Tools,
     environments: Environments,
     objects: Objects,
+    /// How long these are kept.
+    retention: RetentionDays,
     sizes: Sizes,
     http: reqwest::Client,
     /// Found out once, when it is first needed: that takes a trial.
@@ -99,7 +109,7 @@ impl Bot for DeployBot {
         category: Category::Infrastructure,
         responsibility: "puts tested artifacts into environments and takes them back",
         never: &["builds", "tests", "changes infrastructure configuration"],
-        actions: &["deploy", "rollback"],
+        actions: &["deploy", "rollback", "collect"],
         dependencies: &[],
         observes: &[],
     };
@@ -136,7 +146,10 @@ impl Bot for DeployBot {
                                 DeployFrozen,
                                 (
                                     DeployUnfrozen,
-                                    (DeployReported, (DeployRefused, (AlertTriggered, (AlertResolved, ())))),
+                                    (
+                                        DeployReported,
+                                        (DeployRefused, (ObjectsCollected, (AlertTriggered, (AlertResolved, ())))),
+                                    ),
                                 ),
                             ),
                         ),
@@ -145,7 +158,7 @@ impl Bot for DeployBot {
             ),
         ),
     );
-    type Jobs = (DeployJob, ());
+    type Jobs = (DeployJob, (CollectJob, ()));
     type Config = Settings;
     type State = Memory;
 
@@ -155,6 +168,8 @@ impl Bot for DeployBot {
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
         let objects = Objects::open(&tools.objects)?;
+        let settings_of_objects = ObjectSettings::read(&tools.config_dir.join("objects.yaml"));
+        let retention = settings_of_objects.map_err(anyhow::Error::msg)?.retention_days;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),
             unpacked: ArchiveLimits {
@@ -163,15 +178,26 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
-        Ok(Self { settings, tools, environments, objects, sizes, http, host: OnceCell::new() })
+        Ok(Self { settings, tools, environments, objects, retention, sizes, http, host: OnceCell::new() })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
-        // A version of the bot that can read it may come: until then it is set again.
-        let word: Word = serde_json::from_value(timer.data.clone())
-            .with_context(|| format!("the timer {} cannot be read", timer.name))
-            .map_err(Fail::Retry)?;
-        Ok(self.heed(word, &mut state.desk, meta))
+        if timer.name.starts_with(words::AGAIN) {
+            let Again { environment, digest, by } = read(timer)?;
+            return Ok(self.requested(&environment, digest, by, &state.shelf, meta));
+        }
+        if timer.name == retention::ENDED {
+            return Ok(state.retention.ended(read(timer)?, meta.now));
+        }
+        Ok(self.heed(read(timer)?, &mut state.desk, meta))
+    }
+
+    fn schedule_key(&self, data: &Value) -> Result<String, String> {
+        retention::schedule_key(data)
+    }
+
+    fn on_schedule(&self, _: &TimerDue, _: &mut Memory, _: &Meta) -> Outcome<Self> {
+        Ok(Effects::none().start(retention::KEY, &CollectJob {}))
     }
 
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
@@ -302,6 +328,12 @@ impl DeployBot {
         let host = self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.stop_grace.0));
         host.await.context("applications cannot be started on this machine")
     }
+}
+
+/// A version of the bot that can read it may come: until then it is set again.
+fn read<T: DeserializeOwned>(timer: &TimerDue) -> Result<T, Fail> {
+    let read = T::deserialize(&timer.data).with_context(|| format!("the timer {} cannot be read", timer.name));
+    read.map_err(Fail::Retry)
 }
 
 /// Something is offered to the desk of an environment, once for each message.

@@ -376,5 +376,5 @@ fn its_contract_names_what_the_fleet_lets_it_do() {
     ];
     assert_eq!(contract.hears, hears);
     assert!(!contract.says.iter().any(|said| contract.hears.contains(said)), "it never asks itself");
-    assert_eq!(contract.jobs, ["deploy"]);
+    assert_eq!(contract.jobs, ["collect", "deploy"]);
 }

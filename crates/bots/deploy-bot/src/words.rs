@@ -9,7 +9,7 @@ use bot_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DeployBot, job::Want};
+use crate::{DeployBot, job::Want, proofs};
 
 /// What is said to the desk of an environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,24 @@ pub(crate) fn later(environment: &str, name: &str, after: Duration, what: What) 
     // Words have string keys alone, so that this cannot fail.
     let data = serde_json::to_value(word).unwrap_or_default();
     Effects::none().set_timer(name, &desk(environment), after, data)
+}
+
+/// A job that is to be done once more asks the shelf of proofs: may this go there still?
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Again {
+    pub(crate) environment: String,
+    pub(crate) digest: Digest,
+    pub(crate) by: String,
+}
+
+/// How its timers begin.
+pub(crate) const AGAIN: &str = "again:";
+
+impl Again {
+    pub(crate) fn say(&self, id: &str) -> Effects<DeployBot> {
+        let data = serde_json::to_value(self).unwrap_or_default();
+        Effects::none().set_timer(&format!("{AGAIN}{id}"), &proofs::key(&self.digest), Duration::ZERO, data)
+    }
 }
 
 /// The name of the timer that is an attempt's turn.

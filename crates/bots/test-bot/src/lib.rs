@@ -28,7 +28,7 @@ use bot_messages::{
     build::BuildCompleted,
     test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
-use bot_pipeline::{Repositories, SecretsDir, short_hash};
+use bot_pipeline::{CommandLimits, Repositories, SecretsDir, short_hash};
 use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -132,15 +132,9 @@ impl Config {
 
     /// Of one suite.
     fn limits(&self) -> Limits {
-        Limits {
-            time: Duration::from_secs(self.suite_timeout_s),
-            memory_bytes: bytes(self.memory_mib),
-            processes: self.processes,
-            output_bytes: bytes(self.output_mib),
-            line_bytes: 16 * 1024,
-            file_bytes: bytes(self.file_mib),
-            open_files: 4096,
-        }
+        let Self { memory_mib, processes, output_mib, file_mib, .. } = *self;
+        let limits = CommandLimits { memory_mib, processes, output_mib, file_mib, open_files: 4096 };
+        Limits { line_bytes: 16 * 1024, ..limits.within(Duration::from_secs(self.suite_timeout_s)) }
     }
 }
 

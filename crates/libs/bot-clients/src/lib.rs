@@ -11,5 +11,5 @@ pub use archive::{
     ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, pack, pack_parts, unpack, unpack_with,
 };
 pub use detect::{Detected, PipelineProblem, detect, read_pipeline};
-pub use objects::{Collected, InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
+pub use objects::{Collected, InUse, Kind, ObjectError, ObjectSettings, Objects, RetentionDays, Tally};
 pub use trees::remove_tree;

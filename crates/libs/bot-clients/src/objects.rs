@@ -7,6 +7,7 @@ mod in_use;
 mod kind;
 mod place;
 mod s3;
+mod settings;
 
 use std::{
     fmt,
@@ -33,6 +34,7 @@ pub use self::{
     error::ObjectError,
     in_use::InUse,
     kind::Kind,
+    settings::ObjectSettings,
 };
 use self::{
     error::{io, is_missing_object, store},

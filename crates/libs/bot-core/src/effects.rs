@@ -64,6 +64,12 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    pub(crate) fn start<J: Job>(key: &str, weight: u32, job: &J) -> Self {
+        Self::Start { kind: J::KIND, key: key.to_owned(), exclusive: job.exclusive(), weight, payload: json(job) }
+    }
+}
+
 /// Effects, in order, with the reason for people.
 pub struct Effects<B> {
     /// In order.
@@ -176,13 +182,7 @@ impl<B: Bot> Effects<B> {
     where
         B::Jobs: Has<J, I>,
     {
-        self.list.push(Effect::Start {
-            kind: J::KIND,
-            key: key.to_owned(),
-            exclusive: job.exclusive(),
-            weight,
-            payload: json(job),
-        });
+        self.list.push(Effect::start(key, weight, job));
         self
     }
 

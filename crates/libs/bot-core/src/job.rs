@@ -31,6 +31,30 @@ pub trait Job: Data {
     /// What is said when it will not be run again without having succeeded: rejected, out of attempts, cancelled or
     /// out of time. This is where the one terminal event of a failed job comes from.
     fn gave_up(&self, bot: &Self::Bot, end: &GaveUp) -> Effects<Self::Bot>;
+
+    /// What begins when someone asks, after it has ended, to have it done once more. `Err`: why that cannot be.
+    fn again(self, asked: &Asked) -> Result<Again<Self>, String> {
+        let _ = asked;
+        Ok(Again::Start(self))
+    }
+}
+
+/// Someone asks to have a job done once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Of the command, by which nothing is done twice.
+    pub id: String,
+    /// Who asks: what they say, and the publisher that the exchange proves.
+    pub by: String,
+}
+
+/// How a job is done once more.
+#[derive(Debug)]
+pub enum Again<J: Job> {
+    /// As this job, about the same entity.
+    Start(J),
+    /// By what leads to a job where it may begin.
+    Effects(Effects<J::Bot>),
 }
 
 /// Why a job will not be run again.
@@ -161,12 +185,17 @@ impl<B: Bot> JobCx<B> {
 /// A job's `run` without its type.
 pub type RunJob<B> = fn(Arc<B>, Value, Arc<JobCx<B>>) -> Boxed<'static, Outcome<B>>;
 
+/// A job's `again` without its type.
+pub type DoAgain = fn(&str, u32, Value, &Asked) -> Result<Vec<Effect>, String>;
+
 /// How the runtime runs a job without knowing its type.
 pub struct ErasedJob<B: Bot> {
     /// Runs it.
     pub run: RunJob<B>,
     /// What is said when it is given up.
     pub gave_up: fn(&B, Value, &GaveUp) -> Effects<B>,
+    /// What begins when it is to be done once more: from its entity, its weight and its payload.
+    pub again: DoAgain,
 }
 
 /// Jobs by kind.
@@ -184,6 +213,14 @@ pub(crate) fn erased<B: Bot, J: Job<Bot = B>>() -> ErasedJob<B> {
         gave_up: |bot, payload, end| match serde_json::from_value::<J>(payload) {
             Ok(job) => job.gave_up(bot, end),
             Err(e) => Effects::ignored(format!("job {} cannot be read: {e}", end.job_id)),
+        },
+        again: |key, weight, payload, asked| {
+            let job: J = serde_json::from_value(payload)
+                .map_err(|e| format!("it is of another version of the bot, and cannot be read: {e}"))?;
+            Ok(match job.again(asked)? {
+                Again::Start(job) => vec![Effect::start(key, weight, &job)],
+                Again::Effects(effects) => effects.list,
+            })
         },
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use bot_messages::Tap;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ pub struct Observed {
 pub trait ServicePort: Send + Sync {
     /// Commits effects.
     fn commit<'a>(&'a self, key: &'a str, effects: Vec<Effect>) -> Boxed<'a, Result<(), Fail>>;
+    /// What is remembered of an entity, where anything is.
+    fn state<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<Value>, Fail>>;
     /// Begins to observe.
     fn observe(&self, tap: Tap) -> mpsc::Receiver<Observed>;
     /// The time.
@@ -58,6 +61,14 @@ impl<B: Bot> ServiceCx<B> {
     /// Commits effects about the entity `correlation`, which becomes the correlation id of what is said.
     pub async fn commit(&self, correlation: &str, effects: Effects<B>) -> Result<(), Fail> {
         self.port.commit(correlation, effects.list).await
+    }
+
+    /// What the handlers remember of an entity, as of the latest commit.
+    pub async fn state(&self, key: &str) -> Result<B::State, Fail> {
+        match self.port.state(key).await? {
+            Some(state) => serde_json::from_value(state).map_err(Fail::retry),
+            None => Ok(B::State::default()),
+        }
     }
 
     /// Everything on a tap that the contract names, from now on. A slow reader holds back the broker, not memory.

@@ -3,7 +3,8 @@ use schemars::{Schema, generate::SchemaSettings};
 use serde_json::Value;
 
 use crate::{
-    Event, Kind, Priority, alert, approval, bot, build, config, control, deploy, incident, message, repository, test,
+    Event, Kind, Priority, alert, approval, bot, build, config, control, deploy, incident, message, objects,
+    repository, test,
 };
 
 /// One message type, described.
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Entry> {
         entry::<approval::ApprovalRequested>(),
         entry::<approval::ApprovalGranted>(),
         entry::<approval::ApprovalDenied>(),
+        entry::<objects::ObjectsCollected>(),
         entry::<alert::AlertTriggered>(),
         entry::<alert::AlertResolved>(),
         entry::<incident::IncidentCreated>(),
@@ -97,6 +99,7 @@ pub fn all() -> Vec<Entry> {
         entry::<control::ControlPause>(),
         entry::<control::ControlResume>(),
         entry::<control::ControlCancel>(),
+        entry::<control::ControlRerun>(),
         entry::<control::ControlProbe>(),
         entry::<control::ControlReplied>(),
     ]

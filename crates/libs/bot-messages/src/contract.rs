@@ -6,7 +6,7 @@ use crate::{
     BotName, Event,
     bot::{BotFailed, BotPaused, BotResumed, BotStarted, BotStopping},
     config::ConfigChanged,
-    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlResume},
+    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlRerun, ControlResume},
     message::MessageDeadLettered,
 };
 
@@ -102,8 +102,8 @@ impl Contract {
 }
 
 /// Commands that every bot hears on its control queue.
-pub fn control_types() -> [&'static str; 4] {
-    [ControlPause::TYPE, ControlResume::TYPE, ControlCancel::TYPE, ControlProbe::TYPE]
+pub fn control_types() -> [&'static str; 5] {
+    [ControlPause::TYPE, ControlResume::TYPE, ControlCancel::TYPE, ControlRerun::TYPE, ControlProbe::TYPE]
 }
 
 /// Someone who is not a bot and may publish: another CI, a script, a person.

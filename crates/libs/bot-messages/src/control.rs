@@ -54,6 +54,25 @@ impl Event for ControlCancel {
     }
 }
 
+/// Do once more what a job that has ended was for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ControlRerun {
+    /// The job, or at least six characters of the beginning of its id, where only one of the bot's begins so.
+    pub job_id: String,
+    /// Who asks, as they say themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+}
+impl Event for ControlRerun {
+    const TYPE: &'static str = "control.rerun";
+    const KIND: Kind = Kind::Command;
+    const PRIORITY: Priority = Priority::High;
+    const SUMMARY: &'static str = "Do once more what a job that has ended was for.";
+    fn example() -> Self {
+        Self { job_id: "0198c5d2-7b3a-7c41-9a53-0f6f2f1f6a01".into(), requested_by: Some("ada".into()) }
+    }
+}
+
 /// Say how you are, without doing anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ControlProbe {}

@@ -16,6 +16,7 @@ pub mod incident;
 pub mod message;
 mod names;
 mod object;
+pub mod objects;
 pub mod pipeline;
 pub mod repository;
 pub mod telemetry;

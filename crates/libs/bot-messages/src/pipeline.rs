@@ -189,6 +189,15 @@ pub struct Service {
     pub env: BTreeMap<String, String>,
 }
 
+impl Service {
+    /// What the command finds its port in: that of `db-1` is in `DB_1_PORT`.
+    pub fn port_variable(&self) -> String {
+        let letters = self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+        let variable: String = letters.chain("_PORT".chars()).collect();
+        if variable.starts_with(|c: char| c.is_ascii_digit()) { format!("_{variable}") } else { variable }
+    }
+}
+
 /// Exactly one of `tcp`, `http` and `log`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

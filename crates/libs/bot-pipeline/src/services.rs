@@ -36,7 +36,7 @@ pub(crate) fn wrap(run: &str, services: &[Service]) -> String {
             _ => ("tcp", "$PORT"),
         };
         let within = ready.within.map_or(WITHIN_S, |span| span.0.as_secs_f64().ceil() as u64).max(1).to_string();
-        let variable = port_variable(&service.name);
+        let variable = service.port_variable();
         let words = [&service.name, &variable, kind, what, &within, &service.run];
         let env = service.env.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
         let words: Vec<String> = words.into_iter().map(quoted).chain(env).collect();
@@ -44,13 +44,6 @@ pub(crate) fn wrap(run: &str, services: &[Service]) -> String {
     }
     script.push_str(&format!("finish {}\n", quoted(run)));
     script
-}
-
-/// What the command finds the port of a service in: `db-1` is `DB_1_PORT`.
-fn port_variable(name: &str) -> String {
-    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
-    let variable: String = letters.chain("_PORT".chars()).collect();
-    if variable.starts_with(|c: char| c.is_ascii_digit()) { format!("_{variable}") } else { variable }
 }
 
 fn quoted(word: &str) -> String {
@@ -143,6 +136,5 @@ mod tests {
     #[test]
     fn words_reach_the_shell_as_they_are() {
         assert_eq!(quoted("it's"), "'it'\\''s'");
-        assert_eq!((port_variable("db-1").as_str(), port_variable("1st").as_str()), ("DB_1_PORT", "_1ST_PORT"));
     }
 }

@@ -7,7 +7,7 @@ mod model;
 mod sqlite;
 
 pub use model::{
-    Claimed, Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, JobView, NewJob,
-    NewTimer, Outgoing, Queued, Renewed, StateWrite, StoreError, Timer,
+    Claimed, Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, JobView,
+    KnownJob, NewJob, NewTimer, Outgoing, Queued, Renewed, StateWrite, StoreError, Timer,
 };
 pub use sqlite::{Counts, Store, StoreOptions};

@@ -284,6 +284,25 @@ pub enum Renewed {
     Lost,
 }
 
+/// A job with all that it was started with.
+#[derive(Clone, Debug)]
+pub struct KnownJob {
+    /// Its id.
+    pub id: String,
+    /// Which of the bot's jobs.
+    pub kind: String,
+    /// The entity it is about.
+    pub key: String,
+    /// As in [`NewJob`].
+    pub weight: u32,
+    /// Where it is.
+    pub status: JobStatus,
+    /// What it needs to know.
+    pub payload: Value,
+    /// Opaque to the store.
+    pub meta: Value,
+}
+
 /// A job as people see it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobView {

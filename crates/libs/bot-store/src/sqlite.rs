@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::model::{
-    Claimed, Commit, Committed, InboxEntry, InboxKey, JobView, Outgoing, Queued, Renewed, StoreError, Timer,
+    Claimed, Commit, Committed, InboxEntry, InboxKey, JobView, KnownJob, Outgoing, Queued, Renewed, StoreError, Timer,
 };
 use write::{Pending, Queue, Write};
 
@@ -121,6 +121,11 @@ impl Store {
     /// A job as people see it.
     pub async fn job(&self, id: &str) -> Result<Option<JobView>, StoreError> {
         self.read("read a job", read::job(&self.shared.reads, id).await)
+    }
+
+    /// The job of this id; else those whose id begins so, of which two are enough to know that there are several.
+    pub async fn jobs_like(&self, beginning: &str) -> Result<Vec<KnownJob>, StoreError> {
+        self.read("look for a job", read::jobs_like(&self.shared.reads, beginning).await)
     }
 
     /// Unconfirmed messages with a place above `after_seq`, oldest first.

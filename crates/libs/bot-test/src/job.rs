@@ -26,6 +26,8 @@ struct Inner {
     lines: Vec<String>,
     progress: Vec<(u8, String)>,
     stop: Option<Stop>,
+    /// Absent: the machine's.
+    now: Option<DateTime<Utc>>,
     attempts: u32,
     /// After so many commits every further one fails: a crash between two steps.
     commits_left: Option<u32>,
@@ -65,6 +67,10 @@ impl JobRecord {
     /// Lines of output.
     pub fn lines(&self) -> Vec<String> {
         self.inner.lock().unwrap().lines.clone()
+    }
+    /// From now on it is this time.
+    pub fn set_now(&self, now: DateTime<Utc>) {
+        self.inner.lock().unwrap().now = Some(now);
     }
     /// Tells the job to stop.
     pub fn stop_job(&self, why: Stop) {
@@ -109,7 +115,7 @@ impl JobPort for JobRecord {
         self.inner.lock().unwrap().progress.push((percent, what.to_owned()));
     }
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        self.inner.lock().unwrap().now.unwrap_or_else(Utc::now)
     }
     fn stop(&self) -> Option<Stop> {
         self.inner.lock().unwrap().stop.clone()

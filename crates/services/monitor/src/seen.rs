@@ -91,9 +91,12 @@ impl Seen {
         let about = [self.text("environment").map(str::to_owned), revision, self.text("bot").map(str::to_owned)];
         let about: Vec<String> = about.into_iter().flatten().collect();
         let said = self.error().or_else(|| self.text("summary")).or_else(|| self.text("title"));
+        // The answer to a command may say what was done.
+        let said = said.or_else(|| self.data.pointer("/reply/data/summary").and_then(Value::as_str));
         let said = said.or_else(|| self.text("reason")).map(str::to_owned).or_else(|| self.tests());
         let line = match (about.is_empty(), said) {
-            (true, said) => said.unwrap_or_default(),
+            (true, None) => self.job_id().map(|id| format!("job {id}")).unwrap_or_default(),
+            (true, Some(said)) => said,
             (false, None) => about.join(" "),
             (false, Some(said)) => format!("{}: {said}", about.join(" ")),
         };

@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Push a commit of a repository through the fleet
     #[command(after_help = client::push::PUSH_HELP)]
     Push(client::push::PushArgs),
+    /// Do once more what a job that has ended was for
+    #[command(after_help = client::push::PUSH_HELP)]
+    Rerun(client::rerun::RerunArgs),
     /// Say any message
     Publish(client::publish::PublishArgs),
     /// See every message as it passes

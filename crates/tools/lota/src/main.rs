@@ -68,6 +68,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => local::run(&args).await,
         Command::Gc(args) => client::gc::run(&home, args).await,
         Command::Push(args) => client::push::run(&home, args).await,
+        Command::Rerun(args) => client::rerun::run(&home, args).await,
         Command::Publish(args) => client::publish::run(&home, args).await,
         Command::Watch(args) => client::watch::run(&home, args).await,
         Command::Show(args) => client::show::run(&home, args).await,

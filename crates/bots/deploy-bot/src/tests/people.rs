@@ -116,3 +116,38 @@ fn what_waits_for_an_environment_that_is_taken_away_ends() {
     assert!(stage.r.timers().is_empty());
     drop(dir);
 }
+
+/// What begins when a job is to be done once more.
+fn again(job: DeployJob) -> Result<Vec<Effect>, String> {
+    let asked = bot_core::Asked { id: "command-1".into(), by: "ada (operator)".into() };
+    job.again(&asked).map(|again| match again {
+        bot_core::Again::Effects(effects) => effects.list,
+        bot_core::Again::Start(job) => panic!("past all gates: {job:?}"),
+    })
+}
+
+#[test]
+fn a_deployment_that_is_done_once_more_passes_the_gates_again() {
+    let mut stage = stage();
+    let first = job_of(&stage.push('a', 1, &["local", "asked"]));
+    stage.end(&first, AttemptState::Failed);
+    let acts = stage.r.take("again-1", again(first.1.clone()).unwrap());
+    let (correlation, job) = job_of(&acts);
+    assert_eq!((correlation.as_str(), job.by.as_str(), job.by_hand), ("again-1", "ada (operator)", true));
+    assert_eq!((job.want.digest(), job.number), (Some(&digest('a')), 2));
+
+    let of_asked = DeployJob { environment: "asked".into(), ..first.1.clone() };
+    let acts = stage.r.take("again-2", again(of_asked).unwrap());
+    assert_eq!(told(&acts), ["again-2 approval.requested"]);
+
+    let nowhere = DeployJob { environment: "gone".into(), ..first.1.clone() };
+    let failed: DeployFailed = event(&stage.r.take("again-3", again(nowhere).unwrap()));
+    assert_eq!((failed.error.code, failed.environment.as_str()), (Code::PermissionDenied, "gone"));
+
+    let back = |to| DeployJob { want: Want::Back { to, reason: "x".into() }, ..job.clone() };
+    let why = again(back(None)).unwrap_err();
+    assert!(why.contains("lota rollback"), "{why}");
+    stage.end(&(correlation, job.clone()), AttemptState::Succeeded);
+    let (_, way_back) = job_of(&stage.r.take("again-4", again(back(Some(digest('a')))).unwrap()));
+    assert_eq!(way_back.want, back(Some(digest('a'))).want);
+}

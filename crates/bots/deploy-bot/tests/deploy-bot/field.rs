@@ -1,13 +1,13 @@
 //! A DeployBot with an environment, an object store and real applications, which are gone when it is dropped.
 #![allow(clippy::unwrap_used, reason = "test support: a broken assumption ends the test")]
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     future::Future,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::Poll,
     time::Duration,
 };
@@ -38,10 +38,15 @@ local:
   keep: 2
 ";
 
+/// What handlers remember, by key.
+type States = Arc<Mutex<BTreeMap<String, Value>>>;
+
 pub(crate) struct Field {
     pub(crate) bot: Arc<DeployBot>,
+    pub(crate) objects: Objects,
+    /// Where the bot's service looks.
+    pub(crate) states: States,
     dir: tempfile::TempDir,
-    objects: Objects,
 }
 
 /// How a job ended: its last effects, and what it said and recorded before.
@@ -101,7 +106,7 @@ impl Field {
             fs::set_permissions(secret_dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
         }
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
-        let field = Self { bot: Self::bot_in(dir.path()), dir, objects };
+        let field = Self { bot: Self::bot_in(dir.path()), objects, states: States::default(), dir };
         fs::create_dir_all(field.root().join("data")).unwrap();
         fs::copy(site(), field.root().join("data/site")).unwrap();
         field
@@ -127,6 +132,10 @@ impl Field {
 
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap().join("bot/environments/local")
+    }
+
+    pub(crate) fn objects_dir(&self) -> PathBuf {
+        self.dir.path().join("objects")
     }
 
     /// What the object store was told that the environment needs.
@@ -243,14 +252,20 @@ impl Field {
 
     /// Runs the bot's service until the returned guard is dropped.
     pub(crate) fn keep(&self) -> tokio_util::sync::DropGuard {
-        struct NoPort;
-        impl ServicePort for NoPort {
+        struct Port(States);
+        impl ServicePort for Port {
             fn commit<'a>(
                 &'a self,
                 _: &'a str,
                 _: Vec<Effect>,
             ) -> Pin<Box<dyn Future<Output = Result<(), bot_core::Fail>> + Send + 'a>> {
                 unreachable!("the keeper says nothing")
+            }
+            fn state<'a>(
+                &'a self,
+                key: &'a str,
+            ) -> Pin<Box<dyn Future<Output = Result<Option<Value>, bot_core::Fail>> + Send + 'a>> {
+                Box::pin(async { Ok(self.0.lock().unwrap().get(key).cloned()) })
             }
             fn observe(&self, _: bot_messages::Tap) -> tokio::sync::mpsc::Receiver<bot_core::Observed> {
                 unreachable!("the keeper observes nothing")
@@ -260,7 +275,7 @@ impl Field {
             }
         }
         let cancelled = CancellationToken::new();
-        tokio::spawn(self.bot.clone().service(ServiceCx::new(cancelled.clone(), Arc::new(NoPort))));
+        tokio::spawn(self.bot.clone().service(ServiceCx::new(cancelled.clone(), Arc::new(Port(self.states.clone())))));
         cancelled.drop_guard()
     }
 

@@ -5,19 +5,24 @@ mod scripts;
 
 use std::{fs, sync::Arc};
 
-use bot_core::{Fail, Job, Stop};
+use bot_clients::{Kind, RetentionDays};
+use bot_core::{Effect, Fail, GaveUp, Job, JobPort, Stop};
 use bot_messages::{
-    Code, FailureReason, ObjectRef,
+    Code, Event, FailureReason, ObjectRef, Revision, SafeError,
+    approval::ApprovalDenied,
     deploy::{DeployCompleted, DeployFailed, DeployRolledBack, DeployStarted},
     pipeline::DeployStage,
+    test::TestCompleted,
 };
-use bot_test::JobRecord;
+use bot_test::{JobRecord, Rehearsal};
+use deploy_bot::{CollectJob, DeployBot};
 use field::{Field, cx, stage};
 use killed::one_of_each;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::json;
 
 #[tokio::test]
 async fn a_first_deployment_serves() {
@@ -86,6 +91,95 @@ async fn what_an_environment_needs_is_told_before_it_is_fetched() {
     wanted.remove(&missing.digest);
     let _kept = field.keep();
     field.needs(&wanted).await;
+}
+
+#[tokio::test]
+async fn what_waits_at_a_gate_is_needed_until_it_is_refused() {
+    let environments = "
+local:
+  repositories: ['shop/*']
+  refs: [refs/heads/*]
+  approval: {required: true, expires: 4h}
+  target: {type: directory, path: environments/local}
+";
+    let field = Field::with(environments, &[]);
+    let (waits, other) = (field.artifact("one", "good").await, field.artifact("two", "good").await);
+    let mut rehearsal = Rehearsal::new(field.bot.clone());
+    let tested = TestCompleted {
+        artifact: waits.clone(),
+        revision: Revision::example(),
+        deploy: [("local".to_owned(), DeployStage::default())].into(),
+        ..Event::example()
+    };
+    rehearsal.hear("push-1", "test-bot", &tested).unwrap();
+    let desk = "environment:local";
+    let remember = |rehearsal: &Rehearsal<DeployBot>| {
+        let state = serde_json::to_value(rehearsal.state(desk)).unwrap();
+        field.states.lock().unwrap().insert(desk.to_owned(), state);
+    };
+    remember(&rehearsal);
+    let _kept = field.keep();
+    field.needs(&[waits.digest.clone()].into()).await;
+    let environment = ["local".to_owned()];
+    let in_a_year = JobRecord::new().now() + chrono::TimeDelta::days(400);
+    let retention = RetentionDays::default();
+    let collect = || field.objects.collect(&retention, &environment, in_a_year, false);
+    let collected = collect().await.unwrap();
+    assert_eq!((collected.in_use.count, collected.removed[&Kind::Artifact].count), (1, 1));
+    assert!(field.objects.exists(&waits.digest).await.unwrap() && !field.objects.exists(&other.digest).await.unwrap());
+
+    let denied = ApprovalDenied {
+        environment: "local".into(),
+        approval_id: format!("local:1:{}", waits.digest.short()),
+        digest: waits.digest.clone(),
+        ..Event::example()
+    };
+    rehearsal.hear("deny-1", "operator", &denied).unwrap();
+    remember(&rehearsal);
+    field.needs(&[].into()).await;
+    assert_eq!(collect().await.unwrap().removed[&Kind::Artifact].count, 1, "nobody waits for it any more");
+}
+
+#[tokio::test]
+async fn by_the_clock_old_objects_go_and_a_silent_environment_raises_an_alert() {
+    let field = Field::new();
+    let (one, two) = (field.artifact("one", "good").await, field.artifact("two", "good").await);
+    field.run("job-1", &field.deploy_job(&one)).await.event::<DeployCompleted>();
+    let mut rehearsal = Rehearsal::new(field.bot.clone());
+    let collect = async |rehearsal: &mut Rehearsal<DeployBot>, days: i64| {
+        let record = JobRecord::new();
+        record.set_now(record.now() + chrono::TimeDelta::days(days));
+        let outcome = CollectJob {}.run(&field.bot, &cx("collect-1", &record)).await;
+        let effects = outcome.unwrap_or_else(|fail| {
+            let error = SafeError::new(Code::AttemptsExhausted, fail.message(), record.now());
+            let end = GaveUp { job_id: "c".into(), reason: FailureReason::Error, error, attempts: 3, duration_ms: 1 };
+            CollectJob {}.gave_up(&field.bot, &end)
+        });
+        let acts = rehearsal.take("night", effects.list);
+        let said = acts.into_iter().map(|(_, effect)| match effect {
+            Effect::Say { event_type, data, .. } => (event_type, data),
+            other => panic!("{other:?}"),
+        });
+        said.collect::<Vec<_>>()
+    };
+    let said = collect(&mut rehearsal, 1).await;
+    assert_eq!((said[0].0, said.len(), &said[0].1["removed"]), ("objects.collected", 1, &json!({})), "young");
+    // An environment of which nobody knows what it needs.
+    let in_use = field.objects_dir().join("in-use/local.json");
+    let told = fs::read(&in_use).unwrap();
+    fs::write(&in_use, "{").unwrap();
+    let said = collect(&mut rehearsal, 100).await;
+    assert_eq!((said[0].0, said.len(), &said[0].1["alert_id"]), ("alert.triggered", 1, &json!("retention")));
+    assert!(said[0].1["summary"].as_str().unwrap().contains("local"), "{said:?}");
+    assert!(field.objects.exists(&two.digest).await.unwrap(), "nothing goes then");
+    fs::write(&in_use, told).unwrap();
+    let said = collect(&mut rehearsal, 100).await;
+    let types: Vec<&str> = said.iter().map(|(event_type, _)| *event_type).collect();
+    assert_eq!(types, ["objects.collected", "alert.resolved"]);
+    let data = &said[0].1;
+    assert_eq!((&data["removed"]["artifact"]["count"], &data["in_use"]["count"]), (&json!(1), &json!(1)), "{data}");
+    assert!(field.objects.exists(&one.digest).await.unwrap() && !field.objects.exists(&two.digest).await.unwrap());
+    assert_eq!(collect(&mut rehearsal, 100).await.len(), 1, "the alert is resolved once");
 }
 
 #[tokio::test]

@@ -7,16 +7,18 @@ use std::{
 use bot_messages::{
     Code, Event, Reply, SafeError,
     bot::{BotPaused, BotResumed},
-    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlResume},
+    control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlRerun, ControlResume},
 };
-use bot_store::{Commit, StoreError};
+use bot_store::{Commit, Committed, StoreError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{entity::STATE_BYTES_MAX, inbox::proven_publisher, origin, outgoing::Returned, pulse, shared::Shared};
+use super::{
+    entity::STATE_BYTES_MAX, inbox::proven_publisher, origin, outgoing::Returned, pulse, rerun, shared::Shared,
+};
 use crate::{
     bus::{Delivery, Intake, Properties},
     clock,
@@ -40,7 +42,7 @@ struct PauseRow {
 }
 
 /// Why a command was not carried out.
-type Refusal = (Code, String);
+pub(super) type Refusal = (Code, String);
 
 /// Answers commands until cancelled.
 pub(crate) async fn control<B: Bot>(
@@ -85,7 +87,21 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
             return shared.commit(Commit { outbox: letters.into(), ..Commit::default() }).await.map(|_| ());
         }
     };
-    let done = carry_out(shared, &envelope).await?;
+    let cause = Cause {
+        correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
+        causation_id: envelope.id.clone(),
+        ..Cause::default()
+    };
+    // What it does to the store is committed together with the answer.
+    let mut commit = Commit::default();
+    let done = if envelope.event_type == ControlRerun::TYPE {
+        match data::<ControlRerun>(&envelope) {
+            Ok(asked) => rerun::rerun(shared, &envelope, &asked, &cause, &mut commit).await?,
+            Err(refusal) => Err(refusal),
+        }
+    } else {
+        carry_out(shared, &envelope).await?
+    };
     let now = clock::now();
     let reply = Reply {
         success: done.is_ok(),
@@ -94,13 +110,13 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
         data: done.ok(),
         duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    let cause = Cause {
-        correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
-        causation_id: envelope.id.clone(),
-        ..Cause::default()
-    };
     let replied = ControlReplied { bot: shared.contract.name.to_string(), command: envelope.event_type, reply };
-    shared.announce(shared.speaker.say_core(&replied, &cause, now)).await
+    commit.outbox.extend(shared.speaker.say_core(&replied, &cause, now));
+    match shared.commit(commit).await? {
+        Committed::Done => {}
+        refused => tracing::info!(command = envelope.id, ?refused, "a command came again, and was answered before"),
+    }
+    Ok(())
 }
 
 async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Result<Result<Value, Refusal>, StoreError> {
@@ -133,7 +149,7 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
         ControlProbe::TYPE => Ok(serde_json::to_value(pulse::heartbeat(shared).await).unwrap_or_default()),
         other => Err((
             Code::UnknownType,
-            format!("`{other}` is no command: expected control.pause, .resume, .cancel or .probe"),
+            format!("`{other}` is no command: expected control.pause, .resume, .cancel, .rerun or .probe"),
         )),
     })
 }

@@ -23,6 +23,7 @@ use crate::{
     bus::{ATTEMPT, CAUSATION_ID, Delivery, HEADERS_BYTES_MAX, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
     clock, config,
     contract::Bot,
+    crash::crash_point,
     effects::Fail,
     envelope::Envelope,
     hash,
@@ -261,8 +262,12 @@ impl<B: Bot> Shared<B> {
                 settled,
                 counts: !done.uncounted,
             });
+            crash_point("inbox: handled");
             match self.commit(commit).await? {
-                Committed::Done => return Ok(done),
+                Committed::Done => {
+                    crash_point("inbox: committed");
+                    return Ok(done);
+                }
                 Committed::Stale => {}
                 Committed::Duplicate | Committed::OldAttempt | Committed::Fenced | Committed::StepDone => {
                     return Ok(verdict(Settled::Duplicate, "handled meanwhile".to_owned()));

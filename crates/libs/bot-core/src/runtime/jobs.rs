@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock,
     contract::Bot,
+    crash::crash_point,
     effects::{Effect, Effects, Fail, Outcome},
     job::{Boxed, GaveUp, JobCx, JobPort, Stop},
     meta::Cause,
@@ -153,8 +154,14 @@ impl<B: Bot> JobPort for Port<B> {
                 .speaker
                 .write(effects, &self.cause, clock::now(), &mut commit)
                 .map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
+            // A step's number, if it has one, is another each time.
+            let place = step.trim_end_matches(|c: char| c.is_ascii_digit());
+            crash_point(&format!("step {place}: done"));
             match self.shared.commit_when_room(commit, &self.cancelled).await.map_err(Fail::retry)? {
-                Committed::Done | Committed::StepDone => Ok(()),
+                Committed::Done | Committed::StepDone => {
+                    crash_point(&format!("step {place}: committed"));
+                    Ok(())
+                }
                 _ => {
                     self.stop_because(Stop::LeaseLost);
                     Err(Fail::LeaseLost)
@@ -207,6 +214,7 @@ async fn run_job<B: Bot>(
         stop: Mutex::default(),
         cancelled: CancellationToken::new(),
     });
+    crash_point("job: claimed");
     let (correlation_id, causation_id) = (&cause.correlation_id, &cause.causation_id);
     tracing::info!(job_id = job.id, kind = job.kind, attempt = job.attempt, correlation_id, causation_id, "job begins");
     let outcome = match shared.jobs.get(job.kind.as_str()) {
@@ -362,7 +370,9 @@ async fn finish<B: Bot>(
             }
         },
     };
+    crash_point("job: done");
     let committed = shared.commit_when_room(commit, bot_stopping).await?;
+    crash_point("job: committed");
     Ok(if committed == Committed::Done { how } else { "was taken over" })
 }
 

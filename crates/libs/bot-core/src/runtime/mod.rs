@@ -11,6 +11,7 @@ mod origin;
 mod outgoing;
 mod pulse;
 mod relay;
+mod rerun;
 mod schedules;
 mod service;
 mod settings;

@@ -18,6 +18,7 @@ use crate::{
     bus::{ATTEMPT, PUBLISHER, Properties, PublishError, REPLAY},
     clock,
     contract::Bot,
+    crash::crash_point,
     envelope::Envelope,
     meta::Cause,
     trace::{Span, Traced},
@@ -93,7 +94,9 @@ impl Relay {
                 continue;
             }
             let (messages, spans): (Vec<Outgoing>, Vec<Span>) = due.iter().map(|row| begin(shared, row)).unzip();
+            crash_point("relay: taken from the outbox");
             let answers = shared.bus.publish(&messages).await;
+            crash_point("relay: published");
             for ((row, span), answer) in due.into_iter().zip(spans).zip(answers) {
                 span.end(answer.as_ref().err().map(ToString::to_string).as_deref());
                 match answer {

@@ -7,6 +7,7 @@ use std::{
 use bot_messages::{Code, Tap};
 use bot_store::Commit;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::shared::Shared;
@@ -39,6 +40,13 @@ impl<B: Bot> ServicePort for Port<B> {
                 .write(effects, &cause, clock::now(), &mut commit)
                 .map_err(|why| Fail::reject(Code::Rejected, anyhow::anyhow!(why)))?;
             self.shared.commit(commit).await.map(|_| ()).map_err(Fail::retry)
+        })
+    }
+
+    fn state<'a>(&'a self, key: &'a str) -> Boxed<'a, Result<Option<Value>, Fail>> {
+        Box::pin(async move {
+            let stored = self.shared.store.state(key).await.map_err(Fail::retry)?;
+            Ok(stored.map(|(state, _)| state))
         })
     }
 

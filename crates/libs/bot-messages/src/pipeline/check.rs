@@ -22,7 +22,20 @@ const RUNS_MAX: usize = 300;
 /// What is wrong, and where.
 pub(super) struct Mistake {
     pub(super) path: Vec<Part>,
+    /// The way to another place that has a part in it.
+    pub(super) other: Option<Vec<Part>>,
     why: String,
+}
+
+impl Mistake {
+    /// Puts a part before the way.
+    fn under(mut self, part: Part) -> Self {
+        if let Some(other) = &mut self.other {
+            other.insert(0, part.clone());
+        }
+        self.path.insert(0, part);
+        self
+    }
 }
 
 type Checked = Result<(), Mistake>;
@@ -41,24 +54,16 @@ impl fmt::Display for Mistake {
 }
 
 fn wrong(why: impl Into<String>) -> Mistake {
-    Mistake { path: Vec::new(), why: why.into() }
+    Mistake { path: Vec::new(), other: None, why: why.into() }
 }
 
 /// Puts a key before the way to a mistake.
 fn under(key: &str, checked: Checked) -> Checked {
-    checked.map_err(|mut mistake| {
-        mistake.path.insert(0, Part::Key(key.to_owned()));
-        mistake
-    })
+    checked.map_err(|mistake| mistake.under(Part::Key(key.to_owned())))
 }
 
 fn each<T>(all: &[T], mut check: impl FnMut(usize, &T) -> Checked) -> Checked {
-    all.iter().enumerate().try_for_each(|(i, item)| {
-        check(i, item).map_err(|mut mistake| {
-            mistake.path.insert(0, Part::Index(i));
-            mistake
-        })
-    })
+    all.iter().enumerate().try_for_each(|(i, item)| check(i, item).map_err(|mistake| mistake.under(Part::Index(i))))
 }
 
 impl Pipeline {
@@ -172,7 +177,21 @@ fn check_services(services: &[Service]) -> Checked {
             return under("ready", under("http", Err(wrong("expected a path such as /health"))));
         }
         Ok(())
-    })
+    })?;
+    let mut ports: BTreeMap<String, usize> = BTreeMap::new();
+    for (i, service) in services.iter().enumerate() {
+        let variable = service.port_variable();
+        if let Some(first) = ports.get(&variable) {
+            let why = format!(
+                "the command would find the ports of `{}` and `{}` in the same variable, {variable}: rename one",
+                services[*first].name, service.name
+            );
+            let name_of = |i: usize| vec![Part::Index(i), Part::Key("name".to_owned())];
+            return Err(Mistake { path: name_of(i), other: Some(name_of(*first)), why });
+        }
+        ports.insert(variable, i);
+    }
+    Ok(())
 }
 
 fn check_matrix(matrix: &BTreeMap<String, Vec<String>>, steps: usize) -> Checked {

@@ -24,8 +24,10 @@ impl Pipeline {
         let pipeline: Self = read_yaml(text).map_err(|YamlMistake { at, message }| PipelineError { at, message })?;
         pipeline.validate().map_err(|mistake| {
             let tree = serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options());
-            let at = tree.ok().and_then(|tree| place(&tree, &mistake.path));
-            PipelineError { at, message: mistake.to_string() }
+            let find = |path: &[Part]| tree.as_ref().ok().and_then(|tree| place(tree, path));
+            let other = mistake.other.as_deref().and_then(find);
+            let other = other.map(|(line, column)| format!(" (the other is at {line}:{column})")).unwrap_or_default();
+            PipelineError { at: find(&mistake.path), message: format!("{mistake}{other}") }
         })?;
         Ok(pipeline)
     }

@@ -93,6 +93,24 @@ fn every_mistake_has_its_place_and_what_was_meant() {
 }
 
 #[test]
+fn two_services_with_one_variable_are_told_with_both_places() {
+    let services = "      - {name: db-1, run: x, ready: {log: up}}\n      - {name: web, run: x, ready: {log: up}}\n      - {name: db_1, run: x, ready: {log: up}}\n";
+    let e = told(&format!("version: 1\ntest:\n  suites:\n    a:\n      run: x\n      services:\n{services}"));
+    assert!(e.starts_with(".lotabots.yaml:9:10: test.suites.a.services[2].name: "), "{e}");
+    assert!(
+        e.contains("`db-1` and `db_1` in the same variable, DB_1_PORT") && e.ends_with("(the other is at 7:10)"),
+        "{e}"
+    );
+    let steps = format!("version: 1\nbuild:\n  steps:\n    - name: a\n      run: x\n      services:\n{services}");
+    assert!(told(&steps).contains("(the other is at 7:10)"), "{}", told(&steps));
+    let variable = |name: &str| {
+        let service = Service { name: name.into(), run: "x".into(), ready: Ready::default(), env: BTreeMap::new() };
+        service.port_variable()
+    };
+    assert_eq!((variable("db-1"), variable("1st")), ("DB_1_PORT".to_owned(), "_1ST_PORT".to_owned()));
+}
+
+#[test]
 fn depth_and_numbers_are_limited() {
     assert!(Pipeline::parse(&"[".repeat(10_000)).is_err());
     let values = (0..33).map(|i| format!("v{i}")).collect::<Vec<_>>().join(",");

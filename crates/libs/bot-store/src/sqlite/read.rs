@@ -8,7 +8,7 @@ use sqlx::{Row as _, SqlitePool};
 
 use super::Counts;
 use super::value::{json, status, until};
-use crate::model::{InboxEntry, InboxKey, JobView, Outgoing, Queued, Timer};
+use crate::model::{InboxEntry, InboxKey, JobView, KnownJob, Outgoing, Queued, Timer};
 
 pub(super) async fn inbox(pool: &SqlitePool, key: &InboxKey) -> Result<Option<InboxEntry>, sqlx::Error> {
     let row =
@@ -59,6 +59,34 @@ pub(super) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, 
         attempt: row.try_get("attempt")?,
         last_error: row.try_get("last_error")?,
     }))
+}
+
+/// The job of this id; else those whose id begins so, at most two of them.
+pub(super) async fn jobs_like(pool: &SqlitePool, beginning: &str) -> Result<Vec<KnownJob>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id, kind, key, weight, status, payload, meta FROM jobs
+         WHERE substr(id, 1, length(?1)) = ?1 ORDER BY id = ?1 DESC, position LIMIT 2",
+    )
+    .bind(beginning)
+    .fetch_all(pool)
+    .await?;
+    let mut jobs: Vec<KnownJob> = rows.iter().map(known_job).collect::<Result<_, _>>()?;
+    if jobs.first().is_some_and(|job| job.id == beginning) {
+        jobs.truncate(1);
+    }
+    Ok(jobs)
+}
+
+fn known_job(row: &SqliteRow) -> Result<KnownJob, sqlx::Error> {
+    Ok(KnownJob {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        key: row.try_get("key")?,
+        weight: row.try_get("weight")?,
+        status: status(row)?,
+        payload: json(row, "payload")?,
+        meta: json(row, "meta")?,
+    })
 }
 
 pub(super) async fn unsent(pool: &SqlitePool, after_seq: i64, limit: u32) -> Result<Vec<Queued>, sqlx::Error> {

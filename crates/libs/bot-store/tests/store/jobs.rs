@@ -212,3 +212,23 @@ async fn a_wake_up_for_jobs_is_kept_until_someone_waits() {
     store.jobs_changed().notified().await;
     assert_eq!(ids(&claim(&store, 2).await), ["j2"]);
 }
+
+#[tokio::test]
+async fn a_job_is_found_by_the_beginning_of_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    add_jobs(&store, vec![job("abc-1", None), job("abc-10", None), job("abc-2", None)]).await;
+    let held = claim(&store, 1).await;
+    store.commit(done(&held[0])).await.unwrap();
+    let found = async |beginning: &str| {
+        let jobs = store.jobs_like(beginning).await.unwrap();
+        jobs.into_iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found("abc-1").await, ["abc-1"], "its own id, before those that go on");
+    assert_eq!(found("abc-2").await, ["abc-2"]);
+    assert_eq!(found("abc").await.len(), 2, "two are enough");
+    assert_eq!((found("b").await.len(), found("abc_1").await.len(), found("%").await.len()), (0, 0, 0));
+    let known = store.jobs_like("abc-1").await.unwrap().remove(0);
+    assert_eq!((known.status, known.key.as_str(), known.weight), (JobStatus::Done, "shop", 1));
+    assert_eq!((known.payload, known.meta), (json!({"of": "abc-1"}), json!({"hop": 1})));
+}

@@ -82,6 +82,12 @@ impl ServicePort for Runtime {
         self.said.lock().unwrap().extend(effects.into_iter().map(|e| (key.to_owned(), e)));
         Box::pin(async { Ok(()) })
     }
+    fn state<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<serde_json::Value>, Fail>> + Send + 'a>> {
+        Box::pin(async { Ok(None) })
+    }
     fn observe(&self, tap: Tap) -> mpsc::Receiver<Observed> {
         let (sender, receiver) = mpsc::channel(16);
         self.taps.lock().unwrap().insert(tap, sender);

@@ -113,18 +113,35 @@ async fn command_to<E: Event>(
     show: impl FnOnce(&mut Out, &Reply) -> std::io::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let name = name_of(home, bot).await?;
-    let running = registered(home, &name).await?;
+    let reply = ask(home, &name, command, None).await?;
+    let mut out = Out::stdout();
+    if refused(&mut out, &name, E::TYPE, &reply)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    show(&mut out, &reply)?;
+    Ok(if reply.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says a command, under this id where one is given, and waits for the bot's own answer.
+pub(super) async fn ask<E: Event>(
+    home: &Home,
+    name: &BotName,
+    command: &E,
+    id: Option<String>,
+) -> anyhow::Result<Reply> {
+    let running = registered(home, name).await?;
     let mut replies = operator::watch(home, keys::EVENTS, &[ControlReplied::TYPE]).await?;
     let operator = Operator::connect(home).await?;
     let saying = Saying {
         event_type: E::TYPE.to_owned(),
         data: serde_json::to_value(command)?,
         to: Some(name.clone()),
+        id,
         ..Saying::default()
     };
     let said = operator.say(saying).await;
     operator.close().await;
-    let Some(reply) = answer(&mut replies, &said?, &name).await else {
+    let Some(reply) = answer(&mut replies, &said?, name).await else {
         let state = if running { "it may be busy, or just starting" } else { "it is not running" };
         bail!(
             "{name} did not answer within {} s: {state}; the command waits in {}.control and is carried out when it can be",
@@ -132,14 +149,15 @@ async fn command_to<E: Event>(
             name.slug()
         );
     };
-    let mut out = Out::stdout();
-    if let (false, Some(error)) = (reply.success, &reply.error) {
-        let told = format!("{name} refused {}: {} ({})", E::TYPE, plain(&error.message), error.code.as_str());
-        out.line(&out.paint.tone(Tone::Bad, &told))?;
-        return Ok(ExitCode::FAILURE);
-    }
-    show(&mut out, &reply)?;
-    Ok(if reply.success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(reply)
+}
+
+/// Tells why a bot did not do it, where it did not.
+pub(super) fn refused(out: &mut Out, name: &BotName, command: &str, reply: &Reply) -> std::io::Result<bool> {
+    let (false, Some(error)) = (reply.success, &reply.error) else { return Ok(false) };
+    let told = format!("{name} refused {command}: {} ({})", plain(&error.message), error.code.as_str());
+    out.line(&out.paint.tone(Tone::Bad, &told))?;
+    Ok(true)
 }
 
 async fn answer(replies: &mut mpsc::Receiver<Observed>, said: &Said, name: &BotName) -> Option<Reply> {

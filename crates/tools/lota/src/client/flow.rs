@@ -82,6 +82,12 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Of a job that is done once more: what comes before its stage was done before.
+    pub(super) fn of_job(kind: &str) -> Self {
+        let (built, tested) = (matches!(kind, "test" | "deploy"), kind == "deploy");
+        Self { built, tested, deploys_promised: tested.then_some(1), ..Self::default() }
+    }
+
     /// An event of the push's correlation.
     pub(super) fn said(&mut self, id: &str, event_type: &str, data: &Value, at: Duration) -> Option<End> {
         let known = self.messages.insert(id.to_owned(), event_type.to_owned()).is_some();
@@ -97,6 +103,9 @@ impl Flow {
             "build.failed" => Some(End::bad("the build failed")),
             "test.failed" => Some(End::bad("the tests failed")),
             "deploy.failed" => Some(End::bad("the deployment failed")),
+            "deploy.refused" => Some(End::bad("it was refused")),
+            // A deployment that took itself back was started, and ends as failed.
+            "deploy.rolled_back" if self.deploys_started == 0 => Some(End::good("taken back")),
             "test.completed" => self.tests_passed(data, at),
             "deploy.started" => {
                 self.deploys_started += 1;
@@ -350,6 +359,22 @@ mod tests {
         assert_eq!(f.passed(s(99)), None, "it runs");
         assert_eq!(f.doing(s(9)), "still deploying to local for 6.0 s");
         assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(100))), Some(Good));
+    }
+
+    #[test]
+    fn a_job_that_is_done_once_more_goes_on_from_its_stage() {
+        let mut f = Flow::of_job("deploy");
+        assert_eq!(f.doing(s(1)), "still waiting for DeployBot to begin; `lota status` shows how it is");
+        f.said("d", "deploy.started", &json!({"job_id": "j", "environment": "local"}), s(3));
+        assert_eq!(ended(f.said("e", "deploy.completed", &json!({"job_id": "j"}), s(4))), Some(Good));
+        let back = json!({"job_id": "j", "environment": "local"});
+        assert_eq!(ended(Flow::of_job("deploy").said("b", "deploy.rolled_back", &back, s(1))), Some(Good));
+        assert_eq!(ended(Flow::of_job("deploy").said("b", "deploy.refused", &back, s(1))), Some(Bad));
+        let mut taken_back = Flow::of_job("deploy");
+        taken_back.said("d", "deploy.started", &back, s(3));
+        assert_eq!(taken_back.said("b", "deploy.rolled_back", &back, s(4)), None, "deploy.failed follows");
+        assert!(Flow::of_job("test").doing(s(1)).contains("TestBot"));
+        assert!(Flow::of_job("build").doing(s(1)).contains("BuildBot"));
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl<'a> Following<'a> {
         Self { home, taps, correlation: correlation.to_owned(), verbose, limit, begun, quiet_since: begun, flow, told }
     }
 
+    /// What is followed is not a push from its beginning, but a job of this kind that is done once more.
+    pub(super) fn after(self, kind: &str) -> Self {
+        Self { flow: Flow::of_job(kind), ..self }
+    }
+
     /// Tells everything until it is over.
     pub(super) async fn until_end(mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
         let mut tick = tokio::time::interval(TICK);

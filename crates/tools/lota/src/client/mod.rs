@@ -16,6 +16,7 @@ mod monitor;
 mod operator;
 pub(crate) mod publish;
 pub(crate) mod push;
+pub(crate) mod rerun;
 pub(crate) mod show;
 mod sight;
 pub(crate) mod status;

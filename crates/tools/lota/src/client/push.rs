@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use bot_clients::Kind;
 use bot_messages::{
     Event, ObjectRef, Revision,
+    pipeline::Trigger,
     repository::{RepositoryPushed, name_of_url},
 };
 use uuid::Uuid;
@@ -46,6 +47,9 @@ pub(crate) struct PushArgs {
     /// The repository's name in the fleet [default: the folder's name, or the end of the URL]
     #[arg(long)]
     name: Option<String>,
+    /// Build it as asked for by hand, even if the same was built before
+    #[arg(long)]
+    no_cache: bool,
     /// Wait for the end, and let the exit code say how it was
     #[arg(long, short)]
     follow: bool,
@@ -67,6 +71,7 @@ impl PushArgs {
             target: target.to_owned(),
             git_ref: git_ref.map(str::to_owned),
             name: None,
+            no_cache: false,
             follow: true,
             verbose: false,
             bundle: false,
@@ -104,7 +109,8 @@ pub(crate) async fn follow(home: &Home, args: PushArgs) -> anyhow::Result<(ExitC
     let Found { url, git_ref, commit, title, .. } = found;
     let revision = Revision { repository: name, url, git_ref, commit, sequence: None };
     let headline = format!("{}@{} ({})", revision.repository, revision.commit.short(), revision.git_ref);
-    let event = RepositoryPushed { revision, before: None, pusher: None, title, event: None, bundle };
+    let event = args.no_cache.then_some(Trigger::Manual);
+    let event = RepositoryPushed { revision, before: None, pusher: None, title, event, bundle };
     say(home, &args, &event, &headline).await
 }
 

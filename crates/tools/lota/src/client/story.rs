@@ -134,7 +134,8 @@ fn build_completed(e: &BuildCompleted) -> Story {
     let steps: Vec<String> = e.steps.iter().map(step).collect();
     let steps = if steps.is_empty() { String::new() } else { format!(": {}", steps.join(", ")) };
     let artifact = format!("artifact {} of {}", e.artifact.digest.short(), bytes(e.artifact.size));
-    Story::new(Tone::Good, &format!("in {}{steps}; {artifact}", took(e.duration_ms)))
+    let before = if e.cached { " (the same was built before)" } else { "" };
+    Story::new(Tone::Good, &format!("in {}{before}{steps}; {artifact}", took(e.duration_ms)))
 }
 
 fn build_failed(e: &BuildFailed) -> Story {
@@ -271,7 +272,11 @@ fn dead_lettered(e: &MessageDeadLettered) -> Story {
 fn replied(e: &ControlReplied) -> Story {
     match &e.reply.error {
         Some(error) => Story::new(Tone::Bad, &format!("{}: {}", e.command, fault(error))),
-        None => Story::new(Tone::Good, &format!("{}: done in {}", e.command, took(e.reply.duration_ms))),
+        None => {
+            let done = e.reply.data.as_ref().and_then(|data| data.get("summary")?.as_str()).map(str::to_owned);
+            let done = done.unwrap_or_else(|| format!("done in {}", took(e.reply.duration_ms)));
+            Story::new(Tone::Good, &format!("{}: {done}", e.command))
+        }
     }
 }
 

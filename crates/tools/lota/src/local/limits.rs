@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bot_clients::ArchiveLimits;
+use bot_pipeline::CommandLimits;
 use bot_sandbox::Limits;
 use serde::Deserialize;
 
@@ -44,15 +45,9 @@ impl BotLimits {
     }
 
     pub(super) fn commands(&self) -> Limits {
-        Limits {
-            time: Duration::from_secs(self.step_timeout_s),
-            memory_bytes: self.memory_mib << 20,
-            processes: self.processes,
-            output_bytes: self.output_mib << 20,
-            line_bytes: 4096,
-            file_bytes: self.file_mib << 20,
-            open_files: self.open_files,
-        }
+        let Self { memory_mib, processes, output_mib, file_mib, open_files, .. } = *self;
+        let limits = CommandLimits { memory_mib, processes, output_mib, file_mib, open_files };
+        limits.within(Duration::from_secs(self.step_timeout_s))
     }
 
     pub(super) fn log_bytes(&self) -> u64 {

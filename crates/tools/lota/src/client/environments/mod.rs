@@ -36,7 +36,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) struct Asker {
     /// Who asks, for the history
     #[arg(long = "by", value_name = "NAME", env = "USER", default_value = "someone")]
-    name: String,
+    pub(super) name: String,
 }
 
 /// What `lota deploy` takes.

@@ -1,0 +1,47 @@
+//! Places at which a test ends the process, as a machine does that loses power. Release builds have none.
+//!
+//! `LOTA_TEST_CRASHES` names a folder. Each place that the process comes to is noted in its file `reached`, a line each; and
+//! the process aborts at the place that the file `at` names, once: the file is gone with it. So a test needs no list of the
+//! places: it lets everything happen once, reads which there were, and does it again for each of them.
+
+/// A place between two things that outlive the process. `place` names what was done last, or what comes next.
+pub fn crash_point(place: &str) {
+    #[cfg(debug_assertions)]
+    armed::reach(place);
+    #[cfg(not(debug_assertions))]
+    let _ = place;
+}
+
+#[cfg(debug_assertions)]
+pub(crate) use armed::arm;
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::{
+        fs::{self, OpenOptions},
+        io::Write as _,
+        path::PathBuf,
+        sync::OnceLock,
+    };
+
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+    /// Where the test's files are. Without it nothing is noted, and nothing ends.
+    pub(crate) fn arm(folder: PathBuf) {
+        let _ = FOLDER.set(folder);
+    }
+
+    pub(super) fn reach(place: &str) {
+        let Some(folder) = FOLDER.get() else { return };
+        let reached = OpenOptions::new().create(true).append(true).open(folder.join("reached"));
+        let noted = reached.and_then(|mut file| file.write_all(format!("{place}\n").as_bytes()));
+        if let Err(e) = noted {
+            tracing::error!("{place} cannot be noted in {}: {e}", folder.display());
+        }
+        let at = folder.join("at");
+        if fs::read_to_string(&at).is_ok_and(|wanted| wanted.trim() == place) && fs::remove_file(&at).is_ok() {
+            tracing::error!("the test ends this process at {place}");
+            std::process::abort();
+        }
+    }
+}
