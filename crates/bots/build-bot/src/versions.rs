@@ -116,11 +116,15 @@ fn fingerprint(toolchains: &Toolchains, tree: &Path) -> String {
     let mut hash = Sha256::new();
     let path = toolchains.path();
     for folder in path.split(':').map(Path::new) {
-        TOOLS.iter().for_each(|tool| hash.update(look_of(&folder.join(tool))));
+        for tool in TOOLS {
+            hash.update(look_of(&folder.join(tool)));
+        }
     }
     for folder in toolchains.read_only() {
         hash.update(look_of(folder));
-        DEFAULTS.iter().for_each(|name| hash.update(look_of(&folder.join(name))));
+        for name in DEFAULTS {
+            hash.update(look_of(&folder.join(name)));
+        }
     }
     hash.update(look_of(Path::new("/etc/os-release")));
     for name in CHOOSING {

@@ -98,15 +98,19 @@ enum Ending {
     Failed(String),
 }
 
+fn tell_configuration(only: Only, settings: &Settings, contract: &Contract, hash: &str) {
+    settings::print(&match only {
+        Only::Check => format!("{}: fits {}", settings.config_file.display(), contract.name),
+        Only::Hash => format!("{hash} {}", env!("CARGO_PKG_VERSION")),
+    });
+}
+
 async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
     let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
         .map_err(|e| Ending::Config(e.to_string()))?;
     let config_hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
     if let Some(only) = settings.only {
-        settings::print(&match only {
-            Only::Check => format!("{}: fits {}", settings.config_file.display(), contract.name),
-            Only::Hash => format!("{config_hash} {}", env!("CARGO_PKG_VERSION")),
-        });
+        tell_configuration(only, &settings, &contract, &config_hash);
         return Ok(());
     }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
