@@ -160,7 +160,7 @@ async fn restore(home: &Home, management: &Management, name: &str) -> anyhow::Re
 
 /// By the user's name, or the bot's.
 fn find<'a>(users: &'a [User], name: &str) -> anyhow::Result<&'a User> {
-    let slug = name.parse::<bot_messages::BotName>().map(|name| name.slug()).unwrap_or_else(|_| name.to_owned());
+    let slug = name.parse::<bot_messages::BotName>().map_or_else(|_| name.to_owned(), |name| name.slug());
     let found = users.iter().find(|user| user.name == name || user.name == slug);
     found.ok_or_else(|| {
         let known: Vec<&str> = users.iter().map(|user| user.name.as_str()).collect();

@@ -18,7 +18,7 @@ use crate::{
 
 /// Running, and ours to stop.
 pub(crate) enum OwnBroker {
-    Node(Node),
+    Node(Box<Node>),
     Container(Container),
 }
 
@@ -144,7 +144,7 @@ impl Source {
         Ok(match self {
             Self::Installation(installation) => {
                 let options = NodeOptions { tls, ..NodeOptions::new(home.join("broker"), installation) };
-                OwnBroker::Node(Node::start(options, &say).await?)
+                OwnBroker::Node(Box::new(Node::start(options, &say).await?))
             }
             Self::Engine(_) if tls.is_some() => {
                 let why = "TLS is for a broker that is a node: a container's is reached from this machine alone";
