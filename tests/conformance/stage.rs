@@ -10,7 +10,7 @@ use std::{
 };
 
 use bot_messages::{OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Installation, Management, Node, NodeOptions, Secret, apply};
+use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Secret, apply};
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -22,7 +22,7 @@ use lapin::{
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
-use tests::{cache_dir, program, toy::ToyBot};
+use tests::{installation, program, toy::ToyBot};
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
@@ -72,8 +72,7 @@ impl Stage {
     pub(crate) async fn set_with(variables: Vec<(&'static str, String)>) -> Self {
         let tell = |line: &str| eprintln!("  {line}");
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
-        let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
-        let mut options = NodeOptions::new(dir.path().join("node"), installation);
+        let mut options = NodeOptions::new(dir.path().join("node"), installation().await);
         options.die_with_parent = true;
         let node = Node::start(options, &tell).await.unwrap();
         let management = node.management().unwrap();

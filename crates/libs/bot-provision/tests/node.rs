@@ -31,6 +31,16 @@ fn cache_dir() -> PathBuf {
     named.unwrap_or_else(|| workspace.join(".cache/lota"))
 }
 
+/// This machine's RabbitMQ, or that of the series which `LOTA_TEST_RABBITMQ` names.
+async fn installation() -> Installation {
+    match std::env::var("LOTA_TEST_RABBITMQ").ok().filter(|series| !series.is_empty()) {
+        Some(series) => Installation::of_series(&cache_dir(), &series).unwrap_or_else(|| {
+            panic!("there is no RabbitMQ {series} in {}/brokers: `make test-brokers` unpacks it", cache_dir().display())
+        }),
+        None => Installation::find(&cache_dir(), &tell).await.unwrap(),
+    }
+}
+
 fn tell(line: &str) {
     eprintln!("  {line}");
 }
@@ -104,7 +114,7 @@ async fn until_counted(api: &Management, queue: &str, count: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_and_its_topology_live_through_what_befalls_them() {
     let folder = tempfile::tempdir().unwrap();
-    let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
+    let installation = installation().await;
     let mut options = NodeOptions::new(folder.path().join("node"), installation);
     options.die_with_parent = true;
     options.figures_every = FIGURES_EVERY;
@@ -311,7 +321,7 @@ async fn a_killed_node_comes_back(node: &mut Node) {
     let api = node.management().unwrap();
     assert_eq!(api.peek("lota", "test-bot.work", 5).await.unwrap().len(), 1);
     // Starting what runs is attaching.
-    let mut options = NodeOptions::new(node.dir(), Installation::find(&cache_dir(), &tell).await.unwrap());
+    let mut options = NodeOptions::new(node.dir(), installation().await);
     options.ports = Some(ports);
     let same = Node::start(options, &tell).await.unwrap();
     assert_eq!(same.record().process, node.record().process);
