@@ -129,6 +129,13 @@ impl Verdicts {
         self.equal(what, &outcome, &expected);
     }
 
+    pub(crate) fn add(&mut self, more: Self) {
+        self.cases += more.cases;
+        self.refused += more.refused;
+        self.granted += more.granted;
+        self.wrong.extend(more.wrong);
+    }
+
     /// Prints the count; fails if anything was wrong.
     pub(crate) fn close(self, of: &str) {
         let Self { cases, refused, granted, wrong } = self;

@@ -23,15 +23,14 @@ use broker::Broker;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_says_or_hears_what_no_contract_grants() {
     let broker = Broker::provisioned().await;
-    let begun = std::time::Instant::now();
     let mut verdicts = Verdicts::default();
     publishing::attempt(&broker, &mut verdicts).await;
-    eprintln!("publishing {:?}", begun.elapsed());
+
     objects::attempt(&broker, &mut verdicts).await;
-    eprintln!("objects {:?}", begun.elapsed());
+
     users::attempt(&broker, &mut verdicts).await;
-    eprintln!("users {:?}", begun.elapsed());
+
     returning::attempt(&broker, &mut verdicts).await;
-    eprintln!("returning {:?}", begun.elapsed());
+
     verdicts.close(&format!("on RabbitMQ {}", broker.version));
 }

@@ -1,5 +1,6 @@
 //! Read, purge, delete, declare and bind, on every queue and every exchange.
 use bot_messages::topology::QueueType;
+use futures_util::future::join_all;
 use lapin::{
     ExchangeKind,
     options::{
@@ -15,12 +16,19 @@ use crate::{
 };
 
 pub(crate) async fn attempt(broker: &Broker, verdicts: &mut Verdicts) {
-    for publisher in broker.fleet.publishers() {
-        let mut client = Client::connect(broker, &publisher).await;
-        queues(broker, &publisher, &mut client, verdicts).await;
-        exchanges(broker, &publisher, &mut client, verdicts).await;
-        new_ones(&publisher, &mut client, verdicts).await;
+    let publishers = broker.fleet.publishers();
+    for of_one in join_all(publishers.iter().map(|publisher| publisher_attempts(broker, publisher))).await {
+        verdicts.add(of_one);
     }
+}
+
+async fn publisher_attempts(broker: &Broker, publisher: &str) -> Verdicts {
+    let mut verdicts = Verdicts::default();
+    let mut client = Client::connect(broker, publisher).await;
+    queues(broker, publisher, &mut client, &mut verdicts).await;
+    exchanges(broker, publisher, &mut client, &mut verdicts).await;
+    new_ones(publisher, &mut client, &mut verdicts).await;
+    verdicts
 }
 
 async fn queues(broker: &Broker, who: &str, client: &mut Client, verdicts: &mut Verdicts) {

@@ -1,9 +1,10 @@
 //! Every key on every exchange by every publisher; keys of others in CC and BCC; forged properties; direct reply-to.
 use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use lapin::{
     BasicProperties,
-    options::BasicConsumeOptions,
+    options::{BasicConsumeOptions, BasicPublishOptions},
     types::{AMQPValue, FieldArray, FieldTable},
 };
 
@@ -25,20 +26,27 @@ pub(crate) struct Sent {
 }
 
 pub(crate) async fn attempt(broker: &Broker, verdicts: &mut Verdicts) {
-    let mut sent = Vec::new();
-    for publisher in broker.fleet.publishers() {
-        let mut who = Who::new(broker, &publisher).await;
-        who.foreign_exchanges(verdicts).await;
-        who.own_exchange(verdicts, &mut sent).await;
-        who.copies(verdicts, &mut sent).await;
-        who.forged_properties(verdicts, &mut sent).await;
-        who.direct_replies(verdicts).await;
-    }
+    let publishers = broker.fleet.publishers();
+    let all = join_all(publishers.iter().map(|publisher| publisher_attempts(broker, publisher))).await;
     broker.settled().await;
-    for Sent { id, what, queues } in sent {
-        let came: BTreeSet<String> = broker.arrived(&id).into_keys().collect();
-        verdicts.equal(|| format!("{what}: where it comes to"), &came, &queues);
+    for (of_one, sent) in all {
+        verdicts.add(of_one);
+        for Sent { id, what, queues } in sent {
+            let came: BTreeSet<String> = broker.arrived(&id).into_keys().collect();
+            verdicts.equal(|| format!("{what}: where it comes to"), &came, &queues);
+        }
     }
+}
+
+async fn publisher_attempts(broker: &Broker, publisher: &str) -> (Verdicts, Vec<Sent>) {
+    let (mut verdicts, mut sent) = (Verdicts::default(), Vec::new());
+    let mut who = Who::new(broker, publisher).await;
+    who.foreign_exchanges(&mut verdicts).await;
+    who.own_exchange(&mut verdicts, &mut sent).await;
+    who.copies(&mut verdicts, &mut sent).await;
+    who.forged_properties(&mut verdicts, &mut sent).await;
+    who.direct_replies(&mut verdicts).await;
+    (verdicts, sent)
 }
 
 /// CC or BCC, and what it says.
@@ -191,17 +199,20 @@ impl<'a> Who<'a> {
     /// It may ask for answers; nobody may give one, since that takes the exchange without a name.
     async fn direct_replies(&mut self, verdicts: &mut Verdicts) {
         let (own, exchange) = (self.granted[0].0.clone(), self.exchange.clone());
-        let outcome = self
+        let asked = self
             .client
             .attempt(async |channel| {
                 let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-                channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default()).await
+                let answers = channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default()).await?;
+                let (exchange, key) = (exchange.as_str().into(), own.as_str().into());
+                let asking = BasicProperties::default().with_reply_to(REPLY_TO.into());
+                channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"{}", asking).await?.await?;
+                // As long as it is there, its channel may be answered.
+                drop(answers);
+                Ok(())
             })
             .await;
-        verdicts.allowed(|| format!("{} waits for direct replies", self.name), outcome, true);
-        let asking = BasicProperties::default().with_reply_to(REPLY_TO.into());
-        let (_, outcome) = self.publish(&exchange, &own, asking).await;
-        verdicts.allowed(|| format!("{} asks for a direct reply", self.name), outcome, true);
+        verdicts.allowed(|| format!("{} asks for a direct reply", self.name), asked, true);
         let forged = format!("{REPLY_TO}.g1h2AA5yZXBseUA1MzQ2NzM5NQAABqQAAAAAYkGc4w==.abc");
         for (exchange, key) in [("", forged.as_str()), ("", REPLY_TO), (exchange.as_str(), forged.as_str())] {
             let (_, outcome) = self.publish(exchange, key, BasicProperties::default()).await;

@@ -339,7 +339,10 @@ impl Builder {
             granted.extend([r"to\.[^.]+\.control\.[^.]+".into(), r"requeue\.[^.]+".into()]);
             configure = format!(r"^tmp\.{slug}\..*$");
             write = format!(r"^({}|tmp\.{slug}\..*)$", escape(&egress));
-            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|[a-z0-9-]+\.dead|unrouted)$");
+            // By name: a pattern for all dead letters would fit the exchange `lota.dead` too.
+            let dead: Vec<String> = contracts.iter().map(|c| escape(&keys::dead_queue(&c.name.slug()))).collect();
+            let dead = dead.iter().map(|name| format!("|{name}")).collect::<String>();
+            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|unrouted{dead})$");
         }
         let mut topic_permissions =
             vec![TopicPermission { exchange: egress, write: format!("^({})$", granted.join("|")), read: "^$".into() }];
