@@ -14,6 +14,7 @@ mod broker;
 mod fleet;
 mod objects;
 mod publishing;
+mod receivers;
 mod returning;
 mod users;
 
@@ -25,12 +26,13 @@ async fn nobody_says_or_hears_what_no_contract_grants() {
     let broker = Broker::provisioned().await;
     let mut verdicts = Verdicts::default();
     publishing::attempt(&broker, &mut verdicts).await;
-
     objects::attempt(&broker, &mut verdicts).await;
-
     users::attempt(&broker, &mut verdicts).await;
-
     returning::attempt(&broker, &mut verdicts).await;
-
     verdicts.close(&format!("on RabbitMQ {}", broker.version));
+}
+
+#[test]
+fn what_a_body_pretends_is_put_aside_by_its_receiver() {
+    receivers::attempt();
 }
