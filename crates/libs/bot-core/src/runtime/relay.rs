@@ -166,7 +166,7 @@ fn begin<B: Bot>(shared: &Arc<Shared<B>>, row: &Queued) -> (Outgoing, Span) {
 
 /// The dead letter of what cannot be delivered, and the event that says so. A message of another that was to be tried
 /// again keeps its publisher.
-fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> [Outgoing; 2] {
+fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> Vec<Outgoing> {
     let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
     let envelope = Envelope::decode(&message.body).ok();
     let returned = Returned {
