@@ -77,14 +77,12 @@ impl Stage {
         let node = Node::start(options, &tell).await.unwrap();
         let management = node.management().unwrap();
         let publisher = |name: &str, hears_all| OutsidePublisher {
-            name: name.parse().unwrap(),
-            says: vec!["repository.pushed".into()],
             hears_all,
-            operator: false,
+            ..OutsidePublisher::new(name.parse().unwrap(), &["repository.pushed"])
         };
         let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
         let topology = Topology::new(&[bot_core::contract_of::<ToyBot>()], &outside).unwrap();
-        let applied = ApplyOptions { dry_run: false, drain: None, figures_every: Duration::from_secs(5) };
+        let applied = ApplyOptions { dry_run: false, drain: false, figures_every: Duration::from_secs(5) };
         apply(&management, &topology, &password, applied).await.unwrap();
 
         let url = format!("amqp://outside:secret%20of%20outside@127.0.0.1:{}/lota", node.amqp_port());

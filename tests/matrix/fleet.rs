@@ -19,6 +19,12 @@ pub(crate) fn contracts() -> Vec<Contract> {
     serde_json::from_str(CONTRACTS).unwrap()
 }
 
+/// The publisher that a fleet ships with.
+pub(crate) fn outside() -> OutsidePublisher {
+    let says = ["repository.pushed", "deploy.requested"];
+    OutsidePublisher { hears_all: true, ..OutsidePublisher::new("outside".parse().unwrap(), &says) }
+}
+
 impl Fleet {
     pub(crate) fn new() -> Self {
         let mut bots = contracts();
@@ -33,16 +39,9 @@ impl Fleet {
             (ear.says, ear.observes, ear.dependencies) = (Vec::new(), Vec::new(), Vec::new());
             bots.push(ear);
         }
-        let publisher = |name: &str, says: &[&str], hears_all| OutsidePublisher {
-            name: name.parse().unwrap(),
-            says: says.iter().map(ToString::to_string).collect(),
-            hears_all,
-            ..OutsidePublisher::operator()
-        };
-        let ordinary = |publisher: OutsidePublisher| OutsidePublisher { operator: false, ..publisher };
         let outside = vec![
-            ordinary(publisher("outside", &["repository.pushed", "deploy.requested"], true)),
-            ordinary(publisher("ci", &["test.completed", "test.report_requested"], false)),
+            outside(),
+            OutsidePublisher::new("ci".parse().unwrap(), &["test.completed", "test.report_requested"]),
             OutsidePublisher::operator(),
         ];
         Self { bots, outside }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     attempts::{Client, Outcome, Verdicts},
     broker,
-    fleet::{Fleet, contracts},
+    fleet::{self, Fleet, contracts},
 };
 
 /// A queue can only be looked at from its beginning.
@@ -97,10 +97,7 @@ fn text(value: &Value) -> String {
 /// By each key that leads to a bot's work: another source, type and destination; the same with headers that vouch for it;
 /// and a replay and a command that pretend as much.
 fn forgeries() -> Vec<Forgery> {
-    let mut outside = OutsidePublisher::operator();
-    outside.name = "outside".parse().unwrap();
-    (outside.says, outside.operator) = (vec!["repository.pushed".into(), "deploy.requested".into()], false);
-    let fleet = Fleet { bots: contracts(), outside: vec![outside, OutsidePublisher::operator()] };
+    let fleet = Fleet { bots: contracts(), outside: vec![fleet::outside(), OutsidePublisher::operator()] };
     let now = tests::succeeds(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).trim().to_owned();
     let mut out = Vec::new();
     for publisher in fleet.publishers() {

@@ -362,8 +362,8 @@ impl Builder {
             read,
             topic_permissions,
             tags: Vec::new(),
-            max_connections: Some(64),
-            max_channels: Some(256),
+            max_connections: Some(o.max_connections.unwrap_or(64)),
+            max_channels: Some(o.max_channels.unwrap_or(256)),
         });
     }
 
@@ -450,12 +450,7 @@ mod tests {
 
     #[test]
     fn a_grant_of_an_unknown_type_is_refused_with_the_nearest() {
-        let outside = OutsidePublisher {
-            name: "ci".parse().unwrap(),
-            says: vec!["deploy.request".into()],
-            hears_all: false,
-            operator: false,
-        };
+        let outside = OutsidePublisher::new("ci".parse().unwrap(), &["deploy.request"]);
         let error = Topology::new(&[], &[outside]).unwrap_err().to_string();
         assert!(error.contains("did you mean `deploy.requested`"), "{error}");
     }

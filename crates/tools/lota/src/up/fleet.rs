@@ -110,6 +110,8 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Com
         admin: broker.admin.clone(),
         broker: broker.kind,
         place: Place::here(),
+        // A broker that somebody named may be everybody's.
+        development: broker.kind != BrokerKind::Named || args.development,
     })?;
     defaults::write_missing(home)?;
     let changes = topology::apply_to(home, &broker.management, ApplyOptions::default()).await?;

@@ -18,7 +18,7 @@ mod say;
 mod start;
 mod stop;
 mod supervise;
-mod topology;
+pub(crate) mod topology;
 
 pub(crate) use bots::config;
 pub(crate) use demo::{DemoArgs, demo};
