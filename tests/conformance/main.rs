@@ -7,6 +7,7 @@
 )]
 
 mod crashes;
+mod forgeries;
 mod jobs;
 mod limits;
 mod outcomes;

@@ -169,11 +169,16 @@ impl Stage {
 
     /// The same, as part of a trace.
     pub(crate) async fn wish_in_trace(&self, id: &str, repository: &str, wish: &str, traceparent: Option<&str>) {
-        let body = wished(id, repository, wish);
         let mut headers = FieldTable::default();
         if let Some(traceparent) = traceparent {
             headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
         }
+        self.wish_with(id, repository, wish, headers).await;
+    }
+
+    /// The same, with headers.
+    pub(crate) async fn wish_with(&self, id: &str, repository: &str, wish: &str, headers: FieldTable) {
+        let body = wished(id, repository, wish);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties =
             BasicProperties::default().with_delivery_mode(2).with_message_id(id.into()).with_headers(headers);
