@@ -60,6 +60,11 @@ pub(crate) fn attempt() {
 
     let forgeries = forgeries();
     let mut verdicts = Verdicts::default();
+    for bot in contracts().iter().map(|c| c.name.slug()) {
+        let seen = what_it_was_told(fleet.pid(&bot));
+        let has_it = seen.contains(node.admin_password().expose());
+        verdicts.equal(|| format!("the administrator's password is told to {bot}"), &has_it, &false);
+    }
     runtime.block_on(send(&forgeries, &url, &mut verdicts));
     for bot in contracts().iter().map(|c| c.name.slug()) {
         // With a key that it is bound by, but by an exchange that proves nobody.
@@ -88,6 +93,15 @@ pub(crate) fn attempt() {
         tests::wait_for(&format!("an alert about {bot}"), LIMIT, || has_alert(&fleet, &bot).then_some(()));
     }
     verdicts.close(&format!("of forged bodies on RabbitMQ {version}"));
+}
+
+/// Environment and command line of a process, and which files it holds open.
+fn what_it_was_told(pid: i32) -> String {
+    let read = |part: &str| String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{part}")).unwrap()).into_owned();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let small = |entry: &fs::DirEntry| entry.path().metadata().is_ok_and(|meta| meta.is_file() && meta.len() < 1000);
+    let open = open.filter(small).filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    [read("environ"), read("cmdline")].into_iter().chain(open).collect()
 }
 
 fn text(value: &Value) -> String {
