@@ -340,9 +340,9 @@ impl Builder {
             configure = format!(r"^tmp\.{slug}\..*$");
             write = format!(r"^({}|tmp\.{slug}\..*)$", escape(&egress));
             // By name: a pattern for all dead letters would fit the exchange `lota.dead` too.
-            let dead: Vec<String> = contracts.iter().map(|c| escape(&keys::dead_queue(&c.name.slug()))).collect();
-            let dead = dead.iter().map(|name| format!("|{name}")).collect::<String>();
-            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|unrouted{dead})$");
+            let dead = contracts.iter().map(|c| escape(&keys::dead_queue(&c.name.slug())));
+            let names: Vec<String> = ["unrouted".to_owned()].into_iter().chain(dead).collect();
+            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|{})$", names.join("|"));
         }
         let mut topic_permissions =
             vec![TopicPermission { exchange: egress, write: format!("^({})$", granted.join("|")), read: "^$".into() }];
