@@ -137,7 +137,7 @@ impl Relay {
         }
         let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
         let letters = undeliverable(shared, &row.message, &why);
-        shared.store.remove_outgoing(row.seq, letters.into()).await?;
+        shared.store.remove_outgoing(row.seq, letters).await?;
         self.refused.forget(row.seq);
         Ok(())
     }
