@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-containers bench check sbom gen new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-brokers test-containers bench check sbom gen new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -25,6 +25,10 @@ test: doctor ## run all tests, with cargo-nextest where it is installed
 	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
 	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads 2; fi
+
+test-brokers: doctor ## the tests that look closely at the broker, on RabbitMQ 4.0 and 4.3; debootstrap fetches them as root
+	@cargo build --locked --workspace --bins
+	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; tests/brokers.sh 4.0 4.3
 
 test-containers: doctor ## the tests that need docker or podman and the image rabbitmq:4-management
 	cargo build --locked --workspace --bins

@@ -9,6 +9,7 @@
 
 mod crashes;
 mod deployments;
+mod forgeries;
 mod jobs;
 mod limits;
 mod outcomes;

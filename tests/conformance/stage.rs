@@ -10,7 +10,7 @@ use std::{
 };
 
 use bot_messages::{Contract, OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Installation, Management, Node, NodeOptions, Secret, apply};
+use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Secret, apply};
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -22,7 +22,7 @@ use lapin::{
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
-use tests::{cache_dir, program, toy::ToyBot};
+use tests::{installation, program, toy::ToyBot};
 
 /// A bot of the workspace that is put on the stage.
 pub(crate) struct Cast {
@@ -91,20 +91,17 @@ impl Stage {
     /// With another bot, whose home is `bot` in this folder.
     pub(crate) async fn set_for(dir: tempfile::TempDir, cast: Cast) -> Self {
         let tell = |line: &str| eprintln!("  {line}");
-        let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
-        let mut options = NodeOptions::new(dir.path().join("node"), installation);
+        let mut options = NodeOptions::new(dir.path().join("node"), installation().await);
         options.die_with_parent = true;
         let node = Node::start(options, &tell).await.unwrap();
         let management = node.management().unwrap();
         let publisher = |name: &str, hears_all| OutsidePublisher {
-            name: name.parse().unwrap(),
-            says: vec![cast.heard.into()],
             hears_all,
-            operator: false,
+            ..OutsidePublisher::new(name.parse().unwrap(), &[cast.heard])
         };
         let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
         let topology = Topology::new(std::slice::from_ref(&cast.contract), &outside).unwrap();
-        let applied = ApplyOptions { dry_run: false, drain: None, figures_every: Duration::from_secs(5) };
+        let applied = ApplyOptions { dry_run: false, drain: false, figures_every: Duration::from_secs(5) };
         apply(&management, &topology, &password, applied).await.unwrap();
 
         let url = format!("amqp://outside:secret%20of%20outside@127.0.0.1:{}/lota", node.amqp_port());
@@ -200,11 +197,16 @@ impl Stage {
 
     /// The same, as part of a trace.
     pub(crate) async fn wish_in_trace(&self, id: &str, repository: &str, wish: &str, traceparent: Option<&str>) {
-        let body = wished(id, repository, wish);
         let mut headers = FieldTable::default();
         if let Some(traceparent) = traceparent {
             headers.insert("traceparent".into(), AMQPValue::LongString(traceparent.into()));
         }
+        self.wish_with(id, repository, wish, headers).await;
+    }
+
+    /// The same, with headers.
+    pub(crate) async fn wish_with(&self, id: &str, repository: &str, wish: &str, headers: FieldTable) {
+        let body = wished(id, repository, wish);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties =
             BasicProperties::default().with_delivery_mode(2).with_message_id(id.into()).with_headers(headers);

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bot_provision::Installation;
 pub use repository::Repository;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,6 +45,16 @@ pub fn program(name: &str) -> PathBuf {
 /// Where unpacked packages lie, so that each test does not fetch them anew.
 pub fn cache_dir() -> PathBuf {
     std::env::var_os("LOTA_CACHE").map_or_else(|| workspace().join(".cache/lota"), PathBuf::from)
+}
+
+/// The RabbitMQ that tests start: this machine's, or of the series that `LOTA_TEST_RABBITMQ` names (such as `4.3`).
+pub async fn installation() -> Installation {
+    match std::env::var("LOTA_TEST_RABBITMQ").ok().filter(|series| !series.is_empty()) {
+        Some(series) => Installation::of_series(&cache_dir(), &series).unwrap_or_else(|| {
+            panic!("there is no RabbitMQ {series} in {}/brokers: `make test-brokers` unpacks it", cache_dir().display())
+        }),
+        None => Installation::find(&cache_dir(), &say).await.unwrap(),
+    }
 }
 
 /// The top of the workspace.

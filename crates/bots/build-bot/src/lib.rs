@@ -5,8 +5,8 @@
 //! configuration is due it looks where a ref points to, and may say `repository.pushed` itself, which it then hears like
 //! any other (`look.rs`).
 //!
-//! How it fails: a repository that `repositories.yaml` does not list, and a URL or ref that is none, is answered with
-//! `build.failed` at once. A server that does not answer is tried again, a breaker per host keeps that from burning
+//! How it fails: a repository that `repositories.yaml` does not list, or for which `publishers.yaml` does not let the
+//! publisher speak, and a URL or ref that is none, is answered with `build.failed` at once. A server that does not answer is tried again, a breaker per host keeps that from burning
 //! attempts. A missing commit, a wrong pipeline file, a failing step, a limit that was reached are final. Whatever
 //! happened, the log up to there is stored and named by `build.failed`.
 //!
@@ -46,7 +46,7 @@ use bot_messages::{
     pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Listed, Log, Repositories, SecretsDir};
+use bot_pipeline::{Folder, Listed, Log, Publishers, Repositories, SecretsDir};
 use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -71,6 +71,7 @@ pub struct BuildBot {
     config: Config,
     tools: Tools,
     repositories: Repositories,
+    publishers: Publishers,
     secrets: SecretsDir,
     objects: Objects,
     mirrors: Mirrors,
@@ -106,6 +107,7 @@ impl Bot for BuildBot {
     fn new(config: Config, tools: Tools) -> anyhow::Result<Self> {
         config.check()?;
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let publishers = Publishers::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
         let missing: Vec<String> = repositories
             .credentials()
@@ -137,6 +139,7 @@ impl Bot for BuildBot {
             config,
             tools,
             repositories,
+            publishers,
             secrets,
             objects,
             network,
@@ -175,7 +178,12 @@ impl Handle<RepositoryPushed> for BuildBot {
         if means_deleted(&revision.commit) {
             return Ok(Effects::ignored(format!("{} was deleted: there is nothing to build", revision.git_ref)));
         }
-        let (code, why) = match self.admits(&revision.repository, &revision.url, &revision.git_ref) {
+        // Trust follows the URL, so its publisher has to be one that may name it; a bundle's content is its word too.
+        let admitted = self.admits(&revision.repository, &revision.url, &revision.git_ref).and_then(|listed| {
+            let may = self.publishers.may_speak_for(&meta.publisher, &revision.url);
+            may.map(|()| listed).map_err(|why| (Code::PermissionDenied, why))
+        });
+        let (code, why) = match admitted {
             Ok(listed) => {
                 let key = revision.repository.clone();
                 let pushes = state.get_or_insert_default();
@@ -336,6 +344,8 @@ mod tests {
     pub(crate) fn bot() -> (tempfile::TempDir, BuildBot) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("repositories.yaml"), "- {match: /srv/**, trust: own, weight: 3}\n").unwrap();
+        let ci = "publishers: [{name: ci, says: [repository.pushed], repositories: [/srv/ci/*, /srv/git/a*]}]\n";
+        std::fs::write(dir.path().join("publishers.yaml"), ci).unwrap();
         let mut tools = Tools::default();
         tools.dir = dir.path().join("bot");
         tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
@@ -346,12 +356,16 @@ mod tests {
     }
 
     fn handled(change: impl FnOnce(&mut Revision)) -> (RepositoryPushed, Effects<BuildBot>, Meta) {
+        handled_of("operator", change)
+    }
+
+    fn handled_of(publisher: &str, change: impl FnOnce(&mut Revision)) -> (RepositoryPushed, Effects<BuildBot>, Meta) {
         let mut push = RepositoryPushed::example();
         push.revision.url = "/srv/git/api".into();
         change(&mut push.revision);
         let meta = Meta {
             id: "m-1".into(),
-            publisher: "operator".into(),
+            publisher: publisher.into(),
             correlation_id: "c-1".into(),
             priority: Priority::Medium,
             attempt: 1,
@@ -399,6 +413,18 @@ mod tests {
         refused(Code::PermissionDenied, &["repositories.yaml", line], |r| {
             r.url = Revision::example().url;
         });
+    }
+
+    #[test]
+    fn a_publisher_speaks_only_for_its_repositories() {
+        let note = |publisher, url: &str| handled_of(publisher, |r| r.url = url.into()).1.note;
+        assert_eq!(note("ci", "/srv/ci/api"), None);
+        for (publisher, url) in [("ci", "/srv/git/web"), ("another", "/srv/ci/api")] {
+            let why = note(publisher, url).unwrap();
+            assert!(why.contains(publisher) && why.contains("publishers.yaml"), "{why}");
+        }
+        let (_, effects, _) = handled_of("ci", |r| r.url = "/srv/git/web".into());
+        assert!(format!("{effects:?}").contains("PERMISSION_DENIED"), "{effects:?}");
     }
 
     #[test]

@@ -120,9 +120,31 @@ pub struct OutsidePublisher {
     /// Whether it may steer bots, replay dead letters and watch the taps. Only the operator's own user is.
     #[serde(default)]
     pub operator: bool,
+    /// For which repositories it may speak: patterns over their URLs. Whoever acts on what it says holds it to them.
+    #[serde(default)]
+    pub repositories: Vec<String>,
+    /// Connections at a time; 64 where absent.
+    #[serde(default)]
+    pub max_connections: Option<u32>,
+    /// Channels at a time; 256 where absent.
+    #[serde(default)]
+    pub max_channels: Option<u32>,
 }
 
 impl OutsidePublisher {
+    /// Says these types, for no repository, and hears nothing.
+    pub fn new(name: BotName, says: &[&str]) -> Self {
+        Self {
+            name,
+            says: says.iter().map(ToString::to_string).collect(),
+            hears_all: false,
+            operator: false,
+            repositories: Vec::new(),
+            max_connections: None,
+            max_channels: None,
+        }
+    }
+
     /// The user behind the `lota` command.
     pub fn operator() -> Self {
         let says = [
@@ -137,12 +159,7 @@ impl OutsidePublisher {
             "approval.denied",
             "config.applied",
         ];
-        Self {
-            name: operator_name(),
-            says: says.iter().map(ToString::to_string).collect(),
-            hears_all: false,
-            operator: true,
-        }
+        Self { operator: true, ..Self::new(operator_name(), &says) }
     }
 }
 

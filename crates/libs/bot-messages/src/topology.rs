@@ -339,7 +339,10 @@ impl Builder {
             granted.extend([r"to\.[^.]+\.control\.[^.]+".into(), r"requeue\.[^.]+".into()]);
             configure = format!(r"^tmp\.{slug}\..*$");
             write = format!(r"^({}|tmp\.{slug}\..*)$", escape(&egress));
-            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|[a-z0-9-]+\.dead|unrouted)$");
+            // By name: a pattern for all dead letters would fit the exchange `lota.dead` too.
+            let dead = contracts.iter().map(|c| escape(&keys::dead_queue(&c.name.slug())));
+            let names: Vec<String> = ["unrouted".to_owned()].into_iter().chain(dead).collect();
+            read = format!(r"^(lota\.(events|health|logs|audit)|tmp\.{slug}\..*|{})$", names.join("|"));
         }
         let mut topic_permissions =
             vec![TopicPermission { exchange: egress, write: format!("^({})$", granted.join("|")), read: "^$".into() }];
@@ -359,8 +362,8 @@ impl Builder {
             read,
             topic_permissions,
             tags: Vec::new(),
-            max_connections: Some(64),
-            max_channels: Some(256),
+            max_connections: Some(o.max_connections.unwrap_or(64)),
+            max_channels: Some(o.max_channels.unwrap_or(256)),
         });
     }
 
@@ -447,12 +450,7 @@ mod tests {
 
     #[test]
     fn a_grant_of_an_unknown_type_is_refused_with_the_nearest() {
-        let outside = OutsidePublisher {
-            name: "ci".parse().unwrap(),
-            says: vec!["deploy.request".into()],
-            hears_all: false,
-            operator: false,
-        };
+        let outside = OutsidePublisher::new("ci".parse().unwrap(), &["deploy.request"]);
         let error = Topology::new(&[], &[outside]).unwrap_err().to_string();
         assert!(error.contains("did you mean `deploy.requested`"), "{error}");
     }

@@ -10,12 +10,11 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
+use crate::mistakes::{Mistakes, lines, text_of};
+
 /// The file's name in the folder of configuration.
 const FILE_NAME: &str = "repositories.yaml";
-const FILE_BYTES_MAX: u64 = 1 << 20;
 const WEIGHT_MAX: u32 = 100;
-/// Mistakes told at once.
-const MISTAKES_MAX: usize = 20;
 
 /// How far a repository's content is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -105,24 +104,10 @@ impl Repositories {
     /// Reads the file. That it is missing is no mistake: then nothing is built.
     pub fn read(config_dir: &Path) -> Result<Self, String> {
         let file = config_dir.join(FILE_NAME);
-        let shown = file.display();
-        let unreadable = |e: std::io::Error| format!("{shown} cannot be read: {e}");
-        let meta = match file.metadata() {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self { file, rules: None }),
-            Err(e) => return Err(unreadable(e)),
+        let Some(text) = text_of(&file)? else {
+            return Ok(Self { file, rules: None });
         };
-        if meta.len() > FILE_BYTES_MAX {
-            return Err(format!("{shown} has more than {FILE_BYTES_MAX} bytes"));
-        }
-        let text = std::fs::read_to_string(&file).map_err(unreadable)?;
-        let rules = parse(&text).map_err(|mistakes| {
-            let line = |YamlMistake { at, message }: YamlMistake| {
-                let at = at.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
-                format!("{shown}{at}: {message}")
-            };
-            mistakes.into_iter().map(line).collect::<Vec<_>>().join("\n")
-        })?;
+        let rules = parse(&text).map_err(|mistakes| lines(&file.display(), mistakes))?;
         Ok(Self { file, rules: Some(rules) })
     }
 
@@ -133,6 +118,16 @@ impl Repositories {
         let Some(rules) = &self.rules else {
             return Err(format!("there is no {file}, so no repository is built; make it with the line: {line}"));
         };
+        // A name that is given to one place is not taken by another.
+        let owner = rules.iter().find(|rule| rule.name.as_deref() == Some(repository));
+        let owned =
+            owner.is_some() && !rules.iter().any(|r| r.name.as_deref() == Some(repository) && r.matcher.is_match(url));
+        if let Some(owner) = owner.filter(|_| owned) {
+            return Err(format!(
+                "{file} gives the name `{repository}` to `{}`, and `{url}` is another; use a name of its own",
+                owner.matcher.glob().glob()
+            ));
+        }
         let mut other_name = None;
         for rule in rules.iter().filter(|rule| rule.matcher.is_match(url)) {
             match &rule.name {
@@ -164,7 +159,7 @@ fn parse(text: &str) -> Result<Vec<Rule>, Vec<YamlMistake>> {
         mistake.message = format!("{}; {expected}", mistake.message);
         vec![mistake]
     })?;
-    let mut mistakes = Mistakes(Vec::new());
+    let mut mistakes = Mistakes::default();
     let mut seen: BTreeMap<(String, Option<String>), Location> = BTreeMap::new();
     let mut rules = Vec::new();
     for item in items.unwrap_or_default() {
@@ -177,23 +172,7 @@ fn parse(text: &str) -> Result<Vec<Rule>, Vec<YamlMistake>> {
         seen.entry(key).or_insert(here);
         rules.extend(rule(item, &mut mistakes));
     }
-    if mistakes.0.is_empty() { Ok(rules) } else { Err(mistakes.0) }
-}
-
-struct Mistakes(Vec<YamlMistake>);
-
-impl Mistakes {
-    fn add(&mut self, at: Location, message: String) {
-        if self.0.len() < MISTAKES_MAX {
-            self.0.push(YamlMistake { at: (at != Location::UNKNOWN).then(|| (at.line(), at.column())), message });
-        }
-    }
-
-    fn check(&mut self, text: &Spanned<String>, fits: bool, expected: &str) {
-        if !fits {
-            self.add(text.referenced, format!("`{}`: expected {expected}", text.value));
-        }
-    }
+    mistakes.or(rules)
 }
 
 fn rule(item: Item, mistakes: &mut Mistakes) -> Option<Rule> {
@@ -339,6 +318,17 @@ mod tests {
         let list = repositories("- {match: 'https://git.example.org/**', name: shop/web, trust: own}\n");
         let told = list.judge(NAME, "https://git.example.org/x").unwrap_err();
         assert!(told.contains("`shop/web`") && told.contains("`shop/api`"), "{told}");
+    }
+
+    #[test]
+    fn a_name_that_is_given_is_not_taken_by_another_place() {
+        let list = repositories(
+            "- {match: 'https://h/shop/api', name: shop/api, trust: own}\n- {match: 'https://h/**', trust: known}\n",
+        );
+        assert!(list.judge(NAME, "https://h/shop/api").is_ok());
+        assert!(list.judge("mine", "https://h/mine").is_ok());
+        let told = list.judge(NAME, "https://h/mine").unwrap_err();
+        assert!(told.contains("gives the name `shop/api` to `https://h/shop/api`"), "{told}");
     }
 
     #[test]

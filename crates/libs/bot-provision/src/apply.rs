@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bot_messages::keys;
 use bot_messages::topology::Topology;
+use serde_json::json;
 
 use crate::Passwords;
 use crate::management::{Management, ManagementError};
-use crate::management_types::{BindingInfo, Destination};
+use crate::management_types::{BindingInfo, Destination, PolicyInfo};
 use crate::plan::{Action, Change, Drift, DriftKind, Step, Work, destination_of, plan};
 use crate::snapshot::Snapshot;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// For what was moved to arrive.
+const MOVE_LIMIT: Duration = Duration::from_mins(1);
+/// Messages that are moved in one call.
+const MOVED_AT_ONCE: u32 = 100;
 
 /// The first step that failed. What was done before it stays, and a second run
 /// goes on from there.
@@ -27,16 +33,17 @@ pub enum ApplyError {
 pub struct ApplyOptions {
     /// Only tell what would be done.
     pub dry_run: bool,
-    /// How long to wait for a queue that has to go, once it is unbound, to be emptied by its consumers. Without it,
-    /// one that holds messages is reported as kept at once.
-    pub drain: Option<Duration>,
+    /// Move what lies in a quorum queue that no contract grants any more to the queue [`keys::UNROUTED_QUEUE`], and drop
+    /// what lies in a classic one (heartbeats, log lines), so that they can be deleted. Not dead letters: those somebody has
+    /// to look at. Without it, a queue that holds messages is kept.
+    pub drain: bool,
     /// The broker's `collect_statistics_interval`, 5 s unless it was changed. Counts are older than that.
     pub figures_every: Duration,
 }
 
 impl Default for ApplyOptions {
     fn default() -> Self {
-        Self { dry_run: false, drain: None, figures_every: Duration::from_secs(5) }
+        Self { dry_run: false, drain: false, figures_every: Duration::from_secs(5) }
     }
 }
 
@@ -63,11 +70,13 @@ pub async fn apply(
     if options.dry_run {
         return Ok(steps.iter().map(|step| foretell(step, &found)).collect());
     }
-    let mut run = Run { api, topology, passwords, options, kept: BTreeMap::new(), rebind: BTreeSet::new() };
+    let mut run =
+        Run { api, topology, passwords, options, kept: BTreeMap::new(), rebind: BTreeSet::new(), moved: Vec::new() };
     let mut changes = Vec::new();
     let mut rest = steps.as_slice();
     while let Some((first, after)) = rest.split_first() {
         run.prepare(first, rest, &found).await?;
+        changes.append(&mut run.moved);
         run.work(first).await.map_err(|source| failed(first, source))?;
         changes.push(run.outcome(first));
         rest = after;
@@ -145,6 +154,8 @@ struct Run<'a> {
     kept: BTreeMap<String, Option<String>>,
     /// Exchanges and queues whose bindings are gone and belong back.
     rebind: BTreeSet<(Destination, String)>,
+    /// Out of which queues how many messages were moved.
+    moved: Vec<Change>,
 }
 
 impl Run<'_> {
@@ -170,30 +181,69 @@ impl Run<'_> {
             deleted.map_err(|source| failed(first, source))?;
         }
         tokio::time::sleep(self.options.figures_settle()).await;
-        let deadline = Instant::now() + self.options.drain.unwrap_or_default();
+        let is_granted_no_more = matches!(first.work, Work::RemoveQueue(_));
         for name in names {
-            let why = self.why_keep(name, deadline).await.map_err(|source| failed(first, source))?;
+            let mut why = self.why_keep(name).await.map_err(|source| failed(first, source))?;
+            if why.is_some() && self.options.drain && is_granted_no_more {
+                why = self.drain(name).await.map_err(|source| failed(first, source))?;
+            }
             self.kept.insert(name.to_owned(), why);
         }
         Ok(())
     }
 
-    async fn why_keep(&self, queue: &str, deadline: Instant) -> Result<Option<String>, ManagementError> {
-        let vhost = &self.topology.vhost;
-        loop {
-            let counted = self.api.queue(vhost, queue).await?.messages;
-            // Not even figures: its leader may be down, and then nobody knows.
-            let Some(count) = counted else {
-                return Ok(Some("RabbitMQ tells no figures of it, so it may hold messages".to_owned()));
-            };
-            if count == 0 && self.api.peek(vhost, queue, 1).await?.is_empty() {
-                return Ok(None);
-            }
-            if Instant::now() >= deadline {
-                return Ok(Some(holds(count.max(1))));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+    /// Has the broker itself move all messages, by rejecting them while a policy dead-letters them to where they may lie:
+    /// nothing is in our hands meanwhile. Why the queue has to stay, if it has to.
+    async fn drain(&mut self, queue: &str) -> Result<Option<String>, ManagementError> {
+        let (api, vhost) = (self.api, self.topology.vhost.as_str());
+        if queue.ends_with(".dead") {
+            return Ok(Some("dead letters are not moved: look at them (`lota dlq`), then empty it".to_owned()));
         }
+        if !self.topology.queues.iter().any(|q| q.name == keys::UNROUTED_QUEUE) {
+            return Ok(Some(format!("there is no queue {} to move it to", keys::UNROUTED_QUEUE)));
+        }
+        let there = api.queue(vhost, queue).await?;
+        if there.kind.as_deref() != Some("quorum") {
+            // Heartbeats, log lines: for what may be lost, and a plain queue loses on the way.
+            api.purge(vhost, queue).await?;
+            let action = Action::Dropped(there.messages.unwrap_or_default());
+            self.moved.push(Change { action, what: format!("queue {queue}") });
+            return Ok(None);
+        }
+        let policy = drain_policy(queue);
+        api.put_policy(vhost, &policy).await?;
+        // A queue hears of its policy a moment later, and would throw away what it rejects before.
+        tokio::time::sleep(self.options.figures_settle()).await;
+        let (begun, mut count) = (Instant::now(), 0);
+        let before = api.queue(vhost, keys::UNROUTED_QUEUE).await?.messages.unwrap_or_default();
+        let why = loop {
+            let moved = api.reject(vhost, queue, MOVED_AT_ONCE).await?;
+            count += moved;
+            let arrived = api.queue(vhost, keys::UNROUTED_QUEUE).await?.messages.unwrap_or_default();
+            // A quorum queue moves them by and by; deleted before, it would take them with it.
+            if moved == 0 && arrived >= before + count {
+                break self.why_keep(queue).await?;
+            }
+            if moved == 0 && begun.elapsed() > MOVE_LIMIT {
+                break Some(format!("{count} messages were moved, and {arrived} are in {}", keys::UNROUTED_QUEUE));
+            }
+            if moved == 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        api.delete_policy(vhost, &policy.name).await?;
+        self.moved.push(Change { action: Action::Moved(count), what: format!("queue {queue}") });
+        Ok(why)
+    }
+
+    async fn why_keep(&self, queue: &str) -> Result<Option<String>, ManagementError> {
+        let vhost = &self.topology.vhost;
+        // Not even figures: its leader may be down, and then nobody knows.
+        let Some(count) = self.api.queue(vhost, queue).await?.messages else {
+            return Ok(Some("RabbitMQ tells no figures of it, so it may hold messages".to_owned()));
+        };
+        let is_empty = count == 0 && self.api.peek(vhost, queue, 1).await?.is_empty();
+        Ok((!is_empty).then(|| holds(count.max(1))))
     }
 
     fn outcome(&self, step: &Step) -> Change {
@@ -297,6 +347,23 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What is rejected goes to the queue of what has no place. Above all other policies.
+fn drain_policy(queue: &str) -> PolicyInfo {
+    let definition = json!({
+        "dead-letter-exchange": keys::UNROUTED,
+        "dead-letter-strategy": "at-least-once",
+        "overflow": "reject-publish",
+        "delivery-limit": 1_000_000_000,
+    });
+    PolicyInfo {
+        name: format!("lota-drain-{queue}"),
+        pattern: format!("^{}$", queue.replace('.', "\\.")),
+        apply_to: "queues".to_owned(),
+        priority: 1000,
+        definition: definition.as_object().cloned().unwrap_or_default(),
     }
 }
 

@@ -22,6 +22,10 @@ pub enum Action {
     Created,
     Updated,
     Removed,
+    /// So many messages were taken out of it, to the queue `unrouted`.
+    Moved(u64),
+    /// So many messages were thrown away: heartbeats, log lines, what observers had not taken.
+    Dropped(u64),
     /// It should have gone or changed, and was left for this reason.
     Kept(String),
 }
@@ -41,6 +45,10 @@ impl fmt::Display for Change {
             Action::Created => write!(f, "created {}", self.what),
             Action::Updated => write!(f, "updated {}", self.what),
             Action::Removed => write!(f, "removed {}", self.what),
+            Action::Moved(count) => write!(f, "moved {count} messages of {} to the queue unrouted", self.what),
+            Action::Dropped(count) => {
+                write!(f, "dropped {count} messages of {}, which is for what may be lost", self.what)
+            }
             Action::Kept(why) => write!(f, "kept {}: {why}", self.what),
         }
     }

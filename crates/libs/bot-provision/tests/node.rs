@@ -23,12 +23,22 @@ use serde_json::{Map, json};
 
 /// Figures come faster here than RabbitMQ's 5 s, so that nobody waits for them.
 const FIGURES_EVERY: Duration = Duration::from_millis(500);
-const APPLY: ApplyOptions = ApplyOptions { dry_run: false, drain: None, figures_every: FIGURES_EVERY };
+const APPLY: ApplyOptions = ApplyOptions { dry_run: false, drain: false, figures_every: FIGURES_EVERY };
 
 fn cache_dir() -> PathBuf {
     let workspace = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../..");
     let named = std::env::var_os("LOTA_CACHE").map(PathBuf::from);
     named.unwrap_or_else(|| workspace.join(".cache/lota"))
+}
+
+/// This machine's RabbitMQ, or that of the series which `LOTA_TEST_RABBITMQ` names.
+async fn installation() -> Installation {
+    match std::env::var("LOTA_TEST_RABBITMQ").ok().filter(|series| !series.is_empty()) {
+        Some(series) => Installation::of_series(&cache_dir(), &series).unwrap_or_else(|| {
+            panic!("there is no RabbitMQ {series} in {}/brokers: `make test-brokers` unpacks it", cache_dir().display())
+        }),
+        None => Installation::find(&cache_dir(), &tell).await.unwrap(),
+    }
 }
 
 fn tell(line: &str) {
@@ -104,7 +114,7 @@ async fn until_counted(api: &Management, queue: &str, count: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_and_its_topology_live_through_what_befalls_them() {
     let folder = tempfile::tempdir().unwrap();
-    let installation = Installation::find(&cache_dir(), &tell).await.unwrap();
+    let installation = installation().await;
     let mut options = NodeOptions::new(folder.path().join("node"), installation);
     options.die_with_parent = true;
     options.figures_every = FIGURES_EVERY;
@@ -274,19 +284,41 @@ async fn messages_are_never_deleted(api: &Management) {
 
 /// Back to the first topology, with someone emptying the old queue while apply waits for it.
 async fn a_queue_is_drained(api: &Management) {
-    let drain = ApplyOptions { drain: Some(Duration::from_mins(1)), ..APPLY };
-    let emptying = async {
-        let unbound = |bindings: Vec<bot_provision::BindingInfo>| {
-            !bindings.iter().any(|binding| binding.destination == "test-bot.health" && !binding.source.is_empty())
-        };
-        while !unbound(api.bindings("lota").await.unwrap()) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut wanted = topology();
+    wanted.exchanges.push(Exchange { name: "lota.unrouted".into(), internal: true });
+    wanted.queues.push(queue("unrouted", QueueType::Quorum));
+    wanted.bindings.push(binding("lota.unrouted", "unrouted", DestinationType::Queue, "#"));
+    for (name, queue_type) in [("gone.work", "quorum"), ("gone.health", "classic"), ("gone.dead", "quorum")] {
+        api.put_queue("lota", name, queue_type).await.unwrap();
+        for number in 0..3 {
+            assert!(api.publish("lota", "", name, json!({}), &format!("{name} {number}")).await.unwrap());
         }
-        api.purge("lota", "full.work").await.unwrap();
-    };
-    let wanted = topology();
-    let (changes, ()) = tokio::join!(apply(api, &wanted, &password, drain), emptying);
-    assert_eq!(words(&changes.unwrap()), ["updated queue test-bot.health", "removed queue full.work"]);
+        until_counted(api, name, 3).await;
+    }
+    api.purge("lota", "test-bot.health").await.unwrap();
+    api.purge("lota", "full.work").await.unwrap();
+    until_counted(api, "full.work", 0).await;
+    until_counted(api, "test-bot.health", 0).await;
+    let drain = ApplyOptions { drain: true, ..APPLY };
+    let changes = words(&apply(api, &wanted, &password, drain).await.unwrap());
+    for change in [
+        "moved 3 messages of queue gone.work to the queue unrouted",
+        "dropped 3 messages of queue gone.health, which is for what may be lost",
+        "removed queue gone.work",
+        "removed queue gone.health",
+        "kept queue gone.dead: dead letters are not moved: look at them (`lota dlq`), then empty it",
+    ] {
+        assert!(changes.iter().any(|c| c == change), "{change}: {changes:#?}");
+    }
+    let mut moved: Vec<String> =
+        api.peek("lota", "unrouted", 10).await.unwrap().into_iter().map(|message| message.payload).collect();
+    moved.sort();
+    assert_eq!(moved, ["gone.work 0", "gone.work 1", "gone.work 2"]);
+    for name in ["gone.dead", "unrouted"] {
+        api.purge("lota", name).await.unwrap();
+        until_counted(api, name, 0).await;
+    }
+    apply(api, &topology(), &password, APPLY).await.unwrap();
     assert_eq!(drift(api, &topology()).await, [""; 0]);
 }
 
@@ -311,7 +343,7 @@ async fn a_killed_node_comes_back(node: &mut Node) {
     let api = node.management().unwrap();
     assert_eq!(api.peek("lota", "test-bot.work", 5).await.unwrap().len(), 1);
     // Starting what runs is attaching.
-    let mut options = NodeOptions::new(node.dir(), Installation::find(&cache_dir(), &tell).await.unwrap());
+    let mut options = NodeOptions::new(node.dir(), installation().await);
     options.ports = Some(ports);
     let same = Node::start(options, &tell).await.unwrap();
     assert_eq!(same.record().process, node.record().process);

@@ -157,6 +157,7 @@ pub(crate) mod tests {
         Observed {
             body: serde_json::to_vec(&body).unwrap(),
             routing_key: event_type.into(),
+            publisher: Some("build-bot".into()),
             causation_id: parent.map(str::to_owned),
             at: at(ms + 1),
         }
@@ -177,7 +178,13 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_what_may_miss_is_replaced() {
-        let tap = |body: &str| Observed { body: body.into(), routing_key: "a.b".into(), causation_id: None, at: at(7) };
+        let tap = |body: &str| Observed {
+            body: body.into(),
+            routing_key: "a.b".into(),
+            publisher: None,
+            causation_id: None,
+            at: at(7),
+        };
         assert!(Seen::read(&tap("{")).unwrap_err().starts_with("expected a JSON object on a.b"));
         assert_eq!(Seen::read(&tap(r#"{"id":"1"}"#)).unwrap_err(), "expected `type` in a body on a.b, it is missing");
         let seen = Seen::read(&tap(r#"{"id":"1","type":"a.b"}"#)).unwrap();

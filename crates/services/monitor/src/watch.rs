@@ -99,6 +99,13 @@ impl Watch {
 
     /// A message on the events tap.
     pub(crate) fn event(&mut self, observed: &Observed) {
+        if let Some(why) = observed.forged() {
+            let publisher = cut(observed.publisher.as_deref().unwrap_or("unknown"), 64);
+            let summary = format!("{publisher} said what it is not: {why}; end it, and change its password");
+            let (id, subject) = (format!("forged:{publisher}"), format!("publisher:{publisher}"));
+            self.alerts.raise(&id, Severity::Critical, &subject, summary, observed.at);
+            return;
+        }
         let seen = match Seen::read(observed) {
             Ok(seen) => seen,
             Err(why) => return self.unreadable(&why),
@@ -108,7 +115,7 @@ impl Watch {
         self.jobs.seen(&seen, observed.at);
         match seen.event_type.as_str() {
             "bot.stopping" => {
-                if let Some((bot, instance)) = seen.bot() {
+                if let Some((bot, instance)) = seen.bot().filter(|(bot, _)| *bot == seen.source) {
                     self.fleet.stopping(bot, instance);
                 }
             }
@@ -201,11 +208,9 @@ impl Watch {
     }
 
     fn dead_letter(&mut self, seen: &Seen, now: DateTime<Utc>) {
-        let Some(bot) = seen.data.get("bot").and_then(serde_json::Value::as_str) else {
-            return;
-        };
-        let (bot, latest) = (cut(bot, 64), cut(seen.error().unwrap_or("no reason given"), 200));
-        let slug = slug(&bot);
+        // Of its own dead letters alone: `bot` in the data is only what it says.
+        let (bot, latest) = (seen.source.as_str(), cut(seen.error().unwrap_or("no reason given"), 200));
+        let slug = slug(bot);
         let summary = format!("{bot} has new dead letters; the latest: {latest}");
         self.alerts.raise(&format!("dead-letters:{slug}"), Severity::Warning, &format!("bot:{slug}"), summary, now);
     }
@@ -257,6 +262,15 @@ impl Watch {
     /// Only the broker knows when the last dead letter was dealt with.
     fn judge_dead_letters(&mut self, now: DateTime<Utc>) {
         let Some(snapshot) = &self.queues else { return };
+        // Not every letter is told of: the broker's own are not, nor those about dead letters.
+        let full = snapshot.queues.iter().filter(|(_, depth)| depth.messages > 0);
+        for (bot, depth) in full.filter_map(|(queue, depth)| Some((queue.strip_suffix(".dead")?, depth))) {
+            let id = format!("dead-letters:{bot}");
+            if !self.alerts.is_open(&id) {
+                let summary = format!("{bot} has {} dead letters", depth.messages);
+                self.alerts.raise(&id, Severity::Warning, &format!("bot:{bot}"), summary, now);
+            }
+        }
         let over = self.alerts.open().into_iter().filter(|a| {
             let queue = a.id.strip_prefix("dead-letters:").map(keys::dead_queue);
             let depth = queue.and_then(|q| snapshot.queues.get(&q));
@@ -288,7 +302,7 @@ pub(crate) mod tests {
 
     pub(crate) fn tap<T: Serialize>(routing_key: &str, body: &T, ms: i64) -> Observed {
         let body = serde_json::to_vec(body).unwrap();
-        Observed { body, routing_key: routing_key.into(), causation_id: None, at: at(ms) }
+        Observed { body, routing_key: routing_key.into(), publisher: None, causation_id: None, at: at(ms) }
     }
 
     pub(crate) fn record(kind: RecordKind, message: &str) -> LogRecord {
@@ -406,6 +420,17 @@ pub(crate) mod tests {
         assert_eq!(queue(5, 0), [""; 0], "figures may be older than the dead letter");
         assert_eq!(queue(30, 2), [""; 0]);
         assert_eq!(queue(40, 0), ["-dead-letters:build-bot"]);
+        assert_eq!(queue(50, 1), ["+dead-letters:build-bot"], "nobody said so, but there it is");
+    }
+
+    #[test]
+    fn who_says_what_it_is_not_is_an_alert_and_not_believed() {
+        let mut w = Watch::new(&Config::default());
+        let forged = observed("1", "message.dead_lettered", None, 1, &json!({"bot": "BuildBot"}));
+        w.event(&Observed { publisher: Some("lint-bot".into()), ..forged.clone() });
+        w.event(&Observed { routing_key: "build.started".into(), ..forged });
+        assert_eq!(said(&mut w), ["+forged:lint-bot", "+forged:build-bot"]);
+        assert_eq!(w.traffic.total(), 0);
     }
 
     #[test]

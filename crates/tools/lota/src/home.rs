@@ -50,6 +50,9 @@ pub(crate) struct FleetRecord {
     /// Where the bots run.
     #[serde(default)]
     pub(crate) place: Option<Place>,
+    /// For trying things out: `lota connection` also prints what bots and the operator connect with.
+    #[serde(default)]
+    pub(crate) development: bool,
 }
 
 /// How a fleet speaks TLS.

@@ -62,10 +62,9 @@ impl Source {
 /// The outside publisher that `deploy/config/publishers.yaml` ships with.
 fn outside() -> Result<OutsidePublisher> {
     Ok(OutsidePublisher {
-        name: "outside".parse()?,
-        says: ["repository.pushed", "deploy.requested"].map(str::to_owned).to_vec(),
         hears_all: true,
-        operator: false,
+        repositories: ["/**", "file:///**"].map(str::to_owned).to_vec(),
+        ..OutsidePublisher::new("outside".parse()?, &["repository.pushed", "deploy.requested"])
     })
 }
 

@@ -84,7 +84,7 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
                 ..Returned::default()
             };
             let letters = shared.speaker.dead_letter(&returned, code, &why, clock::now());
-            return shared.commit(Commit { outbox: letters.into(), ..Commit::default() }).await.map(|_| ());
+            return shared.commit(Commit { outbox: letters, ..Commit::default() }).await.map(|_| ());
         }
     };
     let cause = Cause {

@@ -381,7 +381,7 @@ impl<B: Bot> Shared<B> {
         let why =
             format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
         let letters = self.speaker.dead_letter(&Self::returned(delivery, m), Code::DuplicateId, &why, clock::now());
-        self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
+        self.commit(Commit { outbox: letters, ..Commit::default() }).await?;
         Ok(verdict(Settled::DeadLettered, format!("DUPLICATE_ID: {why}")))
     }
 
@@ -398,7 +398,7 @@ impl<B: Bot> Shared<B> {
             cause: letter.cause.clone(),
         };
         let letters = self.speaker.dead_letter(&returned, letter.code, &letter.why, clock::now());
-        self.commit(Commit { outbox: letters.into(), ..Commit::default() }).await?;
+        self.commit(Commit { outbox: letters, ..Commit::default() }).await?;
         Ok(verdict(Settled::DeadLettered, format!("{}: {}", letter.code.as_str(), letter.why)))
     }
 

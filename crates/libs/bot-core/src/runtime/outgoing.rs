@@ -159,8 +159,9 @@ impl Speaker {
         self.row(self.egress.clone(), keys::retry(&self.slug, tier), m.body.to_vec(), &properties, priority)
     }
 
-    /// The same message to the dead letters, with the reason; and the event that says so.
-    pub(crate) fn dead_letter(&self, m: &Returned<'_>, code: Code, why: &str, now: DateTime<Utc>) -> [Outgoing; 2] {
+    /// The same message to the dead letters, with the reason; and the event that says so. None says so of an event of that
+    /// kind: who hears them would hear its own for ever.
+    pub(crate) fn dead_letter(&self, m: &Returned<'_>, code: Code, why: &str, now: DateTime<Utc>) -> Vec<Outgoing> {
         let why: String = why.chars().take(1000).collect();
         let properties = self
             .copied(m)
@@ -171,6 +172,9 @@ impl Speaker {
             .header(ERROR_ATTEMPTS, m.attempt)
             .header(ERROR_TIME, now.to_rfc3339_opts(SecondsFormat::Millis, true));
         let letter = self.row(self.egress.clone(), keys::dead(&self.slug), m.body.to_vec(), &properties, 4);
+        if m.event_type == Some(MessageDeadLettered::TYPE) {
+            return vec![letter];
+        }
         let event = MessageDeadLettered {
             bot: self.name.to_string(),
             message_id: m.id.map(ToOwned::to_owned),
@@ -182,11 +186,8 @@ impl Speaker {
         };
         let data = serde_json::to_value(&event).unwrap_or(Value::Null);
         let said = self.say(MessageDeadLettered::TYPE, data, MessageDeadLettered::PRIORITY, None, 1, &m.cause, now);
-        match said {
-            Ok(said) => [letter, said],
-            // Cannot be: all its parts are bounded. The letter alone still keeps the message.
-            Err(_) => [letter.clone(), letter],
-        }
+        // It cannot be too large, as all its parts are bounded; and the letter alone would still keep the message.
+        [letter].into_iter().chain(said.ok()).collect()
     }
 
     fn copied(&self, m: &Returned<'_>) -> Properties {
@@ -294,14 +295,23 @@ mod tests {
     #[test]
     fn a_dead_letter_keeps_the_bytes_and_says_why() {
         let m = Returned { body: b"\xff{", publisher: "ci", attempt: 1, ..Returned::default() };
-        let [letter, said] = speaker().dead_letter(&m, Code::InvalidJson, "not JSON", time());
-        let p: Properties = serde_json::from_value(letter.properties).unwrap();
+        let [letter, said] = &speaker().dead_letter(&m, Code::InvalidJson, "not JSON", time())[..] else {
+            panic!("a letter and an event")
+        };
+        let p: Properties = serde_json::from_value(letter.properties.clone()).unwrap();
         assert_eq!((letter.body.as_slice(), letter.routing_key.as_str()), (b"\xff{".as_slice(), "dead.build-bot"));
         assert_eq!(
             (p.text(ERROR_CODE), p.text(PUBLISHER), p.text(ERROR_BOT)),
             (Some("INVALID_JSON"), Some("ci"), Some("BuildBot"))
         );
         assert_eq!(said.routing_key, "message.dead_lettered");
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_dead_letter_about_a_dead_letter() {
+        let m = Returned { event_type: Some(MessageDeadLettered::TYPE), body: b"{}", ..Returned::default() };
+        let out = speaker().dead_letter(&m, Code::HopLimit, "too many", time());
+        assert_eq!(out.iter().map(|o| o.routing_key.as_str()).collect::<Vec<_>>(), ["dead.build-bot"]);
     }
 
     #[test]

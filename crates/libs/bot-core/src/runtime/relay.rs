@@ -140,7 +140,7 @@ impl Relay {
         }
         let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
         let letters = undeliverable(shared, &row.message, &why);
-        shared.store.remove_outgoing(row.seq, letters.into()).await?;
+        shared.store.remove_outgoing(row.seq, letters).await?;
         self.refused.forget(row.seq);
         Ok(())
     }
@@ -169,7 +169,7 @@ fn begin<B: Bot>(shared: &Arc<Shared<B>>, row: &Queued) -> (Outgoing, Span) {
 
 /// The dead letter of what cannot be delivered, and the event that says so. A message of another that was to be tried
 /// again keeps its publisher.
-fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> [Outgoing; 2] {
+fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> Vec<Outgoing> {
     let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
     let envelope = Envelope::decode(&message.body).ok();
     let returned = Returned {

@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bot_messages::{Code, Tap};
+use bot_messages::{Code, Tap, keys};
 use bot_store::Commit;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -72,6 +72,7 @@ async fn hand_on(mut deliveries: mpsc::Receiver<Delivery>, out: mpsc::Sender<Obs
         let seen = Observed {
             body: delivery.body.clone(),
             routing_key: delivery.routing_key.clone(),
+            publisher: delivery.exchange.strip_prefix(keys::EGRESS_PREFIX).map(ToOwned::to_owned),
             causation_id,
             at: clock::now(),
         };

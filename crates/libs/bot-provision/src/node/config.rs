@@ -125,6 +125,7 @@ impl Files {
         let err = out.try_clone().map_err(|source| at(&self.dir, source))?;
         let mut command = detached(record.die_with_parent);
         command
+            .args(record.installation.wrapper(record.die_with_parent))
             .args(program)
             .current_dir(&self.dir)
             .env_clear()

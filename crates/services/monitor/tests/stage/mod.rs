@@ -10,7 +10,7 @@ use std::{
 
 use bot_core::{Bot, Effect, Fail, Observed, ServiceCx, ServicePort, Tools};
 use bot_messages::{
-    Event, Tap,
+    BotName, Event, Tap,
     telemetry::{BotState, Heartbeat},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -40,9 +40,12 @@ impl Runtime {
         *now
     }
     pub(crate) async fn feed<T: Serialize>(&self, tap: Tap, routing_key: &str, causation_id: Option<&str>, body: &T) {
+        let body = serde_json::to_value(body).unwrap();
+        let source = body["source"].as_str().and_then(|source| source.parse::<BotName>().ok());
         let observed = Observed {
-            body: serde_json::to_vec(body).unwrap(),
+            body: body.to_string().into_bytes(),
             routing_key: routing_key.into(),
+            publisher: source.map(|source| source.slug()),
             causation_id: causation_id.map(str::to_owned),
             at: self.pass(0),
         };

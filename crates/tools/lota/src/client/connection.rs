@@ -2,7 +2,7 @@
 use std::{fs, io::ErrorKind, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, anyhow, bail};
-use bot_messages::{BotName, Tap, keys};
+use bot_messages::{BotName, Tap, keys, topology::METRICS_USER};
 use reqwest::Url;
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ pub(crate) struct ConnectionArgs {
     /// As JSON instead of lines for a shell
     #[arg(long)]
     json: bool,
-    /// A publisher of config/publishers.yaml
+    /// A publisher of config/publishers.yaml; on a development fleet also a bot or the operator
     #[arg(long = "as", value_name = "NAME", default_value = "outside")]
     name: String,
 }
@@ -29,13 +29,25 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
     let fleet = home.fleet()?;
     let name: BotName = args.name.parse()?;
     let slug = name.slug();
+    let topology = crate::up::topology::of(home)?;
+    // Never the broker's administrator, nor whoever else has a file beside the passwords.
+    if slug == METRICS_USER || !topology.users.iter().any(|user| user.name == slug) {
+        bail!("{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`");
+    }
+    let outside = crate::up::topology::publishers(home)?;
+    if !fleet.development && !outside.iter().any(|publisher| publisher.name.slug() == slug) {
+        bail!(
+            "{name} is a bot or the operator, and this is no development fleet (see `development` in {}): only what \
+             connects publishers of config/publishers.yaml is printed here; `lota up` marks fleets with a broker of \
+             their own, and others with --development",
+            home.join("fleet.json").display()
+        );
+    }
     // `Home::password` would make one up for whoever is not there yet.
     let password = match fs::read_to_string(home.password_file(&slug)) {
         Ok(password) => password,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            bail!(
-                "{name} is no publisher of this fleet: add it to config/publishers.yaml and run `lota topology apply`"
-            )
+            bail!("{name} has no password yet: run `lota topology apply`")
         }
         Err(e) => return Err(e).with_context(|| format!("the password of {name} cannot be read")),
     };
@@ -47,7 +59,6 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
         ("LOTA_AMQP_URL", amqp_url(&fleet.amqp_url, &slug, password)?),
         ("LOTA_SOURCE", name.to_string()),
         ("LOTA_EXCHANGE", keys::egress(&slug)),
-        ("LOTA_QUEUE", keys::tap_queue(&slug, Tap::Events.as_str())),
     ];
     let tls = home.tls_files(fleet.tls.as_ref(), &slug);
     let text = |file: PathBuf| file.to_string_lossy().into_owned();
@@ -55,6 +66,9 @@ fn connection(home: &Home, args: &ConnectionArgs) -> anyhow::Result<ExitCode> {
     variables.extend(tls.authorities.map(|file| ("LOTA_AMQP_CA_FILE", text(file))));
     variables.extend(certificate.map(|file| ("LOTA_AMQP_CERT_FILE", text(file))));
     variables.extend(key.map(|file| ("LOTA_AMQP_KEY_FILE", text(file))));
+    let is_queue = |name: &String| topology.queues.iter().any(|queue| queue.name == *name);
+    let queues = [keys::tap_queue(&slug, Tap::Events.as_str()), keys::work(&slug)];
+    variables.extend(queues.into_iter().find(is_queue).map(|queue| ("LOTA_QUEUE", queue)));
     match home.monitor_url() {
         Ok(url) => variables.push(("LOTA_MONITOR_URL", url)),
         Err(e) => note(&format!("without LOTA_MONITOR_URL: {e:#}")),

@@ -149,6 +149,7 @@ mod tests {
         Observed {
             body: body.as_bytes().to_vec(),
             routing_key: key.into(),
+            publisher: None,
             causation_id: None,
             at: DateTime::UNIX_EPOCH,
         }

@@ -14,7 +14,7 @@ use super::{
     demo_app::DemoApp,
     down::end,
     say::say,
-    start::detached,
+    start::{UpArgs, detached},
     stop::{Stop, stopped},
 };
 use crate::{
@@ -51,7 +51,8 @@ pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     say(format_args!("\n== a fleet in {}", home.path().display()));
     // By itself: when it is stopped, it ends what it started.
-    let up = detached(&home, MONITOR, None, &stop).await;
+    let up = UpArgs { detach: true, monitor: MONITOR, tls: None, development: false };
+    let up = detached(&home, &up, &stop).await;
     let ended = match up {
         Ok(_) => tokio::select! {
             result = story(&home, &dir, args) => result.map_err(Ended::Wrong),

@@ -116,6 +116,8 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Com
         broker: broker.kind,
         tls: broker.tls.clone(),
         place: Place::here(),
+        // A broker that somebody named may be everybody's.
+        development: broker.kind != BrokerKind::Named || args.development,
     })?;
     defaults::write_missing(home)?;
     tls::of_users(home, broker.tls.as_ref(), environment::now())?;

@@ -20,7 +20,7 @@ mod start;
 mod stop;
 mod supervise;
 mod tls;
-mod topology;
+pub(crate) mod topology;
 
 pub(crate) use bots::{Member, config, members};
 pub(crate) use credentials::{CredentialsArgs, credentials};

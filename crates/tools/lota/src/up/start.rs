@@ -55,16 +55,15 @@ pub(crate) struct UpArgs {
     /// Certificates of the fleet's own for the broker and the monitor; stays so until another is said [off at first]
     #[arg(long, value_name = "MODE")]
     pub(crate) tls: Option<TlsMode>,
+    /// With LOTA_BROKER_URL: mark the fleet as one for trying things out, as fleets with a broker of their own are
+    #[arg(long)]
+    pub(crate) development: bool,
 }
 
 pub(crate) async fn up(home: &Home, args: &UpArgs) -> anyhow::Result<ExitCode> {
     // Before anything else, so that no signal comes between a start and its end.
     let stop = Stop::install()?;
-    let result = if args.detach {
-        detached(home, args.monitor, args.tls, &stop).await
-    } else {
-        foreground(home, args, &stop).await
-    };
+    let result = if args.detach { detached(home, args, &stop).await } else { foreground(home, args, &stop).await };
     result.or_exit(Exit::Internal)
 }
 
@@ -95,16 +94,11 @@ async fn foreground(home: &Home, args: &UpArgs, stop: &Stop) -> anyhow::Result<E
 
 /// Starts itself in a session of its own, shows what it says, and returns when it is ready. When that does not come to
 /// be, it is ended again.
-pub(super) async fn detached(
-    home: &Home,
-    monitor: SocketAddr,
-    tls: Option<TlsMode>,
-    stop: &Stop,
-) -> anyhow::Result<ExitCode> {
+pub(super) async fn detached(home: &Home, args: &UpArgs, stop: &Stop) -> anyhow::Result<ExitCode> {
     home.create().or_exit(Exit::Config)?;
     HomeLock::is_free(home).await?;
     let log = home.join("logs/supervisor.log");
-    let mut child = spawn(home, monitor, tls, &log)?;
+    let mut child = spawn(home, args, &log)?;
     let mut shown = Shown { log: &log, bytes: 0 };
     let ended = tokio::select! {
         ended = until_ready(home, &mut child, &mut shown) => ended,
@@ -119,7 +113,7 @@ pub(super) async fn detached(
     Err(e)
 }
 
-fn spawn(home: &Home, monitor: SocketAddr, tls: Option<TlsMode>, log: &Path) -> anyhow::Result<Child> {
+fn spawn(home: &Home, args: &UpArgs, log: &Path) -> anyhow::Result<Child> {
     // Appended to, so that it may be cut while it is written.
     let out = fs::OpenOptions::new().create(true).append(true).open(log);
     let out = out.and_then(|file| file.set_len(0).map(|()| file));
@@ -127,11 +121,12 @@ fn spawn(home: &Home, monitor: SocketAddr, tls: Option<TlsMode>, log: &Path) -> 
     let _ = fs::remove_file(home.join("ready"));
     let mut command = tokio::process::Command::new("setsid");
     command.arg(environment::own_program()?).arg("--home").arg(home.path()).arg("up");
-    if let Some(mode) = tls.as_ref().and_then(clap::ValueEnum::to_possible_value) {
+    if let Some(mode) = args.tls.as_ref().and_then(clap::ValueEnum::to_possible_value) {
         command.args(["--tls", mode.get_name()]);
     }
     command
-        .args(["--monitor", &monitor.to_string()])
+        .args(["--monitor", &args.monitor.to_string()])
+        .args(args.development.then_some("--development"))
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)

@@ -103,7 +103,9 @@ impl Supervisor {
             .args(["--pdeathsig", "TERM", "--"])
             .arg(&self.bots[index].program)
             .envs(self.variables(slug))
+            // Of the administrator; only this process provisions.
             .env_remove("LOTA_BROKER_URL")
+            .env_remove("LOTA_BROKER_MANAGEMENT_URL")
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -3,9 +3,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use bot_messages::{Contract, OutsidePublisher, catalogue, contract::control_types, keys, topology::Topology};
+use bot_pipeline::Publishers;
 use bot_provision::{ApplyOptions, Change, Management, apply, verify};
 use clap::Subcommand;
-use serde::Deserialize;
 
 use super::{credentials, say::say};
 use crate::{
@@ -29,6 +29,10 @@ enum What {
         /// Only say what would change
         #[arg(long)]
         dry_run: bool,
+        /// Move what lies in queues that no contract grants any more to the queue `unrouted` (heartbeats and log lines are
+        /// dropped), and delete them; dead letters stay where they are
+        #[arg(long)]
+        drain: bool,
     },
     /// Say where the broker differs; exit 1 if it does
     Verify,
@@ -40,27 +44,15 @@ enum What {
     },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Publishers {
-    #[serde(default)]
-    publishers: Vec<OutsidePublisher>,
-}
-
 /// The contracts of the bots of this release.
 pub(crate) fn contracts() -> anyhow::Result<Vec<Contract>> {
     serde_json::from_str(CONTRACTS).context("deploy/rabbitmq/contracts.json cannot be read: run `make gen`")
 }
 
-fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
-    let file = home.join("config/publishers.yaml");
-    let text = match std::fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", file.display())),
-    };
-    let read: Publishers = serde_saphyr::from_str(&text).with_context(|| format!("{} is wrong", file.display()))?;
-    Ok(read.publishers)
+/// Who may publish besides the bots and the operator.
+pub(crate) fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
+    let granted = Publishers::read(&home.join("config")).map_err(anyhow::Error::msg).or_exit(Exit::Config)?;
+    Ok(granted.outside())
 }
 
 /// What the broker has to hold: without users who are shut out.
@@ -72,8 +64,9 @@ pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
 }
 
 pub(crate) fn all_of(home: &Home) -> anyhow::Result<Topology> {
-    let granted = publishers(home).or_exit(Exit::Config)?;
-    Topology::new(&contracts()?, &granted).context("config/publishers.yaml grants what cannot be").or_exit(Exit::Config)
+    Topology::new(&contracts()?, &publishers(home)?)
+        .context("config/publishers.yaml grants what cannot be")
+        .or_exit(Exit::Config)
 }
 
 /// Applies the topology; every user's password is in the fleet's folder.
@@ -93,8 +86,8 @@ pub(crate) async fn apply_to(
 
 pub(crate) async fn topology(home: &Home, args: &TopologyArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
-        What::Apply { dry_run } => {
-            let options = ApplyOptions { dry_run: *dry_run, ..ApplyOptions::default() };
+        What::Apply { dry_run, drain } => {
+            let options = ApplyOptions { dry_run: *dry_run, drain: *drain, ..ApplyOptions::default() };
             let changes = apply_to(home, &home.management()?, options).await?;
             for change in &changes {
                 say(change);

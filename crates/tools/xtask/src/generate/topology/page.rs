@@ -245,7 +245,9 @@ fn users(page: &mut String, source: &Source) {
             if written.is_empty() { "–".to_owned() } else { written.join(", ") },
         ]);
     }
-    let introduction = "Regular expressions over names. Keys are those with which it may write to its exchange.";
+    let introduction = "Regular expressions over names. Keys are those with which it may write to its exchange. Names and \
+                        depths of queues are no secret between users: RabbitMQ asks no right for a passive declare. \
+                        `tests/matrix` tries all of it, with every user's password.";
     let columns = ["user", "may declare", "may write to", "may read from", "with keys"];
     table(page, "Users", introduction, &columns, &rows);
 }
