@@ -51,6 +51,7 @@ use bot_messages::{
     pipeline::DeployStage,
     test::TestCompleted,
 };
+use bot_pipeline::Repositories;
 use desk::Desk;
 use environments::{Base, Environment, Environments};
 use job::Want;
@@ -86,6 +87,8 @@ pub struct DeployBot {
     settings: Settings,
     tools: Tools,
     environments: Environments,
+    /// Asked only where nothing keeps applications in.
+    repositories: Repositories,
     objects: Objects,
     sizes: Sizes,
     http: reqwest::Client,
@@ -153,6 +156,7 @@ impl Bot for DeployBot {
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
+        let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let objects = Objects::open(&tools.objects)?;
         let sizes = Sizes {
             artifact_bytes_max: settings.artifact_mib_max.saturating_mul(MIB),
@@ -162,7 +166,7 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
-        Ok(Self { settings, tools, environments, objects, sizes, http, host: OnceCell::new() })
+        Ok(Self { settings, tools, environments, repositories, objects, sizes, http, host: OnceCell::new() })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
@@ -298,7 +302,8 @@ impl DeployBot {
     }
 
     async fn host(&self) -> anyhow::Result<&Host> {
-        let host = self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.stop_grace.0));
+        let host =
+            self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.sandbox, self.settings.stop_grace.0));
         host.await.context("applications cannot be started on this machine")
     }
 }

@@ -11,14 +11,17 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::OnceCell, task};
 
 use crate::{
     Command, Ending, Limits, Program, SandboxError, Workspace,
+    attacks::ATTACKS,
     bubblewrap::{self, Bubblewrap},
     command::{check_absolute, check_name},
     family::{Family, KILL_WAIT, Marker, RUN_MARKER},
-    landlock::{self, Landlock},
+    landlock::Landlock,
     proc::{self, Identity},
     spawn::{Guardian, Launch, Sink, spawn},
 };
@@ -55,7 +58,9 @@ impl Options {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the strongest to the weakest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum SandboxKind {
     Bubblewrap,
     Landlock,
@@ -182,10 +187,12 @@ impl Sandbox {
         let tools = Tools::find(&options.path).await.map_err(|error| error.to_string())?;
         let mut sandbox = Self::assemble(options, tools, Walls::Landlock(Landlock { program, abi: 0 }));
         let forbidden = options.state.join("forbidden");
-        std::fs::write(&forbidden, "").map_err(|error| format!("{} cannot be written: {error}", forbidden.display()))?;
+        std::fs::write(&forbidden, "")
+            .map_err(|error| format!("{} cannot be written: {error}", forbidden.display()))?;
         // Words of the shell, so that nothing in the path is read as such.
         let shown = forbidden.display().to_string().replace('\'', r"'\''");
-        let line = format!("if cat '{shown}' 2>/dev/null; then echo a forbidden file was read; exit 1; fi; echo >written");
+        let line =
+            format!("if cat '{shown}' 2>/dev/null; then echo a forbidden file was read; exit 1; fi; echo >written");
         let abi = sandbox.try_out(&line).await.map_err(|why| format!("landlock does not work here: {why}"))?;
         if let Some(Inner { walls: Walls::Landlock(landlock), .. }) = Arc::get_mut(&mut sandbox.inner) {
             landlock.abi = abi.unwrap_or(0);
@@ -215,11 +222,7 @@ impl Sandbox {
         }
     }
 
-    fn assemble(
-        options: &Options,
-        tools: Tools,
-        walls: Walls,
-    ) -> Self {
+    fn assemble(options: &Options, tools: Tools, walls: Walls) -> Self {
         static SANDBOXES: AtomicU64 = AtomicU64::new(0);
         let me = std::process::id();
         let start = proc::identity(me as i32).map_or(0, |identity| identity.start);
@@ -253,6 +256,13 @@ impl Sandbox {
     /// Why no stronger kind is used; `None` for the strongest.
     pub fn why_not_stronger(&self) -> Option<&str> {
         self.inner.why_not_stronger.as_deref()
+    }
+
+    /// Names of the [`attacks`] that this sandbox does not hold.
+    pub fn weaknesses(&self) -> Vec<&'static str> {
+        let abi = if let Walls::Landlock(landlock) = &self.inner.walls { landlock.abi } else { 0 };
+        let open = ATTACKS.iter().filter(|attack| !attack.is_held_by(self.kind(), abi));
+        open.map(|attack| attack.name).collect()
     }
 
     /// The workspace as the command sees it.
@@ -301,15 +311,6 @@ impl Walls {
             Self::Bubblewrap(_) => SandboxKind::Bubblewrap,
             Self::Landlock(_) => SandboxKind::Landlock,
             Self::None => SandboxKind::ProcessGroup,
-        }
-    }
-
-    /// Processes that look after the command and are not its own.
-    pub(crate) fn own_processes(&self) -> u32 {
-        match self {
-            Self::Bubblewrap(_) => bubblewrap::OWN_PROCESSES,
-            Self::Landlock(_) => landlock::OWN_PROCESSES,
-            Self::None => 0,
         }
     }
 }

@@ -11,10 +11,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::{
-        fd::AsFd,
-        unix::process::CommandExt,
-    },
+    os::{fd::AsFd, unix::process::CommandExt},
     path::Path,
     process::{Command, ExitCode, Stdio},
     thread,
@@ -145,7 +142,9 @@ fn end_charges() {
         let mut charges = HashSet::from([std::process::id() as i32]);
         loop {
             let before = charges.len();
-            charges.extend(table.iter().filter(|p| charges.contains(&p.parent)).map(proc::Process::pid).collect::<Vec<_>>());
+            charges.extend(
+                table.iter().filter(|p| charges.contains(&p.parent)).map(proc::Process::pid).collect::<Vec<_>>(),
+            );
             if charges.len() == before {
                 break;
             }

@@ -9,6 +9,7 @@
 //! - **process group**: no isolation, only order: clean environment, limits, and a hunt by parent, session, group and
 //!   marker ([`RUN_MARKER`]) that ends what the command left behind. Code that wants to escape it can.
 
+pub mod attacks;
 mod bubblewrap;
 mod command;
 mod detect;
@@ -26,6 +27,7 @@ mod spawn;
 mod stop;
 mod syscalls;
 mod toolchains;
+mod weigh;
 
 pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError, Workspace,
+    Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError, SandboxKind, Workspace,
     bubblewrap::{self, Bubblewrap, Interior, Status},
     command::invalid,
     detect::{SYSTEM_PATH, Walls},
@@ -31,6 +31,7 @@ use crate::{
     proc,
     process_group::{limit_words, link, process_words},
     spawn::{INSTANCE_MARKER, Launch, Sink, spawn},
+    weigh::weigh,
 };
 
 /// Between SIGTERM and SIGKILL, so that all is dead within five seconds.
@@ -122,7 +123,7 @@ impl Sandbox {
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),
-            own_processes: self.inner.walls.own_processes(),
+            kind: self.kind(),
             exceeded: output.exceeded.clone(),
             heard: output.heard(),
             family,
@@ -287,7 +288,7 @@ fn environment(
 struct Run {
     child: Child,
     leader: i32,
-    own_processes: u32,
+    kind: SandboxKind,
     exceeded: CancellationToken,
     heard: Arc<Mutex<Heard>>,
     family: Leash,
@@ -394,8 +395,8 @@ impl Run {
 
     async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
         let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
-        let own = self.own_processes;
-        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, own)).await;
+        let kind = self.kind;
+        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, kind)).await;
         let (memory_bytes, processes) = weighed?;
         self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
         self.peak.processes = self.peak.processes.max(processes);
@@ -410,23 +411,11 @@ impl Run {
 
     /// SIGTERM to all but the outermost process, whose end would be SIGKILL for those inside.
     async fn ask_to_end(&mut self) {
-        let spared = if self.own_processes > 0 { vec![self.leader] } else { Vec::new() };
+        let spared = if self.kind == SandboxKind::ProcessGroup { Vec::new() } else { vec![self.leader] };
         if self.family.on(move |family| family.signal(Signal::SIGTERM, &spared)).await.is_ok() {
             let _ = timeout(TERM_GRACE, self.child.wait()).await;
         }
     }
-}
-
-/// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once
-/// per sharer, so where the sum is over the limit the dearer sum decides.
-pub(crate) fn weigh(family: &mut Family, memory_max: u64, processes_max: u32, own_processes: u32) -> (u64, u32) {
-    let Some(members) = family.census_up_to(processes_max.saturating_add(own_processes)) else {
-        return (0, processes_max.saturating_add(1));
-    };
-    let processes = members.iter().map(|member| member.threads).sum::<u32>().saturating_sub(own_processes);
-    let resident: u64 = members.iter().map(|member| member.resident_bytes).sum();
-    let memory = if resident > memory_max { members.iter().map(proc::proportional_bytes).sum() } else { resident };
-    (memory, processes)
 }
 
 /// bubblewrap and shells report a signal as 128 + n.

@@ -15,12 +15,10 @@ use tokio::task;
 
 use crate::{
     Ending, Sandbox, SandboxError, SandboxKind, ServeLimits,
-    bubblewrap,
     command::check_name,
     family::{APP_MARKER, Family, KILL_WAIT, Marker},
-    landlock,
     proc::{self, Identity},
-    run::weigh,
+    weigh::weigh,
 };
 
 /// What the record file says: enough to know the process again after any crash but a reboot, which ends it anyway.
@@ -128,12 +126,8 @@ impl Served {
     pub async fn usage(&self) -> Result<Usage, SandboxError> {
         let mut family = self.family();
         let Head { memory_bytes, processes, .. } = self.record.head;
-        let own = match self.kind() {
-            SandboxKind::Bubblewrap => bubblewrap::OWN_PROCESSES,
-            SandboxKind::Landlock => landlock::OWN_PROCESSES,
-            SandboxKind::ProcessGroup => 0,
-        };
-        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, own)).await?;
+        let kind = self.kind();
+        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, kind)).await?;
         Ok(Usage { memory_bytes, processes })
     }
 
