@@ -12,7 +12,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
     os::{fd::AsFd, unix::process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -213,8 +213,8 @@ fn restrict(cell: &Cell) -> Result<u32, landlock::RulesetError> {
     let all = AccessFs::from_all(newest);
     let nodes = AccessFs::MakeChar | AccessFs::MakeBlock;
     for (paths, access) in [
-        (cell.readable.iter().map(|path| path.as_path()).collect::<Vec<&Path>>(), AccessFs::from_read(newest)),
-        (cell.writable.iter().map(|path| path.as_path()).collect(), all & !nodes),
+        (cell.readable.iter().map(PathBuf::as_path).collect::<Vec<&Path>>(), AccessFs::from_read(newest)),
+        (cell.writable.iter().map(PathBuf::as_path).collect(), all & !nodes),
         (Cell::devices().to_vec(), all & !nodes),
     ] {
         for path in paths {
