@@ -3,7 +3,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bot_clients::ArchiveLimits;
 use bot_pipeline::CommandLimits;
-use bot_sandbox::Limits;
+use bot_sandbox::{Limits, SandboxKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,10 @@ pub struct Config {
     pub remembered_builds: usize,
     /// Whether `http://` and `git://` are fetched from: anyone on the way can change what is fetched, not its id.
     pub allow_unencrypted: bool,
+    /// `bubblewrap`, `landlock` or `process-group`: that kind of sandbox and no other. Absent: the strongest that works here.
+    pub sandbox: Option<SandboxKind>,
+    /// Whether commands of repositories that are not `trust: own` run where only process groups work, which keep nothing in.
+    pub allow_weak_sandbox: bool,
     /// Folder with the operator's secrets: a file for each name in `secrets` of repositories.yaml, and below
     /// `credentials/` one for each `credential` (`token` or `user:token` for https, a private key for ssh). Each is readable
     /// by the bot's user alone. Absent: `secrets` in the bot's own folder.
@@ -78,6 +82,8 @@ impl Default for Config {
             cache_mib: 10_240,
             remembered_builds: 500,
             allow_unencrypted: false,
+            sandbox: None,
+            allow_weak_sandbox: false,
             secrets_dir: None,
             ssh_key_file: None,
             ssh_known_hosts_file: None,

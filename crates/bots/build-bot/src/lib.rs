@@ -240,6 +240,8 @@ impl Job for BuildJob {
         let listed = bot.repositories.judge(&self.revision.repository, &self.revision.url);
         let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
+        let weak = bot.config.allow_weak_sandbox;
+        listed.may_run_in(sandbox.kind(), weak).map_err(|why| attempt::fail(Code::PermissionDenied, why))?;
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
@@ -311,8 +313,8 @@ impl BuildBot {
 
     async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
         let detect = || async {
-            let sandbox = machine::sandbox(&self.tools).await?;
-            self.tools.sandbox_is(sandbox.kind().as_str());
+            let sandbox = machine::sandbox(&self.tools, self.config.sandbox).await?;
+            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
             Ok(sandbox)
         };
         self.sandbox.get_or_try_init(detect).await

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use bot_core::Tools;
 use bot_messages::pipeline::Serve;
-use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains, split_path};
+use bot_sandbox::{Application, Options, Sandbox, SandboxError, SandboxKind, Search, Served, Toolchains, split_path};
 use sha2::{Digest as _, Sha256};
 
 use crate::{environments::Environment, history::History, release::Releases};
@@ -39,7 +39,11 @@ pub(crate) struct Running {
 }
 
 impl Host {
-    pub(crate) async fn new(tools: &Tools, stop_grace: Duration) -> Result<Self, SandboxError> {
+    pub(crate) async fn new(
+        tools: &Tools,
+        kind: Option<SandboxKind>,
+        stop_grace: Duration,
+    ) -> Result<Self, SandboxError> {
         let home = tools.home.as_deref().unwrap_or(Path::new("/"));
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let sandbox = Sandbox::detect(Options {
@@ -47,10 +51,11 @@ impl Host {
             bwrap: tools.bwrap.clone(),
             path: split_path(&tools.path),
             state: tools.subdir("sandbox"),
-            try_bubblewrap: true,
+            launcher: Some(Options::own_program()),
+            kind,
         });
         let sandbox = sandbox.await?;
-        tools.sandbox_is(sandbox.kind().as_str());
+        tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
         Ok(Self { sandbox, toolchains, stop_grace })
     }
 

@@ -1,7 +1,7 @@
 //! The job that puts something into an environment: what it is given, and what is said when it is given up.
 use bot_core::{Again, Asked, Effects, Fail, GaveUp, Job, JobCx, Outcome};
 use bot_messages::{
-    Code, Digest, Event, FailureReason,
+    Code, Digest, Event, FailureReason, Revision,
     deploy::{AttemptState, DeployFailed, DeployRefused, DeployRollbackRequested},
 };
 use serde::{Deserialize, Serialize};
@@ -75,12 +75,20 @@ impl Job for DeployJob {
         let environment = bot.environment(&self.environment);
         let environment = environment.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let _busy = environment.busy.lock().await;
+        let host = bot.host().await.map_err(Fail::Retry)?;
+        // What was there before is there because it was allowed.
+        if let Want::Release(release) = &self.want {
+            let Revision { repository, url, .. } = &release.revision;
+            let (kind, weak) = (host.sandbox.kind(), bot.settings.allow_weak_sandbox);
+            let may_run = bot.repositories.may_run_in(kind, weak, repository, url);
+            may_run.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
+        }
         let deployment = Deployment {
             job: self,
             bot,
             cx,
             environment,
-            host: bot.host().await.map_err(Fail::Retry)?,
+            host,
             journal: Journal::in_folder(&environment.root),
             releases: Releases::in_folder(&environment.root),
         };

@@ -54,6 +54,7 @@ use bot_messages::{
     pipeline::DeployStage,
     test::TestCompleted,
 };
+use bot_pipeline::Repositories;
 use desk::Desk;
 use environments::{Base, Environment, Environments};
 use job::Want;
@@ -94,6 +95,8 @@ pub struct DeployBot {
     settings: Settings,
     tools: Tools,
     environments: Environments,
+    /// Asked only where nothing keeps applications in.
+    repositories: Repositories,
     objects: Objects,
     /// How long these are kept.
     retention: RetentionDays,
@@ -167,6 +170,7 @@ impl Bot for DeployBot {
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
+        let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let objects = Objects::open(&tools.objects)?;
         let settings_of_objects = ObjectSettings::read(&tools.config_dir.join("objects.yaml"));
         let retention = settings_of_objects.map_err(anyhow::Error::msg)?.retention_days;
@@ -178,7 +182,7 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
-        Ok(Self { settings, tools, environments, objects, retention, sizes, http, host: OnceCell::new() })
+        Ok(Self { settings, tools, environments, repositories, objects, retention, sizes, http, host: OnceCell::new() })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
@@ -325,7 +329,8 @@ impl DeployBot {
     }
 
     async fn host(&self) -> anyhow::Result<&Host> {
-        let host = self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.stop_grace.0));
+        let host =
+            self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.sandbox, self.settings.stop_grace.0));
         host.await.context("applications cannot be started on this machine")
     }
 }

@@ -2,6 +2,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use bot_messages::pipeline::Span;
+use bot_sandbox::SandboxKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,10 @@ pub struct Settings {
     pub entries_max: u64,
     /// How long an application may take to end by itself before it is killed.
     pub stop_grace: Span,
+    /// `bubblewrap`, `landlock` or `process-group`: that kind of sandbox and no other. Absent: the strongest that works here.
+    pub sandbox: Option<SandboxKind>,
+    /// Whether commands of repositories that are not `trust: own` run where only process groups work, which keep nothing in.
+    pub allow_weak_sandbox: bool,
     /// How often applications are looked after.
     pub check_every: Span,
 }
@@ -35,6 +40,8 @@ impl Default for Settings {
             unpacked_mib_max: 4096,
             entries_max: 100_000,
             stop_grace: Span(Duration::from_secs(10)),
+            sandbox: None,
+            allow_weak_sandbox: false,
             check_every: Span(Duration::from_secs(5)),
         }
     }

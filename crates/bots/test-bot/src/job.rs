@@ -56,6 +56,9 @@ impl Job for TestJob {
 
     async fn run(&self, bot: &TestBot, cx: &JobCx<TestBot>) -> Outcome<TestBot> {
         let sandbox = bot.sandbox().await?;
+        let Revision { repository, url, .. } = &self.revision;
+        let may_run = bot.repositories.may_run_in(sandbox.kind(), bot.config.allow_weak_sandbox, repository, url);
+        may_run.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let name = bot_pipeline::name_of(&cx.id);
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");

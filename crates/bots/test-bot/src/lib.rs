@@ -29,7 +29,7 @@ use bot_messages::{
     test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
 use bot_pipeline::{CommandLimits, Repositories, SecretsDir, short_hash};
-use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, Search, Toolchains, split_path};
+use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -84,6 +84,10 @@ pub struct Config {
     pub parallel_suites: usize,
     /// How often a suite with a few failing tests is run again, to tell flaky tests from broken ones. 0: never.
     pub retries: u32,
+    /// `bubblewrap`, `landlock` or `process-group`: that kind of sandbox and no other. Absent: the strongest that works here.
+    pub sandbox: Option<SandboxKind>,
+    /// Whether commands of repositories that are not `trust: own` run where only process groups work, which keep nothing in.
+    pub allow_weak_sandbox: bool,
     /// Folder with the operator's secrets for suites: a file for each name in `secrets` of repositories.yaml, readable by the
     /// bot's user alone. Absent: `secrets` in the bot's own folder.
     pub secrets_dir: Option<PathBuf>,
@@ -105,6 +109,8 @@ impl Default for Config {
             workspace_mib: 16_384,
             parallel_suites: 2,
             retries: 1,
+            sandbox: None,
+            allow_weak_sandbox: false,
             secrets_dir: None,
         }
     }
@@ -228,13 +234,14 @@ impl TestBot {
                 bwrap: self.tools.bwrap.clone(),
                 path: split_path(&self.tools.path),
                 state: self.work.with_file_name("sandbox"),
-                try_bubblewrap: true,
+                launcher: Some(Options::own_program()),
+                kind: self.config.sandbox,
             };
             let sandbox = Sandbox::detect(options).await?;
             sandbox.reap_stale("").await?;
             let work = self.work.clone();
             let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(work)).await;
-            self.tools.sandbox_is(sandbox.kind().as_str());
+            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
             anyhow::Ok(sandbox)
         });
         made.await.map_err(Fail::Retry)

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_clients::list_tree;
+use bot_clients::{list_tree, open_beneath};
 use bot_messages::pipeline::Suite;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
@@ -25,7 +25,7 @@ pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config, redaction: &Reda
     let mut all = Report::default();
     for path in find(tree, "reports", &suite.reports, config)? {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
-        let text = read_regular(&path, bytes(config.report_mib))
+        let text = read_regular(tree, &path, bytes(config.report_mib))
             .map_err(|e| format!("the report {name} cannot be read: {e}"))?;
         let text = redaction.text(text);
         all.add(formats::read_file(&text, suite.format).map_err(|e| format!("the report {name} {e}"))?);
@@ -42,7 +42,8 @@ pub(crate) fn read_coverage(tree: &Path, inside: &Path, suite: &Suite, config: &
     }
     for path in found {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
-        let text = read_regular(&path, bytes(config.report_mib)).map_err(|e| format!("{name} cannot be read: {e}"))?;
+        let text =
+            read_regular(tree, &path, bytes(config.report_mib)).map_err(|e| format!("{name} cannot be read: {e}"))?;
         all.read(&text, inside).map_err(|e| format!("{name}: {e}"))?;
     }
     Ok(all)
@@ -76,16 +77,13 @@ fn globs(section: &str, patterns: &[String]) -> Result<GlobSet, String> {
     set.build().map_err(|e| format!("the patterns in `{section}` cannot be used: {e}"))
 }
 
-/// A file that is one: what is tested could leave a link to something that only the bot may read.
-pub(crate) fn read_regular(path: &Path, bytes_max: u64) -> io::Result<String> {
-    let meta = fs::symlink_metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::Error::other("expected a regular file, not a link"));
-    }
+/// A file of the tree that is one: what is tested could leave a link to something that only the bot may read.
+pub(crate) fn read_regular(tree: &Path, path: &Path, bytes_max: u64) -> io::Result<String> {
+    let name = path.strip_prefix(tree).map_err(io::Error::other)?;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    open_beneath(tree, name)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::other(format!("expected at most {bytes_max} bytes, it has {}", meta.len())));
+        return Err(io::Error::other(format!("expected at most {bytes_max} bytes, it has more")));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -71,7 +71,7 @@ fn asks_for_no_tests(tree: &Path) -> bool {
     struct Stage {
         suites: Option<IgnoredAny>,
     }
-    let Ok(text) = read_regular(&tree.join(FILE_NAME), FILE_BYTES_MAX as u64) else {
+    let Ok(text) = read_regular(tree, &tree.join(FILE_NAME), FILE_BYTES_MAX as u64) else {
         return false;
     };
     serde_saphyr::from_str::<File>(&text).is_ok_and(|f| f.test.is_some_and(|t| t.suites.is_some()))

@@ -7,6 +7,7 @@ use bot_messages::{
     Code,
     test::{TestCompleted, TestFailed},
 };
+use bot_sandbox::SandboxKind;
 use bot_test::JobRecord;
 use fixture::{Bench, said};
 use test_bot::{Config, TestBot};
@@ -133,4 +134,23 @@ async fn a_secret_that_cannot_be_given_is_refused_by_name_before_a_suite_runs() 
     let bench = Bench::listing("- {match: /elsewhere, trust: own}", &[], Config::default());
     let job = bench.suites("    unit: {run: 'echo 1..1; echo ok 1 - a'}\n").await;
     let _: TestCompleted = said(&bench.run(&job, &JobRecord::new()).await.unwrap());
+}
+
+#[tokio::test]
+async fn without_walls_only_the_teams_own_suites_run_unless_the_operator_allows_it() {
+    let weak = Config { sandbox: Some(SandboxKind::ProcessGroup), ..Config::default() };
+    for (list, allow, runs) in [
+        ("- {match: '**', trust: own}", false, true),
+        ("- {match: '**', trust: known}", false, false),
+        ("- {match: /elsewhere, trust: own}", false, false),
+        ("- {match: '**', trust: fork}", true, true),
+    ] {
+        let bench = Bench::listing(list, &[], Config { allow_weak_sandbox: allow, ..weak.clone() });
+        let job = bench.suites("    unit: {run: 'echo 1..1; echo ok 1 - a'}\n").await;
+        match bench.run(&job, &JobRecord::new()).await {
+            Ok(effects) => drop(said::<TestCompleted>(&effects)),
+            Err(Fail::Reject { code, .. }) => assert!(code == Code::PermissionDenied && !runs, "{list}"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,23 +1,22 @@
 //! Archives of file trees: reproducible `tar.zst` out, careful unpacking in ([`unpack`]). Synchronous: call from
 //! `spawn_blocking`. Only regular files and symbolic links that stay inside the tree, ever.
+mod beneath;
 mod unpack;
 
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Component, Path, PathBuf},
 };
 
-use nix::fcntl::OFlag;
+use beneath::Held;
 use tar::{EntryType, Header};
 use walkdir::WalkDir;
 
+pub use beneath::open_beneath;
 pub use unpack::{unpack, unpack_with};
 
 /// Level 6 takes a third of the time of the default of other tools, for a few per cent of size.
@@ -218,15 +217,16 @@ impl<W: Write> Writer<W> {
     fn append(&mut self, name: &Path, root: &Path, entry: &Path, bytes_left: u64) -> Result<u64, ArchiveError> {
         inside(name)?;
         inside(entry)?;
-        no_link_on_the_way(root, entry)?;
         let path = root.join(entry);
-        let meta = path.symlink_metadata().map_err(failed("look at", &path))?;
+        let held = Held::find(root, entry)
+            .map_err(|e| no_link_on_the_way(root, entry).err().unwrap_or_else(|| failed("look at", &path)(e)))?;
+        let meta = held.metadata().map_err(failed("look at", &path))?;
         let mut header = Header::new_gnu();
         header.set_mtime(if self.times == Times::Kept { u64::try_from(meta.mtime()).unwrap_or(0) } else { 0 });
         header.set_uid(0);
         header.set_gid(0);
         if meta.is_symlink() {
-            let target = fs::read_link(&path).map_err(failed("read the link", &path))?;
+            let target = held.target().map_err(failed("read the link", &path))?;
             link_stays(entry, target.as_os_str())?;
             header.set_entry_type(EntryType::Symlink);
             header.set_mode(0o777);
@@ -237,14 +237,7 @@ impl<W: Write> Writer<W> {
         if !meta.is_file() {
             return Err(ArchiveError::Kind { name: shown(entry), what: "no regular file" });
         }
-        // Never through a link and never waiting for a pipe that took the file's place since.
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
-        let file = options.open(&path).map_err(failed("open", &path))?;
-        let meta = file.metadata().map_err(failed("look at", &path))?;
-        if !meta.is_file() {
-            return Err(ArchiveError::Kind { name: shown(entry), what: "no regular file" });
-        }
+        let (file, meta) = held.open().map_err(failed("open", &path))?;
         if meta.len() > bytes_left {
             return Err(ArchiveError::TooMuch { what: "bytes", max: bytes_left });
         }
@@ -304,7 +297,7 @@ fn link_stays(name: &Path, target: &OsStr) -> Result<(), ArchiveError> {
     Err(ArchiveError::LinkLeaves { name: shown(name), target: shown(Path::new(target)) })
 }
 
-/// Every folder that leads to `name` is a folder, not a link to one.
+/// Whether every folder that leads to `name` is a folder and not a link to one, for the words of an error.
 fn no_link_on_the_way(root: &Path, name: &Path) -> Result<(), ArchiveError> {
     let mut path = root.to_owned();
     for part in name.parent().into_iter().flat_map(Path::components) {

@@ -8,7 +8,8 @@ pub mod objects;
 mod trees;
 
 pub use archive::{
-    ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, pack, pack_parts, unpack, unpack_with,
+    ArchiveError, ArchiveLimits, Packed, Part, Times, Unpacked, list_tree, open_beneath, pack, pack_parts, unpack,
+    unpack_with,
 };
 pub use detect::{Detected, PipelineProblem, detect, read_pipeline};
 pub use objects::{Collected, InUse, Kind, ObjectError, ObjectSettings, Objects, RetentionDays, Tally};

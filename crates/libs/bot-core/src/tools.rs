@@ -37,6 +37,7 @@ pub struct Tools {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) sandbox: Option<String>,
+    pub(crate) sandbox_weaknesses: Vec<String>,
     /// Reasons to be degraded, by topic.
     pub(crate) degraded: BTreeMap<String, String>,
     pub(crate) breakers: Vec<Breaker>,
@@ -47,9 +48,12 @@ impl Tools {
         f(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Names what confines the commands this bot runs; shown in its heartbeat.
-    pub fn sandbox_is(&self, kind: &str) {
-        self.with(|n| n.sandbox = Some(kind.to_owned()));
+    /// Names what confines the commands this bot runs, and which attacks it does not hold; shown in its heartbeat.
+    pub fn sandbox_is(&self, kind: &str, weaknesses: Vec<&str>) {
+        self.with(|n| {
+            n.sandbox = Some(kind.to_owned());
+            n.sandbox_weaknesses = weaknesses.into_iter().map(str::to_owned).collect();
+        });
     }
 
     /// Something this bot should have is missing: it goes on, and its heartbeat says so. `None` ends it.

@@ -94,6 +94,9 @@ pub struct Heartbeat {
     /// What confines the commands it runs, for bots that run any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// The attacks that it does not hold, by their names in docs/SECURITY.md.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandbox_weaknesses: Vec<String>,
     /// Name and state (`closed`, `open`, `half_open`) of its circuit breakers.
     pub breakers: Vec<(String, String)>,
     /// Ended job of the latest execution: when.

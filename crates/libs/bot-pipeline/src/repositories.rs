@@ -6,6 +6,7 @@ use std::{
 };
 
 use bot_messages::pipeline::{YamlMistake, read_yaml};
+use bot_sandbox::SandboxKind;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
@@ -54,6 +55,17 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Nobody's code but the team's own runs where nothing keeps it in.
+    pub fn may_run_in(&self, kind: SandboxKind, allow_weak: bool) -> Result<(), String> {
+        if kind.is_a_boundary() || allow_weak || self.trust == Trust::Own {
+            return Ok(());
+        }
+        Err(format!(
+            "its commands are not run: only the sandbox {kind} works on this machine, which keeps nothing in, and the repository is `trust: {}` in repositories.yaml, not `own`; install bubblewrap, allow user namespaces or have a kernel with landlock (6.2), or set settings.allow_weak_sandbox in the bot's configuration",
+            self.trust.as_str()
+        ))
+    }
+
     /// Why it may not go there.
     pub fn refuses(&self, environment: &str) -> Option<String> {
         if self.trust == Trust::Fork {
@@ -109,6 +121,14 @@ impl Repositories {
         };
         let rules = parse(&text).map_err(|mistakes| lines(&file.display(), mistakes))?;
         Ok(Self { file, rules: Some(rules) })
+    }
+
+    /// As [`Listed::may_run_in`], for whoever asks of a repository nothing else.
+    pub fn may_run_in(&self, kind: SandboxKind, allow_weak: bool, repository: &str, url: &str) -> Result<(), String> {
+        if kind.is_a_boundary() || allow_weak {
+            return Ok(());
+        }
+        self.judge(repository, url)?.may_run_in(kind, allow_weak)
     }
 
     /// What it may have, by the first rule that fits; or what the operator would have to write.

@@ -6,7 +6,7 @@ use bot_messages::{
     pipeline::{Service, Step, Suite},
 };
 use bot_sandbox::{
-    Command, Ending, Limits, NetworkEnv, Outcome, Program, Sandbox, SandboxError, Toolchains, Workspace,
+    Command, Ending, Limits, NetworkEnv, Outcome, Program, Sandbox, SandboxError, SandboxKind, Toolchains, Workspace,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -134,6 +134,11 @@ impl Runner<'_> {
     /// Runs it; `on_line` gets each line of its output, and of its services' ([`crate::said_by`] tells which). An error is
     /// one of this machine.
     pub async fn run(&self, task: &Task, mut on_line: impl FnMut(&str) + Send) -> Result<Ran, SandboxError> {
+        if !task.services.is_empty() && !task.network && self.sandbox.kind() == SandboxKind::Landlock {
+            on_line(
+                "lota: the sandbox of this machine (landlock) has no loopback without network: services need `network: true`",
+            );
+        }
         // Of its own, so that a full disk ends the command and not the job.
         let stop = self.stop.child_token();
         let (sender, mut lines) = mpsc::channel(256);

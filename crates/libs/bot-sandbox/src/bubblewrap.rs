@@ -45,7 +45,7 @@ exec \"$@\"
 /// What programs need to resolve libraries, names and certificates. Never /etc/ssl as a whole: root owns its private
 /// keys, and root outside is still the owner of root's files inside. Of Maven only what it needs to start: its settings may
 /// hold passwords.
-const ETC: [&str; 24] = [
+pub(crate) const ETC: [&str; 24] = [
     "/etc/alternatives",
     "/etc/ca-certificates",
     "/etc/ca-certificates.conf",

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,13 +11,17 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::OnceCell, task};
 
 use crate::{
     Command, Ending, Limits, Program, SandboxError, Workspace,
+    attacks::ATTACKS,
     bubblewrap::{self, Bubblewrap},
     command::{check_absolute, check_name},
     family::{Family, KILL_WAIT, Marker, RUN_MARKER},
+    landlock::Landlock,
     proc::{self, Identity},
     spawn::{Guardian, Launch, Sink, spawn},
 };
@@ -35,13 +40,30 @@ pub struct Options {
     pub path: Vec<PathBuf>,
     /// A folder of the bot's own, for temporary folders of runs; made if missing.
     pub state: PathBuf,
-    /// False: do not try bubblewrap.
-    pub try_bubblewrap: bool,
+    /// A program that calls [`crate::launcher`] first, for landlock: the bot's own ([`Options::own_program`]). `None`: do
+    /// not try landlock.
+    pub launcher: Option<PathBuf>,
+    /// This kind and no other; `None`: the strongest that works here.
+    pub kind: Option<SandboxKind>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Options {
+    /// The program of this process, also where its file was replaced since.
+    pub fn own_program() -> PathBuf {
+        format!("/proc/{}/exe", std::process::id()).into()
+    }
+
+    fn asks_for(&self, kind: SandboxKind) -> bool {
+        self.kind.is_none_or(|asked| asked == kind)
+    }
+}
+
+/// From the strongest to the weakest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum SandboxKind {
     Bubblewrap,
+    Landlock,
     ProcessGroup,
 }
 
@@ -49,8 +71,24 @@ impl SandboxKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bubblewrap => "bubblewrap",
+            Self::Landlock => "landlock",
             Self::ProcessGroup => "process-group",
         }
+    }
+
+    /// Whether code that nobody trusts may run in it.
+    pub fn is_a_boundary(self) -> bool {
+        self != Self::ProcessGroup
+    }
+}
+
+impl FromStr for SandboxKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Self::Bubblewrap, Self::Landlock, Self::ProcessGroup];
+        let found = known.into_iter().find(|kind| kind.as_str() == name);
+        found.ok_or_else(|| format!("`{name}` is no kind of sandbox: expected bubblewrap, landlock or process-group"))
     }
 }
 
@@ -70,12 +108,19 @@ pub(crate) struct Inner {
     pub(crate) owner: String,
     pub(crate) state: PathBuf,
     pub(crate) tools: Tools,
-    pub(crate) bubblewrap: Option<Bubblewrap>,
+    pub(crate) walls: Walls,
     why_not_stronger: Option<String>,
     /// Unique for this sandbox on this boot.
     pub(crate) instance: String,
     runs: AtomicU64,
     guardian: OnceCell<Guardian>,
+}
+
+/// What keeps commands in.
+pub(crate) enum Walls {
+    Bubblewrap(Bubblewrap),
+    Landlock(Landlock),
+    None,
 }
 
 /// Absolute paths of the programs every kind needs.
@@ -92,8 +137,8 @@ pub(crate) struct Tools {
 }
 
 impl Sandbox {
-    /// Tries bubblewrap with the real mounts; falls back to process groups and keeps the reason. Fails only if not even
-    /// those are possible.
+    /// Tries bubblewrap and landlock with real rules; falls back to process groups and keeps the reasons. Fails if not even
+    /// those are possible, or not the kind that was asked for.
     pub async fn detect(options: Options) -> Result<Self, SandboxError> {
         check_name("owner", &options.owner)?;
         check_absolute("state", &options.state)?;
@@ -101,25 +146,63 @@ impl Sandbox {
         std::fs::create_dir_all(&tmp).map_err(SandboxError::io(format!("make {}", tmp.display())))?;
         remove_leftovers(&tmp);
         let tools = Tools::find(&options.path).await?;
-        let process_group = Self::assemble(&options, tools, None, None);
-        if !options.try_bubblewrap {
-            return Ok(process_group.because("bubblewrap was not asked for".to_owned()));
+        let mut reasons = Vec::new();
+        if options.asks_for(SandboxKind::Bubblewrap) {
+            match Self::try_bubblewrap(&options).await {
+                Ok(sandbox) => return Ok(sandbox),
+                Err(why) => reasons.push(why),
+            }
         }
-        let Some(path) = options.bwrap.clone().or_else(|| find(&options.path, "bwrap")) else {
-            return Ok(process_group.because("bwrap was not found in PATH; install the package bubblewrap".to_owned()));
-        };
-        match Self::try_bubblewrap(&options, &path).await {
-            Ok(sandbox) => Ok(sandbox),
-            Err(why) => Ok(process_group.because(why)),
+        if options.asks_for(SandboxKind::Landlock) {
+            match Self::try_landlock(&options).await {
+                Ok(sandbox) => return Ok(sandbox.because(reasons.join("; "))),
+                Err(why) => reasons.push(why),
+            }
         }
+        if let Some(kind) = options.kind.filter(|kind| *kind != SandboxKind::ProcessGroup) {
+            return Err(SandboxError::Unavailable { kind, why: reasons.join("; ") });
+        }
+        if reasons.is_empty() {
+            reasons.push("process-group was asked for".to_owned());
+        }
+        Ok(Self::assemble(&options, tools, Walls::None).because(reasons.join("; ")))
     }
 
-    async fn try_bubblewrap(options: &Options, path: &Path) -> Result<Self, String> {
+    async fn try_bubblewrap(options: &Options) -> Result<Self, String> {
+        let Some(path) = options.bwrap.clone().or_else(|| find(&options.path, "bwrap")) else {
+            return Err("bwrap was not found in PATH; install the package bubblewrap".to_owned());
+        };
         let bubblewrap =
-            bubblewrap::look(path).await.map_err(|error| format!("{} --help failed: {error}", path.display()))?;
+            bubblewrap::look(&path).await.map_err(|error| format!("{} --help failed: {error}", path.display()))?;
         let tools = Tools::find(&options.path).await.map_err(|error| error.to_string())?;
-        let sandbox = Self::assemble(options, tools, Some(bubblewrap), None);
-        let folder = options.state.join("trial");
+        let sandbox = Self::assemble(options, tools, Walls::Bubblewrap(bubblewrap));
+        let tried = sandbox.try_out("true").await;
+        tried.map(|_| sandbox).map_err(|why| format!("{} does not work here: {why}", path.display()))
+    }
+
+    async fn try_landlock(options: &Options) -> Result<Self, String> {
+        let Some(program) = options.launcher.clone() else {
+            return Err("landlock needs a launcher, and none was named".to_owned());
+        };
+        let tools = Tools::find(&options.path).await.map_err(|error| error.to_string())?;
+        let mut sandbox = Self::assemble(options, tools, Walls::Landlock(Landlock { program, abi: 0 }));
+        let forbidden = options.state.join("forbidden");
+        std::fs::write(&forbidden, "")
+            .map_err(|error| format!("{} cannot be written: {error}", forbidden.display()))?;
+        // Words of the shell, so that nothing in the path is read as such.
+        let shown = forbidden.display().to_string().replace('\'', r"'\''");
+        let line =
+            format!("if cat '{shown}' 2>/dev/null; then echo a forbidden file was read; exit 1; fi; echo >written");
+        let abi = sandbox.try_out(&line).await.map_err(|why| format!("landlock does not work here: {why}"))?;
+        if let Some(Inner { walls: Walls::Landlock(landlock), .. }) = Arc::get_mut(&mut sandbox.inner) {
+            landlock.abi = abi.unwrap_or(0);
+        }
+        Ok(sandbox)
+    }
+
+    /// Runs a line; says what landlock said.
+    async fn try_out(&self, line: &str) -> Result<Option<u32>, String> {
+        let folder = self.inner.state.join("trial");
         std::fs::create_dir_all(&folder).map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
         let limits = Limits {
             time: TRIAL_TIME,
@@ -131,22 +214,15 @@ impl Sandbox {
             open_files: 256,
         };
         let workspace = Workspace { tree: folder.clone(), home: folder };
-        let trial = Command::new("trial", Program::Argv(vec!["true".to_owned()]), workspace, limits);
-        match sandbox.run(trial).await {
-            Ok(outcome) if outcome.ending == Ending::Exited(0) => Ok(sandbox),
-            Ok(outcome) => {
-                Err(format!("a trial of {} ended as {:?}: {}", path.display(), outcome.ending, outcome.tail.join("; ")))
-            }
-            Err(error) => Err(format!("a trial of {} failed: {error}", path.display())),
+        let trial = Command::new("trial", Program::Shell(line.to_owned()), workspace, limits);
+        match self.run_confined(trial).await {
+            Ok((outcome, abi)) if outcome.ending == Ending::Exited(0) => Ok(abi),
+            Ok((outcome, _)) => Err(format!("a trial ended as {:?}: {}", outcome.ending, outcome.tail.join("; "))),
+            Err(error) => Err(format!("a trial failed: {error}")),
         }
     }
 
-    fn assemble(
-        options: &Options,
-        tools: Tools,
-        bubblewrap: Option<Bubblewrap>,
-        why_not_stronger: Option<String>,
-    ) -> Self {
+    fn assemble(options: &Options, tools: Tools, walls: Walls) -> Self {
         static SANDBOXES: AtomicU64 = AtomicU64::new(0);
         let me = std::process::id();
         let start = proc::identity(me as i32).map_or(0, |identity| identity.start);
@@ -155,8 +231,8 @@ impl Sandbox {
             owner: options.owner.clone(),
             state: options.state.clone(),
             tools,
-            bubblewrap,
-            why_not_stronger,
+            walls,
+            why_not_stronger: None,
             // The underscore ends it: `1.2.3` must not match `1.2.34`.
             instance: format!("{me}.{start}.{number}_"),
             runs: AtomicU64::new(0),
@@ -166,27 +242,34 @@ impl Sandbox {
     }
 
     fn because(mut self, why: String) -> Self {
-        tracing::info!(why, "running without bubblewrap");
-        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+        if let Some(inner) = Arc::get_mut(&mut self.inner).filter(|_| !why.is_empty()) {
+            tracing::info!(why, kind = inner.walls.kind().as_str(), "commands run in a weaker sandbox");
             inner.why_not_stronger = Some(why);
         }
         self
     }
 
     pub fn kind(&self) -> SandboxKind {
-        if self.inner.bubblewrap.is_some() { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup }
+        self.inner.walls.kind()
     }
 
-    /// Why bubblewrap is not used; `None` if it is.
+    /// Why no stronger kind is used; `None` for the strongest.
     pub fn why_not_stronger(&self) -> Option<&str> {
         self.inner.why_not_stronger.as_deref()
+    }
+
+    /// Names of the [`attacks`] that this sandbox does not hold.
+    pub fn weaknesses(&self) -> Vec<&'static str> {
+        let abi = if let Walls::Landlock(landlock) = &self.inner.walls { landlock.abi } else { 0 };
+        let open = ATTACKS.iter().filter(|attack| !attack.is_held_by(self.kind(), abi));
+        open.map(|attack| attack.name).collect()
     }
 
     /// The workspace as the command sees it.
     pub fn inside(&self, workspace: &Workspace) -> Workspace {
         match self.kind() {
             SandboxKind::Bubblewrap => Workspace { tree: bubblewrap::TREE.into(), home: bubblewrap::HOME.into() },
-            SandboxKind::ProcessGroup => workspace.clone(),
+            SandboxKind::Landlock | SandboxKind::ProcessGroup => workspace.clone(),
         }
     }
 
@@ -219,6 +302,16 @@ impl Sandbox {
             .get_or_try_init(start)
             .await
             .map_err(SandboxError::io("start the guardian of process groups"))
+    }
+}
+
+impl Walls {
+    fn kind(&self) -> SandboxKind {
+        match self {
+            Self::Bubblewrap(_) => SandboxKind::Bubblewrap,
+            Self::Landlock(_) => SandboxKind::Landlock,
+            Self::None => SandboxKind::ProcessGroup,
+        }
     }
 }
 

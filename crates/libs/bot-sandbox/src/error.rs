@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::SandboxKind;
+
 /// Every message says what was expected, what came, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -21,6 +23,8 @@ pub enum SandboxError {
         "expected the command to start, but the sandbox could not be set up; it said: {said:?}; run `bwrap` with the same mounts by hand, or let the bot use process groups"
     )]
     NotStarted { said: String },
+    #[error("expected the sandbox {kind}, as was asked for; it cannot be had: {why}")]
+    Unavailable { kind: SandboxKind, why: String },
     #[error("application `{id}` is already served by process {pid}; adopt it or stop it first")]
     AlreadyServed { id: String, pid: i32 },
     #[error(

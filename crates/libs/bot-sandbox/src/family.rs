@@ -76,6 +76,8 @@ pub(crate) struct Family {
     unclear: usize,
     /// A leader's own session and group are its family's before it was ever seen in them.
     held: Option<i32>,
+    /// The leader adopts its orphans, so that none gets lost while it lives: it goes last.
+    leader_adopts: bool,
     /// Never touched: ourselves and pid 1.
     me: i32,
     my_session: i32,
@@ -93,6 +95,7 @@ impl Family {
             strangers: HashSet::new(),
             unclear: 0,
             held: None,
+            leader_adopts: false,
             me: std::process::id() as i32,
             my_session: getsid(None).map_or(-1, Pid::as_raw),
             my_group: getpgrp().as_raw(),
@@ -104,6 +107,12 @@ impl Family {
         self.held = self.leader.map(|identity| identity.pid);
         self.sessions.extend(self.held);
         self.groups.extend(self.held);
+        self
+    }
+
+    /// For one that adopts whatever its descendants leave behind.
+    pub(crate) fn led_by_its_adopter(mut self) -> Self {
+        self.leader_adopts = true;
         self
     }
 
@@ -232,8 +241,11 @@ impl Family {
             let members = self.census();
             self.kill_groups();
             let zombies = self.reap(&members);
-            let alive: Vec<Identity> =
+            let mut alive: Vec<Identity> =
                 members.iter().filter(|member| member.is_alive()).map(|member| member.identity).collect();
+            if self.leader_adopts && alive.len() > 1 {
+                alive.retain(|identity| Some(*identity) != self.leader);
+            }
             for identity in &alive {
                 send(*identity, Signal::SIGKILL);
             }
@@ -250,10 +262,12 @@ impl Family {
 
     /// A whole group dies in one step, so what forks inside it cannot outrun us.
     fn kill_groups(&self) {
-        if let Some(leader) = self.leader {
+        let spared = self.leader.filter(|_| self.leader_adopts).map(|leader| leader.pid);
+        if let Some(leader) = self.leader.filter(|_| spared.is_none()) {
             send(leader, Signal::SIGKILL);
         }
-        for group in self.groups.iter().filter(|group| **group > 1 && **group != self.my_group) {
+        let spares = |group: i32| group <= 1 || group == self.my_group || spared == Some(group);
+        for group in self.groups.iter().filter(|group| !spares(**group)) {
             let _ = kill(Pid::from_raw(-group), Signal::SIGKILL);
         }
     }

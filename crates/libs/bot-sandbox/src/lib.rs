@@ -1,17 +1,22 @@
 //! Starts what bots run: `run` (a command that dies with its caller) and `serve` (an application that outlives it).
 //! Nothing here reads the environment or the clock of the day, and nothing else in the workspace starts processes.
 //!
-//! Two kinds of sandbox, chosen by a trial ([`Sandbox::detect`]):
+//! Three kinds of sandbox, chosen by a trial ([`Sandbox::detect`]):
 //! - **bubblewrap**: namespaces. The child sees system folders read-only, its workspace, its home, what it was given,
 //!   and nothing else; no network unless asked for; no capabilities. Ending the pid namespace ends all in it.
+//! - **landlock**: the same folders by rules of the kernel, and a filter of system calls, where namespaces cannot be had.
+//!   The child is confined by a launcher ([`launcher`]), which also adopts and ends whatever it leaves behind.
 //! - **process group**: no isolation, only order: clean environment, limits, and a hunt by parent, session, group and
 //!   marker ([`RUN_MARKER`]) that ends what the command left behind. Code that wants to escape it can.
 
+pub mod attacks;
 mod bubblewrap;
 mod command;
 mod detect;
 mod error;
 mod family;
+mod landlock;
+mod launcher;
 mod network;
 mod output;
 mod proc;
@@ -20,12 +25,15 @@ mod run;
 mod serve;
 mod spawn;
 mod stop;
+mod syscalls;
 mod toolchains;
+mod weigh;
 
 pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
 pub use error::SandboxError;
 pub use family::{APP_MARKER, RUN_MARKER};
+pub use launcher::launcher;
 pub use network::NetworkEnv;
 pub use serve::{Application, ServeLimits};
 pub use stop::{Served, Usage};

@@ -89,13 +89,16 @@ pub(crate) fn environment(pid: i32, wanted: &str) -> Option<Vec<String>> {
     (!bytes.is_empty()).then(|| bytes.split(|byte| *byte == 0).filter_map(value).collect())
 }
 
-/// Memory with shared pages counted once over all sharers; dearer to read than the resident size.
-pub(crate) fn proportional_bytes(process: &Process) -> u64 {
+/// Memory with shared pages counted once over all sharers, and of it what is in memory files; dearer to read than the
+/// resident size. A kernel before 5.9 does not tell them apart.
+pub(crate) fn proportional_bytes(process: &Process) -> (u64, u64) {
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.pid())).unwrap_or_default();
-    let kilobytes = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kilobytes.map_or(process.resident_bytes, |value| value * 1024)
+    let bytes = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024))
+    };
+    let shared = bytes("Pss_Shmem").unwrap_or(0);
+    (bytes("Pss").unwrap_or(process.resident_bytes).saturating_sub(shared), shared)
 }
 
 /// Threads of all processes of one user: what `RLIMIT_NPROC` counts.
@@ -142,6 +145,6 @@ mod tests {
         let process = table().find(|process| process.pid() == me).expect("found");
         assert!(process.is_alive() && process.resident_bytes > 0);
         assert_eq!(identity(me), Some(process.identity));
-        assert!(proportional_bytes(&process) > 0);
+        assert!(proportional_bytes(&process).0 > 0);
     }
 }

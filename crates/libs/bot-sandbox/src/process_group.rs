@@ -18,23 +18,30 @@ fn wall(processes: u32) -> u64 {
     u64::from(processes) + u64::from(processes) / 4 + 32
 }
 
-/// `prlimit` in front of a command. The kernel counts processes per user, and in a user namespace per namespace; it
-/// never counts root's.
+/// `prlimit` in front of a command, but for a user namespace of its own ([`process_words`]). The kernel counts processes
+/// per user; it never counts root's.
 pub(crate) fn limit_words(tools: &Tools, limits: &Limits, own_namespace: bool) -> Vec<String> {
-    let processes = match (own_namespace, geteuid()) {
-        (true, _) => Some(wall(limits.processes)),
-        (false, user) if user.is_root() => None,
-        (false, user) => Some(wall(limits.processes) + proc::threads_of_user(user.as_raw())),
-    };
+    let user = geteuid();
+    let is_counted = !own_namespace && !user.is_root();
+    let processes = is_counted.then(|| wall(limits.processes) + proc::threads_of_user(user.as_raw()));
     // Behind the bot and what it serves: a bomb of root's, which the kernel does not bound, must not starve the poll.
     let mut words = [tools.nice.as_str(), "-n", NICENESS, "--"].map(str::to_owned).to_vec();
     words.extend(resource_words(tools, limits.file_bytes, limits.open_files, processes));
     words
 }
 
+/// The number of processes, set inside of a user namespace, where the kernel counts anew.
+pub(crate) fn process_words(tools: &Tools, limits: &Limits) -> Vec<String> {
+    let count = at_most(Resource::RLIMIT_NPROC, wall(limits.processes));
+    vec![tools.prlimit.clone(), format!("--nproc={count}"), "--".to_owned()]
+}
+
+/// Nobody may raise a hard limit without privileges, and asking for it would fail.
+fn at_most(resource: Resource, wanted: u64) -> u64 {
+    getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard))
+}
+
 pub(crate) fn resource_words(tools: &Tools, file_bytes: u64, open_files: u64, processes: Option<u64>) -> Vec<String> {
-    // Nobody may raise a hard limit without privileges, and asking for it would fail.
-    let at_most = |resource, wanted: u64| getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard));
     let mut words = vec![
         tools.prlimit.clone(),
         "--core=0".to_owned(),
@@ -54,7 +61,7 @@ pub(crate) fn link(bind: &Bind, workspace: &Workspace) -> Result<(), SandboxErro
     if !bind.inside.starts_with(&workspace.tree) && !bind.inside.starts_with(&workspace.home) {
         return Err(invalid(
             "read_write.inside",
-            "a path below the workspace or home, as process groups cannot mount",
+            "a path below the workspace or home, as only bubblewrap can mount",
             bind.inside.display(),
         ));
     }

@@ -1,4 +1,4 @@
-//! One run from start to the death of its last process. Knows both kinds by their plan only.
+//! One run from start to the death of its last process. Knows the kinds by their plan only.
 
 use std::{
     collections::BTreeMap,
@@ -20,15 +20,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError,
+    Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError, SandboxKind, Workspace,
     bubblewrap::{self, Bubblewrap, Interior, Status},
     command::invalid,
-    detect::SYSTEM_PATH,
+    detect::{SYSTEM_PATH, Walls},
     family::{Family, KILL_WAIT, Marker, RUN_MARKER, reap_adopted},
+    landlock::{Cell, Landlock, Report},
+    launcher::SUPERVISE,
     output::{Heard, Output, lock},
     proc,
-    process_group::{limit_words, link},
+    process_group::{limit_words, link, process_words},
     spawn::{INSTANCE_MARKER, Launch, Sink, spawn},
+    weigh::weigh,
 };
 
 /// Between SIGTERM and SIGKILL, so that all is dead within five seconds.
@@ -43,10 +46,28 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// A run that is about to start.
 struct Plan {
     launch: Launch,
-    status: Option<Status>,
+    keeper: Keeper,
     marker: Marker,
     /// Removed afterwards.
     tmp: Option<PathBuf>,
+}
+
+/// Who looks after the command beside us, and tells how it started.
+enum Keeper {
+    Bubblewrap(Status),
+    Launcher(Report),
+    Nobody,
+}
+
+impl Keeper {
+    /// What it said where the command was not started, once it has ended by itself.
+    fn failure(&self) -> Option<String> {
+        match self {
+            Self::Bubblewrap(status) => (!status.has_started()).then(String::new),
+            Self::Launcher(report) => report.confined_by().err(),
+            Self::Nobody => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -64,9 +85,14 @@ impl Sandbox {
     /// Runs it to its end. Everything it started is dead when this returns, or soon after the future is dropped, or
     /// this process dies. How it ended is in the outcome; an error means that it could not be run.
     pub async fn run(&self, command: Command) -> Result<Outcome, SandboxError> {
+        self.run_confined(command).await.map(|(outcome, _)| outcome)
+    }
+
+    /// Also says by which version of landlock it was confined.
+    pub(crate) async fn run_confined(&self, command: Command) -> Result<(Outcome, Option<u32>), SandboxError> {
         command.check()?;
         if command.cancel.is_cancelled() {
-            return Ok(Outcome {
+            let outcome = Outcome {
                 ending: Ending::Cancelled,
                 wall: Duration::ZERO,
                 memory_peak_bytes: 0,
@@ -74,29 +100,38 @@ impl Sandbox {
                 output_bytes: 0,
                 tail: Vec::new(),
                 survivors: Vec::new(),
-            });
+            };
+            return Ok((outcome, None));
         }
         make_private(&command.workspace.home)?;
         let output = Output::new(&command)?;
         let plan = self.plan(&command)?;
         let _tmp = Removed(plan.tmp);
         let began = Instant::now();
-        let guardian = if self.inner.bubblewrap.is_none() { Some(self.guardian().await?) } else { None };
+        let guardian = match self.inner.walls {
+            Walls::None => Some(self.guardian().await?),
+            Walls::Bubblewrap(_) | Walls::Landlock(_) => None,
+        };
         let child = spawn(plan.launch).await.map_err(SandboxError::io("start the command"))?;
         let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
         let _watched = guardian.zip(leader).map(|(guardian, leader)| guardian.watch(leader.pid));
-        let family = Family::new(plan.marker, leader).holding_leader();
+        let mut family = Family::new(plan.marker, leader).holding_leader();
+        if let Keeper::Launcher(_) = plan.keeper {
+            family = family.led_by_its_adopter();
+        }
         let family = Leash(Some(Arc::new(Mutex::new(family))));
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),
-            own_processes: if plan.status.is_some() { bubblewrap::OWN_PROCESSES } else { 0 },
+            kind: self.kind(),
             exceeded: output.exceeded.clone(),
             heard: output.heard(),
             family,
             peak: Peak::default(),
         };
-        run.finish(&command, output, began, plan.status).await
+        let outcome = run.finish(&command, output, began, &plan.keeper).await?;
+        let abi = if let Keeper::Launcher(report) = &plan.keeper { report.confined_by().ok() } else { None };
+        Ok((outcome, abi))
     }
 
     fn plan(&self, command: &Command) -> Result<Plan, SandboxError> {
@@ -108,11 +143,14 @@ impl Sandbox {
             (INSTANCE_MARKER.to_owned(), self.inner.instance.clone()),
         ]);
         let marker = Marker::exact(RUN_MARKER, id);
-        if let Some(bubblewrap) = &self.inner.bubblewrap {
+        if let Walls::Bubblewrap(bubblewrap) = &self.inner.walls {
             return self.plan_bubblewrap(bubblewrap, command, markers, marker);
         }
         for bind in &command.read_write {
             link(bind, &command.workspace)?;
+        }
+        if let Walls::Landlock(landlock) = &self.inner.walls {
+            return self.plan_landlock(landlock, command, markers, marker);
         }
         let tmp = self.inner.state.join("tmp").join(run);
         make_private(&tmp)?;
@@ -127,7 +165,47 @@ impl Sandbox {
         let env = environment(command, home, &tmp, markers);
         let cwd = command.workspace.tree.join(&command.cwd);
         let launch = Launch { argv, env, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
-        Ok(Plan { launch, status: None, marker, tmp: Some(tmp) })
+        Ok(Plan { launch, keeper: Keeper::Nobody, marker, tmp: Some(tmp) })
+    }
+
+    fn plan_landlock(
+        &self,
+        landlock: &Landlock,
+        command: &Command,
+        markers: BTreeMap<String, String>,
+        marker: Marker,
+    ) -> Result<Plan, SandboxError> {
+        let tools = &self.inner.tools;
+        let Workspace { tree, home } = &command.workspace;
+        if let Some(config) = command.toolchains.cargo_config() {
+            copy_cargo_config(config, home)?;
+        }
+        // In HOME, so that what it holds counts as the workspace's.
+        let tmp = home.join(".tmp");
+        let mut readable = Cell::system(command.network);
+        readable.extend(command.toolchains.read_only().iter().chain(&command.read_only).cloned());
+        let mut writable = vec![tree.clone(), home.clone()];
+        writable.extend(command.read_write.iter().map(|bind| bind.host.clone()));
+        let cell = Cell {
+            readable,
+            writable,
+            network: command.network,
+            parent: Some(std::process::id() as i32),
+            env: environment(command, home, &tmp, markers.clone()),
+            tmp,
+            cwd: tree.join(&command.cwd),
+            argv: self.program_words(&command.program),
+        };
+        let (stdin, report) = Report::hand_over(&cell)?;
+        let mut argv = vec![tools.setsid.clone()];
+        argv.extend(limit_words(tools, &command.limits, false));
+        argv.extend([landlock.program.display().to_string(), SUPERVISE.to_owned()]);
+        let mut env = markers;
+        env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
+        // Not to die with the handle: whoever kills the launcher first loses sight of what it would have ended.
+        let launch =
+            Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: false };
+        Ok(Plan { launch, keeper: Keeper::Launcher(report), marker, tmp: None })
     }
 
     fn plan_bubblewrap(
@@ -157,7 +235,7 @@ impl Sandbox {
         if let Some(missing) = read_only.iter().find(|path| !path.exists()) {
             return Err(invalid("read_only", "a path that exists", missing.display()));
         }
-        let mut argv = limit_words(tools, &command.limits, true);
+        let mut argv = process_words(tools, &command.limits);
         argv.extend(self.program_words(&command.program));
         let interior = Interior {
             read_only,
@@ -171,13 +249,15 @@ impl Sandbox {
             argv,
         };
         let (words, stdin, status) = bubblewrap.wrap(tools, &interior)?;
+        // Outside, where no variable of the command's has a say: a library of `LD_PRELOAD` would come before the limits.
         let mut argv = vec![tools.setsid.clone()];
+        argv.extend(limit_words(tools, &command.limits, true));
         argv.extend(words);
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
         let launch =
             Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
-        Ok(Plan { launch, status: Some(status), marker, tmp: None })
+        Ok(Plan { launch, keeper: Keeper::Bubblewrap(status), marker, tmp: None })
     }
 
     fn program_words(&self, program: &Program) -> Vec<String> {
@@ -208,7 +288,7 @@ fn environment(
 struct Run {
     child: Child,
     leader: i32,
-    own_processes: u32,
+    kind: SandboxKind,
     exceeded: CancellationToken,
     heard: Arc<Mutex<Heard>>,
     family: Leash,
@@ -221,14 +301,14 @@ impl Run {
         command: &Command,
         output: Output,
         began: Instant,
-        status: Option<Status>,
+        keeper: &Keeper,
     ) -> Result<Outcome, SandboxError> {
         let mut pump = AbortOnDrop(task::spawn(output.pump(self.child.stdout.take(), self.child.stderr.take())));
         let cause = self.watch(command, began).await?;
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
             self.ask_to_end().await;
         }
-        let survivors = if self.namespace_is_empty(&cause, status.as_ref()).await {
+        let survivors = if self.all_have_ended(&cause, keeper).await {
             Vec::new()
         } else {
             self.family.on(|family| family.kill_all(KILL_WAIT)).await?
@@ -249,11 +329,9 @@ impl Run {
             Cause::Us(ending) => ending,
             Cause::Itself(_) if self.exceeded.is_cancelled() => Ending::OutputExceeded,
             Cause::Itself(exit) => {
-                let failed_setup = status.is_some_and(|status| exit.code().is_some() && !status.has_started());
-                if failed_setup {
-                    return Err(SandboxError::NotStarted {
-                        said: heard.tail.iter().cloned().collect::<Vec<_>>().join("; "),
-                    });
+                if let Some(why) = exit.code().and_then(|_| keeper.failure()) {
+                    let said = [why].into_iter().chain(heard.tail.iter().cloned()).filter(|line| !line.is_empty());
+                    return Err(SandboxError::NotStarted { said: said.collect::<Vec<_>>().join("; ") });
                 }
                 classify(exit)
             }
@@ -269,13 +347,19 @@ impl Run {
         })
     }
 
-    /// Whether the kernel has ended all there was: it does so before pid 1 of a namespace counts as dead. That pid 1 dies
-    /// with bwrap's outer process. False if that cannot be told; then every process has to be looked at, which is slow.
-    async fn namespace_is_empty(&self, cause: &Cause, status: Option<&Status>) -> bool {
-        let Cause::Itself(_) = cause else {
+    /// Whether all there was has ended with whoever looked after it: a launcher ends it before itself, and the kernel
+    /// before pid 1 of a namespace counts as dead, which dies with bwrap's outer process. False if that cannot be told;
+    /// then every process has to be looked at, which is slow.
+    async fn all_have_ended(&self, cause: &Cause, keeper: &Keeper) -> bool {
+        let Cause::Itself(exit) = cause else {
             return false;
         };
-        let Some(init) = status.and_then(Status::namespace_init) else {
+        let init = match keeper {
+            Keeper::Bubblewrap(status) => status.namespace_init(),
+            Keeper::Launcher(_) => return exit.code().is_some(),
+            Keeper::Nobody => None,
+        };
+        let Some(init) = init else {
             return false;
         };
         let deadline = Instant::now() + NAMESPACE_WAIT;
@@ -311,8 +395,8 @@ impl Run {
 
     async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
         let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
-        let own = self.own_processes;
-        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, own)).await;
+        let kind = self.kind;
+        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, kind)).await;
         let (memory_bytes, processes) = weighed?;
         self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
         self.peak.processes = self.peak.processes.max(processes);
@@ -325,25 +409,13 @@ impl Run {
         })
     }
 
-    /// SIGTERM to all but bubblewrap's outer process, whose end would be SIGKILL for those inside.
+    /// SIGTERM to all but the outermost process, whose end would be SIGKILL for those inside.
     async fn ask_to_end(&mut self) {
-        let spared = if self.own_processes > 0 { vec![self.leader] } else { Vec::new() };
+        let spared = if self.kind == SandboxKind::ProcessGroup { Vec::new() } else { vec![self.leader] };
         if self.family.on(move |family| family.signal(Signal::SIGTERM, &spared)).await.is_ok() {
             let _ = timeout(TERM_GRACE, self.child.wait()).await;
         }
     }
-}
-
-/// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once
-/// per sharer, so where the sum is over the limit the dearer sum decides.
-pub(crate) fn weigh(family: &mut Family, memory_max: u64, processes_max: u32, own_processes: u32) -> (u64, u32) {
-    let Some(members) = family.census_up_to(processes_max.saturating_add(own_processes)) else {
-        return (0, processes_max.saturating_add(1));
-    };
-    let processes = members.iter().map(|member| member.threads).sum::<u32>().saturating_sub(own_processes);
-    let resident: u64 = members.iter().map(|member| member.resident_bytes).sum();
-    let memory = if resident > memory_max { members.iter().map(proc::proportional_bytes).sum() } else { resident };
-    (memory, processes)
 }
 
 /// bubblewrap and shells report a signal as 128 + n.

@@ -13,11 +13,13 @@ use nix::fcntl::OFlag;
 use tokio::{process::Child, task, time::sleep};
 
 use crate::{
-    Bind, Sandbox, SandboxError, Served, Toolchains,
+    Bind, Sandbox, SandboxError, SandboxKind, Served, Toolchains,
     bubblewrap::Interior,
     command::{check_absolute, check_env, check_folder, check_name, check_words, invalid},
-    detect::SYSTEM_PATH,
+    detect::{SYSTEM_PATH, Walls},
     family::{APP_MARKER, Family, Marker},
+    landlock::{Cell, Report},
+    launcher::SUPERVISE,
     proc::Process,
     process_group::resource_words,
     run::make_private,
@@ -132,7 +134,8 @@ impl Sandbox {
         let tools = &self.inner.tools;
         let head = Head {
             id: application.id.clone(),
-            bubblewrap: self.inner.bubblewrap.is_some(),
+            bubblewrap: self.kind() == SandboxKind::Bubblewrap,
+            landlock: self.kind() == SandboxKind::Landlock,
             log_file: application.log_file.clone(),
             memory_bytes: application.limits.memory_bytes,
             processes: application.limits.processes,
@@ -145,31 +148,54 @@ impl Sandbox {
         let record = application.record.display().to_string();
         let mut argv =
             [&tools.setsid, &tools.sh, "-c", RECORDER, "lota-recorder", &record, &head].map(str::to_owned).to_vec();
-        let mut inner = resource_words(tools, u64::MAX, 65_536, None);
-        inner.extend(application.argv.iter().cloned());
-        let (env, cwd, stdin) = if let Some(bubblewrap) = &self.inner.bubblewrap {
-            let interior = Interior {
-                read_only: application.toolchains.read_only().iter().chain([&application.release]).cloned().collect(),
-                read_write: vec![Bind { host: application.data.clone(), inside: application.data.clone() }],
-                cargo_config: None,
-                env: application.environment(Path::new("/tmp")),
-                cwd: application.release.clone(),
-                memory_bytes: application.limits.memory_bytes,
-                network: true,
-                dies_with_parent: false,
-                argv: inner,
-            };
-            let (words, stdin, _) = bubblewrap.wrap(tools, &interior)?;
-            argv.extend(words);
-            let env = [(APP_MARKER, application.id.as_str()), ("PATH", SYSTEM_PATH)]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()));
-            (env.into(), PathBuf::from("/"), Some(stdin))
-        } else {
-            let tmp = application.data.join("tmp");
-            make_private(&tmp)?;
-            argv.extend(tools.setpriv_words(&[]));
-            argv.extend(inner);
-            (application.environment(&tmp), application.release.clone(), None)
+        let limits = resource_words(tools, u64::MAX, 65_536, None);
+        let words = application.argv.iter().cloned();
+        let readable = application.toolchains.read_only().iter().chain([&application.release]).cloned();
+        let outside = [(APP_MARKER, application.id.as_str()), ("PATH", SYSTEM_PATH)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let (env, cwd, stdin) = match &self.inner.walls {
+            Walls::Bubblewrap(bubblewrap) => {
+                let interior = Interior {
+                    read_only: readable.collect(),
+                    read_write: vec![Bind { host: application.data.clone(), inside: application.data.clone() }],
+                    cargo_config: None,
+                    env: application.environment(Path::new("/tmp")),
+                    cwd: application.release.clone(),
+                    memory_bytes: application.limits.memory_bytes,
+                    network: true,
+                    dies_with_parent: false,
+                    argv: words.collect(),
+                };
+                let (words, stdin, _) = bubblewrap.wrap(tools, &interior)?;
+                argv.extend(limits);
+                argv.extend(words);
+                (outside.into(), PathBuf::from("/"), Some(stdin))
+            }
+            Walls::Landlock(landlock) => {
+                let tmp = application.data.join("tmp");
+                let cell = Cell {
+                    readable: Cell::system(true).into_iter().chain(readable).collect(),
+                    writable: vec![application.data.clone()],
+                    network: true,
+                    parent: None,
+                    env: application.environment(&tmp),
+                    tmp,
+                    cwd: application.release.clone(),
+                    argv: words.collect(),
+                };
+                let (stdin, _) = Report::hand_over(&cell)?;
+                argv.extend(limits);
+                argv.extend([landlock.program.display().to_string(), SUPERVISE.to_owned()]);
+                (outside.into(), PathBuf::from("/"), Some(stdin))
+            }
+            Walls::None => {
+                let tmp = application.data.join("tmp");
+                make_private(&tmp)?;
+                argv.extend(tools.setpriv_words(&[]));
+                argv.extend(limits);
+                argv.extend(words);
+                (application.environment(&tmp), application.release.clone(), None)
+            }
         };
         Ok(Launch { argv, env, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
     }

@@ -15,11 +15,10 @@ use tokio::task;
 
 use crate::{
     Ending, Sandbox, SandboxError, SandboxKind, ServeLimits,
-    bubblewrap::OWN_PROCESSES,
     command::check_name,
     family::{APP_MARKER, Family, KILL_WAIT, Marker},
     proc::{self, Identity},
-    run::weigh,
+    weigh::weigh,
 };
 
 /// What the record file says: enough to know the process again after any crash but a reboot, which ends it anyway.
@@ -37,6 +36,9 @@ pub(crate) struct Record {
 pub(crate) struct Head {
     pub(crate) id: String,
     pub(crate) bubblewrap: bool,
+    /// Missing in records of older versions.
+    #[serde(default)]
+    pub(crate) landlock: bool,
     pub(crate) log_file: PathBuf,
     pub(crate) memory_bytes: u64,
     pub(crate) processes: u32,
@@ -92,7 +94,11 @@ impl Served {
     }
 
     pub fn kind(&self) -> SandboxKind {
-        if self.record.head.bubblewrap { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup }
+        match (self.record.head.bubblewrap, self.record.head.landlock) {
+            (true, _) => SandboxKind::Bubblewrap,
+            (false, true) => SandboxKind::Landlock,
+            (false, false) => SandboxKind::ProcessGroup,
+        }
     }
 
     pub fn limits(&self) -> ServeLimits {
@@ -113,14 +119,15 @@ impl Served {
     /// The marker finds what left the process tree; the recorded process counts only if it is still the same.
     fn family(&self) -> Family {
         let leader = self.is_running().then(|| self.identity());
-        Family::new(Marker::exact(APP_MARKER, self.id()), leader)
+        let family = Family::new(Marker::exact(APP_MARKER, self.id()), leader);
+        if self.kind() == SandboxKind::Landlock { family.led_by_its_adopter() } else { family }
     }
 
     pub async fn usage(&self) -> Result<Usage, SandboxError> {
         let mut family = self.family();
         let Head { memory_bytes, processes, .. } = self.record.head;
-        let own = if self.record.head.bubblewrap { OWN_PROCESSES } else { 0 };
-        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, own)).await?;
+        let kind = self.kind();
+        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, kind)).await?;
         Ok(Usage { memory_bytes, processes })
     }
 

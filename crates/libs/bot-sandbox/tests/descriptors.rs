@@ -7,8 +7,8 @@ use bot_sandbox::SandboxKind;
 use support::{Fixture, open_files};
 
 #[tokio::test]
-async fn runs_leave_no_descriptors_in_either_kind() {
-    for kind in [SandboxKind::Bubblewrap, SandboxKind::ProcessGroup] {
+async fn runs_leave_no_descriptors_in_any_kind() {
+    for kind in [SandboxKind::Bubblewrap, SandboxKind::Landlock, SandboxKind::ProcessGroup] {
         runs_leave_no_descriptors(kind).await;
     }
 }

@@ -3,13 +3,13 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use bot_sandbox::{Bind, Command, Ending, Line, Program, SandboxKind, Stream, Toolchains};
 use support::{Fixture, limits};
 use tokio::sync::mpsc;
 
-in_both_kinds!(
+in_every_kind!(
     endings_are_told_apart,
     the_environment_is_clean,
     output_arrives_everywhere,
@@ -58,10 +58,10 @@ async fn the_environment_is_clean(kind: SandboxKind) {
     let expected =
         ["CARGO_HOME", "GIVEN", "HOME", "LANG", "LD_PRELOAD", "LOTA_RUN_BY", "LOTA_RUN_ID", "PATH", "TMPDIR"];
     assert_eq!(names, expected);
-    if kind == SandboxKind::Bubblewrap {
-        // Every program that loads it complains once: nice, prlimit and env, nothing before them.
+    if kind != SandboxKind::ProcessGroup {
+        // Every program that loads it complains once: in bubblewrap prlimit and env, in landlock env, nothing before them.
         let complaints = outcome.tail.iter().filter(|line| line.starts_with("ERROR: ld.so")).count();
-        assert_eq!(complaints, 3, "{:?}", outcome.tail);
+        assert_eq!(complaints, if kind == SandboxKind::Bubblewrap { 2 } else { 1 }, "{:?}", outcome.tail);
     }
 }
 
@@ -194,7 +194,7 @@ async fn toolchains_work(kind: SandboxKind) {
     for line in [first.as_str(), "# mirror"] {
         assert!(outcome.tail.iter().any(|said| said == line), "{line}: {:?}", outcome.tail);
     }
-    if kind == SandboxKind::Bubblewrap {
+    if kind != SandboxKind::ProcessGroup {
         assert_eq!(outcome.ending, Ending::Exited(1), "toolchains are read-only: {:?}", outcome.tail);
     }
 }
@@ -232,18 +232,28 @@ async fn a_slow_reader_does_not_hang_the_end(kind: SandboxKind) {
 }
 
 #[tokio::test]
-async fn without_bubblewrap_the_reason_is_kept() {
+async fn the_strongest_that_works_is_taken_and_the_reasons_are_kept() {
     let folder = tempfile::tempdir().unwrap();
+    let launcher = PathBuf::from(env!("CARGO_BIN_EXE_lota-launcher"));
     let options = bot_sandbox::Options {
         owner: "test".to_owned(),
         bwrap: Some("/bin/false".into()),
         path: support::path(),
         state: folder.path().to_owned(),
-        try_bubblewrap: true,
+        launcher: Some(launcher),
+        kind: None,
     };
-    let sandbox = bot_sandbox::Sandbox::detect(options).await.unwrap();
-    assert_eq!(sandbox.kind().as_str(), "process-group");
+    let sandbox = bot_sandbox::Sandbox::detect(options.clone()).await.unwrap();
+    assert_eq!(sandbox.kind(), SandboxKind::Landlock);
     assert!(sandbox.why_not_stronger().unwrap().contains("/bin/false"), "{:?}", sandbox.why_not_stronger());
+    // A program that confines nothing is found out.
+    let pretender = bot_sandbox::Options { launcher: Some("/bin/true".into()), ..options };
+    let sandbox = bot_sandbox::Sandbox::detect(pretender.clone()).await.unwrap();
+    assert_eq!(sandbox.kind(), SandboxKind::ProcessGroup);
+    assert!(sandbox.why_not_stronger().unwrap().contains("landlock"), "{:?}", sandbox.why_not_stronger());
+    let only = bot_sandbox::Options { kind: Some(SandboxKind::Landlock), ..pretender };
+    let error = bot_sandbox::Sandbox::detect(only).await.err().unwrap();
+    assert!(error.to_string().contains("expected the sandbox landlock"), "{error}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::{
 use bot_sandbox::{Application, Ending, SandboxError, SandboxKind, ServeLimits, Served};
 use support::{Fixture, handed_over, helper, running, sandbox, token, wait_until, zombies};
 
-in_both_kinds!(
+in_every_kind!(
     it_starts_is_adopted_and_stopped,
     it_outlives_a_killed_bot,
     it_is_served_once,

@@ -21,6 +21,11 @@ use exit::{Exit, OrExit};
 use home::Home;
 
 fn main() -> ExitCode {
+    // The sandbox of `lota run` starts this program again, to confine itself.
+    #[cfg(target_os = "linux")]
+    if let Some(code) = bot_sandbox::launcher() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version come this way, too.

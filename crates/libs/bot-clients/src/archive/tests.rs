@@ -249,3 +249,45 @@ fn a_listing_is_sorted_without_git_and_without_special_files() {
     assert_eq!(names, ["a.x", "a/z", "b", "root"].map(PathBuf::from));
     assert!(list_tree(dir.path(), 3).is_err());
 }
+
+/// A folder becomes a link to another one and back, as fast as can be, while it is packed again and again.
+#[test]
+fn what_is_swapped_for_a_link_while_it_is_packed_leads_nowhere() {
+    let dir = TempDir::new().unwrap();
+    let (root, to, outside) = (dir.path().join("root"), dir.path().join("a"), dir.path().join("outside"));
+    for folder in [&root.join("dist"), &outside] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(root.join("dist/f"), "mine").unwrap();
+    fs::write(outside.join("f"), "secret").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut packed, mut refused, mut leaked) = (0, 0, false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (dist, aside) = (root.join("dist"), root.join("aside"));
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(&dist, &aside).unwrap();
+                symlink(&outside, &dist).unwrap();
+                fs::remove_file(&dist).unwrap();
+                fs::rename(&aside, &dist).unwrap();
+            }
+        });
+        for _ in 0..5_000 {
+            match pack(&root, &["dist/f".into()], &to, &LIMITS) {
+                Ok(_) => packed += 1,
+                Err(_) => {
+                    refused += 1;
+                    continue;
+                }
+            }
+            let bytes = zstd::decode_all(fs::File::open(&to).unwrap()).unwrap();
+            leaked = bytes.windows(6).any(|part| part == b"secret");
+            if leaked || packed > 100 && refused > 100 {
+                break;
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(!leaked, "it was read through the link");
+    assert!(packed > 0 && refused > 0, "{packed} packed, {refused} refused: both sides of the race are seen");
+}

@@ -89,6 +89,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         cpu_percent,
         credential_age_s: age_of(&shared.password_file),
         sandbox: notes.sandbox,
+        sandbox_weaknesses: notes.sandbox_weaknesses,
         breakers: notes.breakers.iter().map(|b| (b.name().to_owned(), b.state().as_str().to_owned())).collect(),
         last_execution: *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner),
     }

@@ -17,12 +17,15 @@ use tempfile::TempDir;
 /// Long enough for a loaded machine; nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Each named function becomes a test of both kinds.
+/// Each named function becomes a test of every kind.
 #[macro_export]
-macro_rules! in_both_kinds {
+macro_rules! in_every_kind {
     ($($name:ident),* $(,)?) => {
         mod bubblewrap {
             $(#[tokio::test] async fn $name() { super::$name(bot_sandbox::SandboxKind::Bubblewrap).await; })*
+        }
+        mod landlock {
+            $(#[tokio::test] async fn $name() { super::$name(bot_sandbox::SandboxKind::Landlock).await; })*
         }
         mod process_group {
             $(#[tokio::test] async fn $name() { super::$name(bot_sandbox::SandboxKind::ProcessGroup).await; })*
@@ -52,9 +55,9 @@ pub(crate) fn bwrap() -> PathBuf {
 }
 
 pub(crate) async fn sandbox(kind: SandboxKind, owner: &str, state: PathBuf) -> Sandbox {
-    let try_bubblewrap = kind == SandboxKind::Bubblewrap;
-    let bwrap = try_bubblewrap.then(bwrap);
-    let options = Options { owner: owner.to_owned(), bwrap, path: path(), state, try_bubblewrap };
+    let bwrap = (kind == SandboxKind::Bubblewrap).then(bwrap);
+    let launcher = Some(PathBuf::from(env!("CARGO_BIN_EXE_lota-launcher")));
+    let options = Options { owner: owner.to_owned(), bwrap, path: path(), state, launcher, kind: Some(kind) };
     let sandbox = Sandbox::detect(options).await.expect("detects");
     assert_eq!(sandbox.kind(), kind, "{:?}", sandbox.why_not_stronger());
     sandbox
@@ -87,7 +90,14 @@ impl Fixture {
     }
 
     pub(crate) async fn assert_nothing_left(&self) {
-        assert_eq!(running(&self.token), Vec::<i32>::new());
+        self.assert_nothing_left_but("other").await;
+    }
+
+    /// Of what carries the token, but for what carries it with this behind it.
+    pub(crate) async fn assert_nothing_left_but(&self, end: &str) {
+        let spared = running(&format!("{}{end}", self.token));
+        let left: Vec<i32> = running(&self.token).into_iter().filter(|pid| !spared.contains(pid)).collect();
+        assert_eq!(left, Vec::<i32>::new());
         // Other tests may share this process, and theirs are about to be collected.
         wait_until("no zombies", || zombies().is_empty()).await;
     }
@@ -175,7 +185,6 @@ pub(crate) fn helper(test: &str, kind: SandboxKind, token: &str, folder: &TempDi
 /// What [`helper`] handed over: kind, token, folder.
 pub(crate) fn handed_over() -> (SandboxKind, String, PathBuf) {
     let value = |name: &str| env::var(name).expect("only the helper starts this");
-    let kind =
-        if value("LOTA_TEST_KIND") == "bubblewrap" { SandboxKind::Bubblewrap } else { SandboxKind::ProcessGroup };
+    let kind = value("LOTA_TEST_KIND").parse().unwrap();
     (kind, value("LOTA_TEST_TOKEN"), PathBuf::from(value("LOTA_TEST_FOLDER")).canonicalize().unwrap())
 }

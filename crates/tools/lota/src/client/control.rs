@@ -253,6 +253,10 @@ fn heartbeat(data: &Value, paint: Paint) -> Vec<String> {
         ),
     ];
     lines.extend(h.sandbox.iter().map(|s| format!("  commands run in {}", plain(s))));
+    if !h.sandbox_weaknesses.is_empty() {
+        let weaknesses = h.sandbox_weaknesses.join(", ");
+        lines.push(format!("  which does not hold {} (docs/SECURITY.md)", plain(&weaknesses)));
+    }
     lines.extend(h.breakers.iter().map(|(name, state)| format!("  breaker {} is {}", plain(name), plain(state))));
     lines.extend(h.reasons.iter().map(|r| paint.tone(Tone::Warn, &format!("  {}", plain(r)))));
     lines

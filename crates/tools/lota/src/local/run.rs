@@ -179,11 +179,15 @@ async fn machine(scratch: &Path, stop: &CancellationToken, pipeline: &Pipeline) 
         bwrap: up::bubblewrap().await,
         path: environment::search_path(),
         state: scratch.join("sandbox"),
-        try_bubblewrap: true,
+        launcher: Some(Options::own_program()),
+        kind: None,
     };
     let sandbox = Sandbox::detect(options).await?;
-    if sandbox.kind() != SandboxKind::Bubblewrap {
-        say(&format!("not walled off: {}", sandbox.why_not_stronger().unwrap_or("there is no bubblewrap")));
+    let why = sandbox.why_not_stronger().unwrap_or("there is no bubblewrap");
+    match sandbox.kind() {
+        SandboxKind::Bubblewrap => {}
+        SandboxKind::Landlock => say(&format!("commands run in landlock, without a network of their own: {why}")),
+        SandboxKind::ProcessGroup => say(&format!("not walled off: {why}")),
     }
     let path = variables.get("PATH").cloned().unwrap_or_default();
     let Some(home) = variables.get("HOME").map(PathBuf::from) else {

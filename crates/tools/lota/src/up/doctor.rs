@@ -1,9 +1,13 @@
 //! `lota doctor`: what this machine lacks, each missing thing in one line with the command that gets it.
 #![allow(clippy::disallowed_methods, reason = "asks tools for their versions")]
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use bot_provision::{Bundle, Installation, PackageCache, free_port};
+use bot_sandbox::{Options, Sandbox, SandboxKind};
 use tokio::process::Command;
 
 use super::{environment, own_broker, say::say};
@@ -116,9 +120,43 @@ async fn broker(missing: &mut Vec<String>) -> anyhow::Result<()> {
         }
     }
     let cache = PackageCache::new(environment::cache_dir()?);
-    match environment::find_program("bwrap").or_else(|| cache.present(Bundle::Bubblewrap)) {
-        Some(_) => say("ok       sandbox: bubblewrap"),
+    let in_cache = || Some(cache.present(Bundle::Bubblewrap)?.join(Bundle::Bubblewrap.program()));
+    match environment::find_program("bwrap").or_else(in_cache) {
+        Some(bwrap) => sandbox(bwrap).await?,
         None => say("ok       sandbox: bubblewrap will be unpacked into the cache where it can be had"),
+    }
+    Ok(())
+}
+
+/// Which one works is known once it was tried.
+async fn sandbox(bwrap: PathBuf) -> anyhow::Result<()> {
+    let state = tempfile::tempdir()?;
+    let options = Options {
+        owner: "lota-doctor".to_owned(),
+        bwrap: Some(bwrap),
+        path: environment::search_path(),
+        state: state.path().canonicalize()?,
+        launcher: Some(Options::own_program()),
+        kind: None,
+    };
+    let sandbox = match Sandbox::detect(options).await {
+        Ok(sandbox) => sandbox,
+        Err(e) => {
+            say(format_args!("unknown  sandbox: {e}"));
+            return Ok(());
+        }
+    };
+    let (kind, why) = (sandbox.kind(), sandbox.why_not_stronger().unwrap_or_default());
+    match kind {
+        SandboxKind::Bubblewrap => say("ok       sandbox: bubblewrap"),
+        SandboxKind::Landlock => {
+            say(format_args!("ok       sandbox: landlock, which holds less ({why}); see docs/SECURITY.md"));
+        }
+        SandboxKind::ProcessGroup => {
+            say(format_args!(
+                "weak     sandbox: process groups, so only repositories that are `trust: own` are built ({why})"
+            ));
+        }
     }
     Ok(())
 }
