@@ -20,6 +20,7 @@ mod config;
 mod credential;
 mod files;
 mod git;
+mod images;
 mod last_words;
 mod look;
 mod machine;
@@ -43,8 +44,8 @@ use bot_messages::{
     pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Listed, Log, Repositories, SecretsDir};
-use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
+use bot_pipeline::{AllowedImages, Folder, Listed, Log, Repositories, SecretsDir};
+use bot_sandbox::{Engine, NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -61,7 +62,7 @@ use crate::{
     remote::{Remote, ref_fits},
 };
 
-pub use crate::{config::Config, look::LookJob, pushes::Pushes};
+pub use crate::{config::Config, images::EngineSetting, look::LookJob, pushes::Pushes};
 
 /// See the module.
 pub struct BuildBot {
@@ -77,6 +78,8 @@ pub struct BuildBot {
     network: NetworkEnv,
     /// Found out once something has to run.
     sandbox: OnceCell<Sandbox>,
+    images: AllowedImages,
+    engine: OnceCell<Engine>,
     last_words: Remembered,
 }
 
@@ -126,6 +129,8 @@ impl Bot for BuildBot {
             )),
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
+            images: AllowedImages::new(&config.images).map_err(anyhow::Error::msg)?,
+            engine: OnceCell::new(),
             last_words: Remembered::default(),
             config,
             tools,
@@ -153,6 +158,11 @@ impl Bot for BuildBot {
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
         let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
         self.tools.degraded("sandbox", problem);
+        if self.has_images()
+            && let Err(why) = self.engine().await
+        {
+            tracing::warn!("no step can run in an image: {}", why.message());
+        }
         cx.cancelled.cancelled().await;
         Ok(())
     }
@@ -224,6 +234,12 @@ impl Job for BuildJob {
         // The separator keeps one job's processes apart from those of a job whose name begins alike.
         let label = format!("{name}:");
         sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+        // Where there is none, whoever needs it is told.
+        if bot.has_images()
+            && let Ok(engine) = bot.engine().await
+        {
+            sandbox.reap_containers(engine, &label).await.map_err(Fail::retry)?;
+        }
         let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);
         let log_file = folder.file("log.txt");

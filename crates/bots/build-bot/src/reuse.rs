@@ -5,15 +5,15 @@ use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
-    pipeline::{Judgement, Occasion, Pipeline, Step, Trigger},
+    pipeline::{Pipeline, Step, Trigger},
 };
-use bot_pipeline::{End, Log, Secrets, Task, Trust};
+use bot_pipeline::{End, Images, Log, Secrets, Task, Trust};
 
 use crate::{
-    attempt::{Attempt, blocking},
+    attempt::{Attempt, Prepared, blocking},
     builds::{self, Product},
     cache::{Key, Restored, locks_of},
-    steps::{Variant, judge},
+    steps::{Given, Variant, running},
 };
 
 const CACHE: &str = "cache";
@@ -86,13 +86,12 @@ impl Attempt<'_> {
     /// may come to something else each time.
     pub(crate) async fn same_again(
         &self,
-        pipeline: &Pipeline,
-        occasion: &Occasion,
-        source: &ObjectRef,
+        prepared: &Prepared,
+        images: &Images,
         log: &Log<'_>,
     ) -> Result<(Option<String>, Option<Product>), Fail> {
-        let running = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
-        let running: Vec<&Step> = pipeline.build.steps.iter().filter(running).collect();
+        let Prepared { pipeline, source, occasion, .. } = prepared;
+        let running = running(pipeline, occasion);
         let reaches_out = |step: &&Step| step.network || !step.secrets.is_empty() || !step.services.is_empty();
         if running.is_empty() || running.iter().any(reaches_out) {
             return Ok((None, None));
@@ -117,6 +116,7 @@ impl Attempt<'_> {
             &build,
             &names.join("\n"),
             &versions,
+            &images.told(),
             &by_commit,
         ]);
         // Whoever asks, and whatever comes by the clock, wants it done.
@@ -154,7 +154,8 @@ impl Attempt<'_> {
     /// What the tools say of themselves; none where they cannot be asked.
     async fn versions(&self) -> Result<Option<String>, Fail> {
         let secrets = Secrets::default();
-        let runner = self.runner(self.folder, BTreeMap::new(), &secrets, &self.cx.cancelled);
+        let given = Given { secrets: &secrets, images: &Images::default() };
+        let runner = self.runner(self.folder, BTreeMap::new(), given, &self.cx.cancelled);
         let task = Task {
             title: "asking the tools for their versions".to_owned(),
             run: VERSIONS.to_owned(),
@@ -163,6 +164,7 @@ impl Attempt<'_> {
             env: BTreeMap::new(),
             secrets: Vec::new(),
             services: Vec::new(),
+            image: None,
         };
         let mut said = Vec::new();
         let ran = runner.run(&task, |line| said.push(line.to_owned())).await.map_err(Fail::retry)?;

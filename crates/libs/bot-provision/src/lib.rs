@@ -21,7 +21,7 @@ mod settings;
 mod snapshot;
 
 pub use apply::{ApplyError, ApplyOptions, apply, verify};
-pub use container::{Container, ContainerError, ContainerOptions, Engine};
+pub use container::{Container, ContainerError, ContainerOptions};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
 pub use management_types::{

@@ -182,7 +182,7 @@ impl Sandbox {
         self.inner.why_not_stronger.as_deref()
     }
 
-    /// The workspace as the command sees it.
+    /// The workspace as a command without an image sees it; in a container it is as in bubblewrap.
     pub fn inside(&self, workspace: &Workspace) -> Workspace {
         match self.kind() {
             SandboxKind::Bubblewrap => Workspace { tree: bubblewrap::TREE.into(), home: bubblewrap::HOME.into() },
@@ -266,6 +266,7 @@ async fn succeeds(argv: Vec<String>) -> bool {
     let launch = Launch {
         argv,
         env: [("PATH".to_owned(), SYSTEM_PATH.to_owned())].into(),
+        inherits_env: false,
         cwd: "/".into(),
         stdin: None,
         sink: Sink::Nothing,

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::EngineError;
+
 /// Every message says what was expected, what came, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -21,6 +23,14 @@ pub enum SandboxError {
         "expected the command to start, but the sandbox could not be set up; it said: {said:?}; run `bwrap` with the same mounts by hand, or let the bot use process groups"
     )]
     NotStarted { said: String },
+    #[error(
+        "expected the command to start in a container, but the engine said: {said}; the image needs `sh`, and has to be one of this machine's kind"
+    )]
+    NotStartedInImage { said: String },
+    #[error("expected the image {name} to be made ready before the command, and it was not")]
+    NoImage { name: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("application `{id}` is already served by process {pid}; adopt it or stop it first")]
     AlreadyServed { id: String, pid: i32 },
     #[error(

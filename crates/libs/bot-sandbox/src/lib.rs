@@ -6,10 +6,14 @@
 //!   and nothing else; no network unless asked for; no capabilities. Ending the pid namespace ends all in it.
 //! - **process group**: no isolation, only order: clean environment, limits, and a hunt by parent, session, group and
 //!   marker ([`RUN_MARKER`]) that ends what the command left behind. Code that wants to escape it can.
+//!
+//! A command that names an image ([`Command::image`]) runs in a container of it instead, whichever kind there is.
 
 mod bubblewrap;
 mod command;
+mod container;
 mod detect;
+mod engine;
 mod error;
 mod family;
 mod network;
@@ -22,8 +26,9 @@ mod spawn;
 mod stop;
 mod toolchains;
 
-pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
+pub use command::{Bind, Command, Ending, Image, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
+pub use engine::{Engine, EngineChoice, EngineError};
 pub use error::SandboxError;
 pub use family::{APP_MARKER, RUN_MARKER};
 pub use network::NetworkEnv;

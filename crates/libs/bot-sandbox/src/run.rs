@@ -23,6 +23,7 @@ use crate::{
     Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError,
     bubblewrap::{self, Bubblewrap, Interior, Status},
     command::invalid,
+    container::{self, Container, Ended},
     detect::SYSTEM_PATH,
     family::{Family, KILL_WAIT, Marker, RUN_MARKER, reap_adopted},
     output::{Heard, Output, lock},
@@ -41,12 +42,30 @@ const NAMESPACE_WAIT: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A run that is about to start.
-struct Plan {
-    launch: Launch,
-    status: Option<Status>,
-    marker: Marker,
+pub(crate) struct Plan {
+    pub(crate) launch: Launch,
+    pub(crate) walls: Walls,
+    pub(crate) marker: Marker,
     /// Removed afterwards.
-    tmp: Option<PathBuf>,
+    pub(crate) tmp: Option<PathBuf>,
+}
+
+/// What a run is held in.
+pub(crate) enum Walls {
+    None,
+    Bubblewrap(Status),
+    Container(Container),
+}
+
+impl Walls {
+    /// Members of the family that are not the command's.
+    fn own_processes(&self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Bubblewrap(_) => bubblewrap::OWN_PROCESSES,
+            Self::Container(_) => container::OWN_PROCESSES,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -78,25 +97,33 @@ impl Sandbox {
         }
         make_private(&command.workspace.home)?;
         let output = Output::new(&command)?;
-        let plan = self.plan(&command)?;
-        let _tmp = Removed(plan.tmp);
         let began = Instant::now();
-        let guardian = if self.inner.bubblewrap.is_none() { Some(self.guardian().await?) } else { None };
+        let plan = match &command.image {
+            Some(image) => self.plan_container(image, &command).await?,
+            None => self.plan(&command)?,
+        };
+        let _tmp = Removed(plan.tmp);
+        let guardian =
+            if let Walls::Bubblewrap(_) = plan.walls { None } else { Some(self.guardian().await?) };
         let child = spawn(plan.launch).await.map_err(SandboxError::io("start the command"))?;
         let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
         let _watched = guardian.zip(leader).map(|(guardian, leader)| guardian.watch(leader.pid));
-        let family = Family::new(plan.marker, leader).holding_leader();
+        let family = match plan.walls {
+            // What was started is the engine's client, and none of the command's.
+            Walls::Container(_) => Family::new(plan.marker, None),
+            _ => Family::new(plan.marker, leader).holding_leader(),
+        };
         let family = Leash(Some(Arc::new(Mutex::new(family))));
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),
-            own_processes: if plan.status.is_some() { bubblewrap::OWN_PROCESSES } else { 0 },
+            walls: plan.walls,
             exceeded: output.exceeded.clone(),
             heard: output.heard(),
             family,
             peak: Peak::default(),
         };
-        run.finish(&command, output, began, plan.status).await
+        run.finish(&command, output, began).await
     }
 
     fn plan(&self, command: &Command) -> Result<Plan, SandboxError> {
@@ -126,8 +153,9 @@ impl Sandbox {
         argv.extend(self.program_words(&command.program));
         let env = environment(command, home, &tmp, markers);
         let cwd = command.workspace.tree.join(&command.cwd);
-        let launch = Launch { argv, env, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
-        Ok(Plan { launch, status: None, marker, tmp: Some(tmp) })
+        let launch =
+            Launch { argv, env, inherits_env: false, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
+        Ok(Plan { launch, walls: Walls::None, marker, tmp: Some(tmp) })
     }
 
     fn plan_bubblewrap(
@@ -176,8 +204,8 @@ impl Sandbox {
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
         let launch =
-            Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
-        Ok(Plan { launch, status: Some(status), marker, tmp: None })
+            Launch { argv, env, inherits_env: false, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
+        Ok(Plan { launch, walls: Walls::Bubblewrap(status), marker, tmp: None })
     }
 
     fn program_words(&self, program: &Program) -> Vec<String> {
@@ -208,7 +236,7 @@ fn environment(
 struct Run {
     child: Child,
     leader: i32,
-    own_processes: u32,
+    walls: Walls,
     exceeded: CancellationToken,
     heard: Arc<Mutex<Heard>>,
     family: Leash,
@@ -221,17 +249,20 @@ impl Run {
         command: &Command,
         output: Output,
         began: Instant,
-        status: Option<Status>,
     ) -> Result<Outcome, SandboxError> {
         let mut pump = AbortOnDrop(task::spawn(output.pump(self.child.stdout.take(), self.child.stderr.take())));
         let cause = self.watch(command, began).await?;
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
             self.ask_to_end().await;
         }
-        let survivors = if self.namespace_is_empty(&cause, status.as_ref()).await {
+        let survivors = if self.is_empty(&cause).await {
             Vec::new()
         } else {
             self.family.on(|family| family.kill_all(KILL_WAIT)).await?
+        };
+        let ended = match &mut self.walls {
+            Walls::Container(container) => Some(container.settle().await?),
+            _ => None,
         };
         // Collects what the kernel keeps for us; a survivor of SIGKILL is left to the runtime.
         let _ = timeout(KILL_WAIT, self.child.wait()).await;
@@ -249,13 +280,21 @@ impl Run {
             Cause::Us(ending) => ending,
             Cause::Itself(_) if self.exceeded.is_cancelled() => Ending::OutputExceeded,
             Cause::Itself(exit) => {
-                let failed_setup = status.is_some_and(|status| exit.code().is_some() && !status.has_started());
-                if failed_setup {
-                    return Err(SandboxError::NotStarted {
-                        said: heard.tail.iter().cloned().collect::<Vec<_>>().join("; "),
-                    });
+                let said = || heard.tail.iter().cloned().collect::<Vec<_>>().join("; ");
+                if let Walls::Bubblewrap(status) = &self.walls
+                    && exit.code().is_some()
+                    && !status.has_started()
+                {
+                    return Err(SandboxError::NotStarted { said: said() });
                 }
-                classify(exit)
+                match ended {
+                    Some(Ended { not_started: Some(why), .. }) => {
+                        let said = if why.is_empty() { said() } else { why };
+                        return Err(SandboxError::NotStartedInImage { said });
+                    }
+                    Some(ended) if ended.was_out_of_memory && !exit.success() => Ending::MemoryExceeded,
+                    _ => classify(exit),
+                }
             }
         };
         Ok(Outcome {
@@ -269,26 +308,14 @@ impl Run {
         })
     }
 
-    /// Whether the kernel has ended all there was: it does so before pid 1 of a namespace counts as dead. That pid 1 dies
-    /// with bwrap's outer process. False if that cannot be told; then every process has to be looked at, which is slow.
-    async fn namespace_is_empty(&self, cause: &Cause, status: Option<&Status>) -> bool {
-        let Cause::Itself(_) = cause else {
-            return false;
-        };
-        let Some(init) = status.and_then(Status::namespace_init) else {
-            return false;
-        };
-        let deadline = Instant::now() + NAMESPACE_WAIT;
-        let mut pause = Duration::from_micros(200);
-        while proc::read(init).is_some_and(|process| process.is_alive()) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+    /// Whether all has ended with what was started. False if that cannot be told; then every process has to be looked at,
+    /// which is slow.
+    async fn is_empty(&self, cause: &Cause) -> bool {
+        match (cause, &self.walls) {
+            (Cause::Us(_), _) | (_, Walls::None) => false,
+            (_, Walls::Bubblewrap(status)) => namespace_is_empty(status).await,
+            (_, Walls::Container(container)) => !container.is_running().await,
         }
-        reap_adopted(init);
-        true
     }
 
     /// Until it ends, or we have to end it.
@@ -311,7 +338,7 @@ impl Run {
 
     async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
         let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
-        let own = self.own_processes;
+        let own = self.walls.own_processes();
         let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, own)).await;
         let (memory_bytes, processes) = weighed?;
         self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
@@ -327,11 +354,30 @@ impl Run {
 
     /// SIGTERM to all but bubblewrap's outer process, whose end would be SIGKILL for those inside.
     async fn ask_to_end(&mut self) {
-        let spared = if self.own_processes > 0 { vec![self.leader] } else { Vec::new() };
+        let spared = if let Walls::Bubblewrap(_) = self.walls { vec![self.leader] } else { Vec::new() };
         if self.family.on(move |family| family.signal(Signal::SIGTERM, &spared)).await.is_ok() {
             let _ = timeout(TERM_GRACE, self.child.wait()).await;
         }
     }
+}
+
+/// Whether the kernel has ended all there was: it does so before pid 1 of a namespace counts as dead. That pid 1 dies with
+/// bwrap's outer process.
+async fn namespace_is_empty(status: &Status) -> bool {
+    let Some(init) = status.namespace_init() else {
+        return false;
+    };
+    let deadline = Instant::now() + NAMESPACE_WAIT;
+    let mut pause = Duration::from_micros(200);
+    while proc::read(init).is_some_and(|process| process.is_alive()) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    reap_adopted(init);
+    true
 }
 
 /// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once

@@ -171,7 +171,7 @@ impl Sandbox {
             argv.extend(inner);
             (application.environment(&tmp), application.release.clone(), None)
         };
-        Ok(Launch { argv, env, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
+        Ok(Launch { argv, env, inherits_env: false, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
     }
 }
 
