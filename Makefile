@@ -26,8 +26,13 @@ test: doctor ## run all tests, with cargo-nextest where it is installed
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
 	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads 2; fi
 
-test-containers: doctor ## the tests that need docker or podman and the image rabbitmq:4-management
+test-containers: doctor ## the tests that need docker or podman, docker's plugin compose, and the image rabbitmq:4-management
 	cargo build --locked --workspace --bins
+	tests/tiny-image.sh
+	bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
+	cargo test --locked --package bot-sandbox --test container -- --ignored && \
+	cargo test --locked --package build-bot --test images -- --ignored && \
+	cargo test --locked --package deploy-bot --test deploy-bot compose -- --ignored
 	cargo test --locked --package bot-provision --test container -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
 

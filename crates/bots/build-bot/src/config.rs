@@ -169,7 +169,12 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_together() {
         assert!(Config::default().check().is_ok());
-        let wrong = Config { memory_mib: 0, images: vec!["debian:[".into()], ssh_key_file: Some("key".into()), ..Config::default() };
+        let wrong = Config {
+            memory_mib: 0,
+            images: vec!["debian:[".into()],
+            ssh_key_file: Some("key".into()),
+            ..Config::default()
+        };
         let told = wrong.check().unwrap_err().to_string();
         assert!(told.contains("settings.memory_mib is 0") && told.contains("settings.ssh_key_file is key"), "{told}");
         assert!(told.contains("settings.images: `debian:[`"), "{told}");

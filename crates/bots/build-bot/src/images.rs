@@ -128,7 +128,9 @@ fn broken(step: &str, fail: Fail) -> Broken {
 /// With the step and its image in front of why.
 fn told(step: &str, image: &str, why: Fail) -> Broken {
     let why = match why {
-        Fail::Reject { code, error } => Fail::Reject { code, error: error.context(format!("step `{step}`: image {image}")) },
+        Fail::Reject { code, error } => {
+            Fail::Reject { code, error: error.context(format!("step `{step}`: image {image}")) }
+        }
         other => other,
     };
     broken(step, why)
@@ -140,24 +142,25 @@ mod tests {
 
     #[test]
     fn an_image_is_for_those_whom_the_operator_lets_have_it() {
-        let listed = |trust| Listed {
-            trust,
-            credential: None,
-            environments: None,
-            secrets: Vec::new(),
-            weight: 1,
-        };
+        let listed = |trust| Listed { trust, credential: None, environments: None, secrets: Vec::new(), weight: 1 };
         let allowed = |patterns: &[&str]| {
             AllowedImages::new(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()).unwrap()
         };
         let debian = allowed(&["debian:*"]);
-        let judged = |trust, image, allowed: &AllowedImages, engine| refusal("a", image, &listed(trust), allowed, engine);
+        let judged =
+            |trust, image, allowed: &AllowedImages, engine| refusal("a", image, &listed(trust), allowed, engine);
         assert_eq!(judged(Trust::Own, "debian:12", &debian, EngineSetting::Auto), None);
         assert_eq!(judged(Trust::Known, "debian:12", &debian, EngineSetting::Podman), None);
         for (trust, image, allowed, engine, words) in [
             (Trust::Fork, "debian:12", &debian, EngineSetting::Auto, "a fork's steps"),
             (Trust::Own, "alpine:3", &debian, EngineSetting::Auto, "settings.images of build-bot.yaml allows debian:*"),
-            (Trust::Own, "alpine:3", &allowed(&[]), EngineSetting::Auto, "settings.images of build-bot.yaml allows none"),
+            (
+                Trust::Own,
+                "alpine:3",
+                &allowed(&[]),
+                EngineSetting::Auto,
+                "settings.images of build-bot.yaml allows none",
+            ),
             (Trust::Own, "debian:12", &debian, EngineSetting::None, "settings.engine of build-bot.yaml is none"),
         ] {
             let why = judged(trust, image, allowed, engine).unwrap();

@@ -9,7 +9,9 @@ use bot_messages::{
     build::StepResult,
     pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step, When},
 };
-use bot_pipeline::{Combination, End, Folder, Images, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
+use bot_pipeline::{
+    Combination, End, Folder, Images, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Broken, blocking, fail, of_archive, stopped};

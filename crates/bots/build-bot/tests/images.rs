@@ -15,7 +15,8 @@ const IMAGE: &str = "lota-test/tiny:1";
 
 fn repository(steps: &str) -> Repository {
     let repository = Repository::new();
-    let text = format!("version: 1\nbuild:\n  steps:\n    - {{name: first, run: echo here}}\n{steps}  artifacts: [made]\n");
+    let text =
+        format!("version: 1\nbuild:\n  steps:\n    - {{name: first, run: echo here}}\n{steps}  artifacts: [made]\n");
     repository.write(".lotabots.yaml", &text);
     repository.write("made", "");
     repository
@@ -81,7 +82,8 @@ async fn a_step_runs_in_its_image_and_the_others_do_not() {
     let done: BuildCompleted =
         fleet.run(&repository.revision(&repository.commit())).await.only_event("build.completed");
     let log = fleet.text(&done.log).await;
-    for line in ["[image] lota-test/tiny:1 is ", "[inside] /workspace", "[inside] TOKEN is ***", "[after] from inside"] {
+    for line in ["[image] lota-test/tiny:1 is ", "[inside] /workspace", "[inside] TOKEN is ***", "[after] from inside"]
+    {
         assert!(log.contains(line), "{line}: {log}");
     }
     assert!(!log.contains("canary-77aa"));

@@ -1,5 +1,6 @@
 //! The operator's `environments.yaml`: which environments there are, who may use them, and within which limits.
 //! What an environment holds is not here but in its journal.
+mod compose;
 mod fields;
 mod freeze;
 mod ssh;
@@ -16,6 +17,7 @@ use bot_core::Places;
 use bot_messages::{Event, Revision, build::BuildCompleted, pipeline::Span, test::TestCompleted};
 use bot_sandbox::ServeLimits;
 use chrono::{DateTime, Utc};
+pub(crate) use compose::{INDEX, MANIFEST, Project, RESOLVED};
 use fields::{Fields, Mistake, Patterns, suggestion};
 pub(crate) use freeze::{Frozen, Window};
 use globset::{Glob, GlobBuilder};

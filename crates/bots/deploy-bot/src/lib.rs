@@ -15,6 +15,7 @@
 
 mod application;
 mod asked;
+mod compose;
 mod deployment;
 mod desk;
 mod elsewhere;
@@ -25,6 +26,7 @@ mod in_use;
 mod job;
 mod journal;
 mod keeper;
+mod project;
 mod proofs;
 mod release;
 mod report;

@@ -5,14 +5,7 @@
 //! values may be secrets, and neither an argument nor `inspect` may show them; nor may a variable of the command's reach
 //! the engine's client, which runs outside.
 
-use std::{
-    collections::BTreeMap,
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    thread,
-};
+use std::{collections::BTreeMap, fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, thread};
 
 use crate::{
     Bind, Command, Engine, EngineError, Image, Program, Sandbox, SandboxError,
@@ -59,26 +52,14 @@ impl Sandbox {
             dies_with_handle: true,
         };
         let container = Container { engine: image.engine.clone(), name, is_gone: false };
-        Ok(Plan {
-            launch,
-            walls: Walls::Container(container),
-            marker: Marker::exact(RUN_MARKER, id),
-            tmp: Some(tmp),
-        })
+        Ok(Plan { launch, walls: Walls::Container(container), marker: Marker::exact(RUN_MARKER, id), tmp: Some(tmp) })
     }
 
     /// Everyone of this machine can read them, here and by `inspect`: they hold no secret.
-    fn arguments(
-        &self,
-        image: &Image,
-        command: &Command,
-        id: &str,
-        entry: &Path,
-    ) -> Result<Vec<String>, SandboxError> {
+    fn arguments(&self, image: &Image, command: &Command, id: &str, entry: &Path) -> Result<Vec<String>, SandboxError> {
         let limits = &command.limits;
-        let mut all: Vec<String> = ["create", "--pull", "never", "--init", "--read-only", "--cap-drop", "ALL"]
-            .map(str::to_owned)
-            .into();
+        let mut all: Vec<String> =
+            ["create", "--pull", "never", "--init", "--read-only", "--cap-drop", "ALL"].map(str::to_owned).into();
         let mut say = |option: &str, value: String| all.extend([option.to_owned(), value]);
         say("--security-opt", "no-new-privileges".to_owned());
         say("--user", image.engine.own_user());
@@ -164,7 +145,8 @@ fn mount(host: &Path, inside: &Path, is_read_only: bool) -> Result<String, Sandb
 /// For the image's own `sh`: the environment, and then the command in its place. The image's variables stay.
 fn entry_script(command: &Command) -> Result<String, SandboxError> {
     let mut env = BTreeMap::from(
-        [("HOME", HOME), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")].map(|(name, value)| (name.to_owned(), value.to_owned())),
+        [("HOME", HOME), ("TMPDIR", "/tmp"), ("LANG", "C.UTF-8")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
     );
     // Where rust's images keep it nobody may write.
     env.insert("CARGO_HOME".to_owned(), format!("{HOME}/.cargo"));

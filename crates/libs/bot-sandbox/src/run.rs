@@ -103,8 +103,7 @@ impl Sandbox {
             None => self.plan(&command)?,
         };
         let _tmp = Removed(plan.tmp);
-        let guardian =
-            if let Walls::Bubblewrap(_) = plan.walls { None } else { Some(self.guardian().await?) };
+        let guardian = if let Walls::Bubblewrap(_) = plan.walls { None } else { Some(self.guardian().await?) };
         let child = spawn(plan.launch).await.map_err(SandboxError::io("start the command"))?;
         let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
         let _watched = guardian.zip(leader).map(|(guardian, leader)| guardian.watch(leader.pid));
@@ -203,8 +202,15 @@ impl Sandbox {
         argv.extend(words);
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        let launch =
-            Launch { argv, env, inherits_env: false, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
+        let launch = Launch {
+            argv,
+            env,
+            inherits_env: false,
+            cwd: "/".into(),
+            stdin: Some(stdin),
+            sink: Sink::Pipes,
+            dies_with_handle: true,
+        };
         Ok(Plan { launch, walls: Walls::Bubblewrap(status), marker, tmp: None })
     }
 
@@ -244,12 +250,7 @@ struct Run {
 }
 
 impl Run {
-    async fn finish(
-        mut self,
-        command: &Command,
-        output: Output,
-        began: Instant,
-    ) -> Result<Outcome, SandboxError> {
+    async fn finish(mut self, command: &Command, output: Output, began: Instant) -> Result<Outcome, SandboxError> {
         let mut pump = AbortOnDrop(task::spawn(output.pump(self.child.stdout.take(), self.child.stderr.take())));
         let cause = self.watch(command, began).await?;
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {

@@ -76,11 +76,7 @@ fn start(launch: Launch) -> io::Result<Child> {
     if !launch.inherits_env {
         command.env_clear();
     }
-    command
-        .args(arguments)
-        .envs(&launch.env)
-        .current_dir(&launch.cwd)
-        .kill_on_drop(launch.dies_with_handle);
+    command.args(arguments).envs(&launch.env).current_dir(&launch.cwd).kill_on_drop(launch.dies_with_handle);
     command.stdin(launch.stdin.map_or_else(Stdio::null, Stdio::from));
     match launch.sink {
         Sink::Pipes => command.stdout(Stdio::piped()).stderr(Stdio::piped()),

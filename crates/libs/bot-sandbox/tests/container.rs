@@ -175,7 +175,8 @@ async fn an_image_without_a_shell_is_told() {
 #[ignore = "needs docker or podman: make test-containers"]
 async fn what_a_killed_bot_left_is_reaped() {
     let stage = Stage::new().await;
-    let mut bot = support::helper("a_bot_to_be_killed", SandboxKind::ProcessGroup, &stage.base.token, &stage.base.folder);
+    let mut bot =
+        support::helper("a_bot_to_be_killed", SandboxKind::ProcessGroup, &stage.base.token, &stage.base.folder);
     let begun = stage.base.workspace.tree.join("begun");
     wait_until("the bot's command to begin", || begun.exists()).await;
     bot.kill().unwrap();

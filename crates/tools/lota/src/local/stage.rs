@@ -65,10 +65,7 @@ pub(super) async fn build(
     let parts = pipeline.build.steps.iter().map(|step: &Step| Part {
         name: &step.name,
         task: Task::from(step),
-        fleet_only: named(&[
-            ("secrets", !step.secrets.is_empty()),
-            ("services", !step.services.is_empty()),
-        ]),
+        fleet_only: named(&[("secrets", !step.secrets.is_empty()), ("services", !step.services.is_empty())]),
         lacking: step.image.as_ref().and_then(|_| machine.images.as_ref().err().cloned()),
         skipped: step.when.as_ref().and_then(|when| when.judge_ref(git_ref).err()),
     });
