@@ -90,7 +90,11 @@ const LOAD: &str = r#"loaded=$(docker load --quiet --input "$LOTA_RELEASE/$LOTA_
 docker tag "$loaded" "$LOTA_IMAGE"
 "#;
 
-const UP: &str = r#"docker compose --project-name "$LOTA_PROJECT" --file compose.json up --detach --remove-orphans --quiet-pull
+/// Compose makes a container under another name before it takes the place of the old one: a bot that died in between left it
+/// there, and it would be in the way.
+const UP: &str = r#"docker ps --all --quiet --filter "label=com.docker.compose.project=$LOTA_PROJECT" --filter status=created > left
+while read -r container; do docker rm --force "$container" >/dev/null; done < left
+docker compose --project-name "$LOTA_PROJECT" --file compose.json up --detach --remove-orphans --quiet-pull
 "#;
 
 /// Images of releases that nobody goes back to.

@@ -28,6 +28,16 @@ pub(crate) enum Target {
     Scripts(Box<Scripts>),
 }
 
+impl Target {
+    /// The compose project that it is, if it is one.
+    pub(super) fn project(&self) -> Option<&Project> {
+        match self {
+            Self::Directory => None,
+            Self::Scripts(scripts) => scripts.project.as_ref(),
+        }
+    }
+}
+
 /// Shell scripts that put an artifact somewhere, see that it is there, and take it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scripts {

@@ -40,6 +40,7 @@ impl Stage {
   repositories: ['shop/*']
   refs: [refs/heads/*]
   health: {{deadline: 20s}}
+  keep: 2
   target:
     type: compose
     project: {project}
@@ -227,19 +228,26 @@ async fn an_archive_runs_by_the_operators_own_file() {
     assert_eq!(back.to, Some(one.digest.clone()));
     stage.has(&one, &["app running"]);
 
+    // What nobody goes back to any more goes.
+    let three = stage.field.artifact_of(&[("app.tar", &save("three", "lota-test/saved:2"))]).await;
+    stage.deploy("job-5", &three).await;
+    let listed = docker(&["images", "--format", "{{.Tag}}", "lotabots/deployed"]);
+    let is_there = |artifact: &ObjectRef| listed.contains(&format!("{}-{}", stage.project, artifact.digest.hex()));
+    assert_eq!([&one, &two, &three].map(is_there), [true, false, true]);
+
     // It would become what others call by that name.
-    let other = stage.field.artifact_of(&[("app.tar", &save("three", "lota-test/other:1"))]).await;
+    let other = stage.field.artifact_of(&[("app.tar", &save("four", "lota-test/other:1"))]).await;
     let ended = stage.run("job-4", &other).await;
     let Err(Fail::Reject { code: Code::PermissionDenied, error }) = &ended.outcome else {
         panic!("{:?}", ended.outcome)
     };
     assert!(error.to_string().contains("lota-test/other:1"), "{error:#}");
-    stage.has(&one, &["app running"]);
+    stage.has(&three, &["app running"]);
     drop(Command::new("docker").args(["compose", "-p", &stage.project, "down"]).output());
-    for artifact in [&one, &two] {
+    for artifact in [&one, &three] {
         docker(&["rmi", &format!("lotabots/deployed:{}-{}", stage.project, artifact.digest.hex())]);
     }
-    docker(&["rmi", "lota-test/saved:1"]);
+    docker(&["rmi", "lota-test/saved:1", "lota-test/saved:2"]);
 }
 
 /// Kills the bot at points all along the way, and starts another.
