@@ -179,14 +179,13 @@ impl Judge<'_> {
     fn mount(&mut self, place: &str, volume: &Value) {
         let source = volume.get("source").and_then(Value::as_str).unwrap_or_default();
         match volume.get("type").and_then(Value::as_str) {
-            Some("volume" | "tmpfs") => {}
             Some("bind") if !self.is_released(source) => {
-                self.say(place, format!("{source} lies outside of the release"))
+                self.say(place, format!("{source} lies outside of the release"));
             }
             Some("bind") if volume.get("read_only") != Some(&json!(true)) => {
                 self.say(place, format!("{source} would be writable, and a release stays as it was tested: add `:ro`"));
             }
-            Some("bind") => {}
+            Some("bind" | "volume" | "tmpfs") => {}
             other => self.say(place, format!("a mount of type `{}`", other.unwrap_or_default())),
         }
     }

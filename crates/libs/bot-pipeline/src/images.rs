@@ -65,7 +65,8 @@ impl Images {
 
     /// What each name means: another line where another image has come under a name.
     pub fn told(&self) -> String {
-        self.0.iter().map(|(name, image)| format!("{name} {}\n", image.id)).collect()
+        let lines: Vec<String> = self.0.iter().map(|(name, image)| format!("{name} {}", image.id)).collect();
+        lines.join("\n")
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -122,18 +122,8 @@ impl Engine {
         let name = self.name();
         tell(&format!("{name} fetches {image}"));
         let begun = Instant::now();
-        let mut tick = interval(TELL_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.reset();
-        let args = ["pull", "--quiet", image];
-        let pull = call(&self.program, &args, PULL_LIMIT);
-        tokio::pin!(pull);
-        let pulled = loop {
-            tokio::select! {
-                pulled = &mut pull => break pulled,
-                _ = tick.tick() => tell(&format!("{name} fetches {image}, {} s", begun.elapsed().as_secs())),
-            }
-        };
+        let still = || tell(&format!("{name} fetches {image}, {} s", begun.elapsed().as_secs()));
+        let pulled = pull(&self.program, image, still).await;
         let failed = |outcome| EngineError::Image { program: name.to_owned(), image: image.to_owned(), outcome };
         pulled.map_err(failed)?;
         tell(&format!("{name} fetched {image} in {:.1} s", begun.elapsed().as_secs_f32()));
@@ -143,6 +133,20 @@ impl Engine {
     async fn id_of(&self, image: &str) -> Result<String, EngineError> {
         let id = self.run(&["image", "inspect", "--format", "{{.Id}}", image]).await?;
         Ok(id.trim().to_owned())
+    }
+}
+
+async fn pull(program: &str, image: &str, still: impl Fn()) -> Result<String, String> {
+    let telling = async {
+        loop {
+            sleep(TELL_EVERY).await;
+            still();
+        }
+    };
+    let args = ["pull", "--quiet", image];
+    tokio::select! {
+        pulled = call(program, &args, PULL_LIMIT) => pulled,
+        never = telling => never,
     }
 }
 

@@ -70,11 +70,11 @@ pub(crate) struct Project {
     pub(crate) socket: PathBuf,
 }
 
-const NEEDS: &str = r#"docker compose version >/dev/null 2>&1 || {
+const NEEDS: &str = r"docker compose version >/dev/null 2>&1 || {
   echo 'docker and its plugin compose are needed, and one is not here: install both (target.docker_config names another folder of plugins)'
   exit 1
 }
-"#;
+";
 
 /// Tar may hold a name twice; then both are written, and the file is none.
 const READ_ARCHIVE: &str = r#"tar -xOf "$LOTA_RELEASE/$LOTA_ARCHIVE" manifest.json > manifest.json
