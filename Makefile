@@ -34,7 +34,7 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	cargo test --locked --package build-bot --test images -- --ignored && \
 	cargo test --locked --package deploy-bot --test deploy-bot compose -- --ignored
 	cargo test --locked --package bot-provision --test container -- --ignored
-	cargo test --locked --package tests --test local container -- --ignored
+	cargo test --locked --package tests --test local -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
 
 bench: build-demo ## what the fleet adds to a push, in milliseconds, measured on this machine

@@ -5,8 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use bot_test::programs_without;
-use tests::{Repository, fixtures, lota, processes_naming, text};
+use tests::{Repository, fixtures, lota, processes_naming};
 
 use crate::{project, said};
 
@@ -163,28 +162,4 @@ fn an_interrupted_run_leaves_nothing() {
     assert_eq!(run.wait().unwrap().code(), Some(143));
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the copy is gone");
     assert_eq!(processes_naming(scratch.path().to_str().unwrap()), Vec::<i32>::new());
-}
-
-const INSIDE: &str = "version: 1\nbuild:\n  steps:\n    - {name: inside, run: test ! -e /usr && pwd && echo made > made, image: 'lota-test/tiny:1'}\n    - {name: after, run: cat made}\n";
-
-#[test]
-fn a_step_with_an_image_does_not_run_without_an_engine() {
-    let dir = project(&[(".lotabots.yaml", INSIDE)]);
-    let programs = programs_without(&["docker", "podman"]);
-    let output = lota(&["run", dir.path().to_str().unwrap()]).env("PATH", programs.path()).output().unwrap();
-    let told = text(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    for words in ["step `inside`  not run", "no container engine answers (docker: not in PATH; podman: not in PATH)"] {
-        assert!(told.contains(words), "{words}: {told}");
-    }
-    assert!(!told.contains("[after]"), "{told}");
-}
-
-#[test]
-#[ignore = "needs docker or podman: make test-containers"]
-fn a_step_runs_in_its_image_in_a_container() {
-    let dir = project(&[(".lotabots.yaml", INSIDE)]);
-    let (code, told) = said(&["run", dir.path().to_str().unwrap()]);
-    let words = ["lota-test/tiny:1 is ", "[inside] /workspace", "[after] made", "step `inside`  passed"];
-    assert!(code == 0 && words.iter().all(|word| told.contains(word)), "{told}");
 }

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn only_what_the_operator_names_is_allowed() {
         let allowed = AllowedImages::new(&["debian:*".to_owned(), "registry.example.org/**".to_owned()]).unwrap();
-        for image in ["debian:12", "debian", "debian@sha256:ab", "registry.example.org/team/app:1"] {
+        for image in ["debian:12", "debian", "debian:12@sha256:ab", "registry.example.org/team/app:1"] {
             assert!(allowed.allows(image), "{image}");
         }
         // The second is a registry of that name, at a port.

@@ -1,3 +1,4 @@
+//! What a resolved compose file and an archive may say, and what is added to the file.
 use std::os::unix::fs::symlink;
 
 use super::*;
