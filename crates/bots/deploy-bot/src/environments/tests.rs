@@ -165,7 +165,7 @@ fn mistakes_of_a_compose_target_are_told_at_once() {
     let text = "a:
   repositories: ['*']
   refs: [refs/heads/main]
-  target: {type: compose, project: Shop, file: ../x.yaml, socket: docker.sock, env: {LOTA_X: y}}
+  target: {type: compose, project: Shop, file: ../x.yaml, socket: docker.sock, env: {LOTA_X: z}}
 b:
   repositories: ['*']
   refs: [refs/heads/main]
@@ -188,7 +188,7 @@ d:
         "b.target.image.archive: expected a path inside the release",
         "b.target.image.name: expected the name that the archive may take",
         "b.target.allow_host: is of a release's own file",
-        "e.yaml:16:35: d.target.project: c has the same project",
+        "d.target.project: c has the same project",
     ] {
         assert!(told.contains(mistake), "{mistake} is not in\n{told}");
     }
