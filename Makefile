@@ -30,9 +30,15 @@ test-brokers: doctor ## the tests that look closely at the broker, on RabbitMQ 4
 	@cargo build --locked --workspace --bins
 	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; tests/brokers.sh 4.0 4.3
 
-test-containers: doctor ## the tests that need docker or podman and the image rabbitmq:4-management
+test-containers: doctor ## the tests that need docker or podman, docker's plugin compose, and the image rabbitmq:4-management
 	cargo build --locked --workspace --bins
+	tests/tiny-image.sh
+	bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
+	cargo test --locked --package bot-sandbox --test container -- --ignored && \
+	cargo test --locked --package build-bot --test images -- --ignored && \
+	cargo test --locked --package deploy-bot --test deploy-bot compose -- --ignored
 	cargo test --locked --package bot-provision --test container -- --ignored
+	cargo test --locked --package tests --test local -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
 
 bench: build-demo ## what the fleet adds to a push, in milliseconds, measured on this machine

@@ -12,7 +12,7 @@ use bot_messages::{
     build::{BuildStarted, StepResult},
     pipeline::{DeployStage, FILE_NAME, Occasion, Pipeline},
 };
-use bot_pipeline::{Combination, Folder, Listed, Log, ProductError, Products};
+use bot_pipeline::{Combination, Folder, Images, Listed, Log, ProductError, Products};
 use bot_sandbox::Sandbox;
 use tokio::task::spawn_blocking;
 
@@ -23,7 +23,7 @@ use crate::{
     git::Place,
     mirrors::{FetchError, Wanted},
     remote::Remote,
-    steps::Variant,
+    steps::{Given, Variant},
 };
 
 /// A tar.zst.
@@ -65,11 +65,11 @@ pub(crate) struct Built {
 }
 
 /// What is known before the first step.
-struct Prepared {
-    pipeline: Pipeline,
+pub(crate) struct Prepared {
+    pub(crate) pipeline: Pipeline,
     products: (Products, Option<Products>),
-    source: ObjectRef,
-    occasion: Occasion,
+    pub(crate) source: ObjectRef,
+    pub(crate) occasion: Occasion,
 }
 
 /// What an attempt works with.
@@ -88,33 +88,29 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     pub(crate) async fn run(&self, log: &Log<'_>) -> Result<Built, Broken> {
         self.cx.progress(1, "fetching");
-        let Prepared { pipeline, products, source, occasion } = self.prepare(log).await.map_err(Broken::at(FETCH))?;
-        let (key, known) = self.same_again(&pipeline, &occasion, &source, log).await.map_err(Broken::at(FETCH))?;
+        let prepared = self.prepare(log).await.map_err(Broken::at(FETCH))?;
+        let images = self.images(&prepared.pipeline, &prepared.occasion, log).await?;
+        let (key, known) = self.same_again(&prepared, &images, log).await.map_err(Broken::at(FETCH))?;
         let cached = known.is_some();
         let product = match known {
             Some(product) => product,
-            None => self.build(&pipeline, &products, &occasion, &source, log).await?,
+            None => self.build(&prepared, &images, log).await?,
         };
         if let Some(key) = key.filter(|_| !cached) {
             self.keep_product(key, product.clone()).await.map_err(Broken::at(STORE))?;
         }
+        let Prepared { pipeline, source, occasion, .. } = prepared;
         let deploy = self.deployable(pipeline.deploy, &occasion, log);
         let Product { artifact, keep, steps, .. } = product;
         Ok(Built { deploy, source, artifact, keep, steps, cached })
     }
 
-    async fn build(
-        &self,
-        pipeline: &Pipeline,
-        products: &(Products, Option<Products>),
-        occasion: &Occasion,
-        source: &ObjectRef,
-        log: &Log<'_>,
-    ) -> Result<Product, Broken> {
+    async fn build(&self, prepared: &Prepared, images: &Images, log: &Log<'_>) -> Result<Product, Broken> {
+        let Prepared { pipeline, products, source, occasion } = prepared;
         let secrets = self.secrets(pipeline, occasion).map_err(Broken::at(FETCH))?;
         let variants = self.lay_out(pipeline, self.folder.file(SOURCE)).await.map_err(Broken::at(FETCH))?;
         let caching = self.restore_caches(pipeline, &variants, source, log).await.map_err(Broken::at(FETCH))?;
-        let steps = self.run_steps(pipeline, &variants, occasion, &secrets, log).await?;
+        let steps = self.run_steps(pipeline, &variants, occasion, Given { secrets: &secrets, images }, log).await?;
         self.cx.progress(90, "storing the artifacts");
         let (artifact, keep) = self.store_all(products, &variants, log).await.map_err(Broken::at(STORE))?;
         self.keep_caches(caching, &variants, log).await.map_err(Broken::at(STORE))?;
@@ -305,7 +301,6 @@ fn no_pipeline(e: bot_clients::PipelineProblem) -> Fail {
 /// What can be known to be wrong before a step runs.
 fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     let wrong = |why: String| fail(Code::InvalidPipeline, why);
-    refuse_unsupported(pipeline).map_err(wrong)?;
     let deploy_bytes = serde_json::to_vec(&pipeline.deploy).map_err(Fail::retry)?.len();
     if deploy_bytes > DEPLOY_BYTES_MAX {
         return Err(wrong(format!("deploy takes {deploy_bytes} bytes as JSON: at most {DEPLOY_BYTES_MAX} fit")));
@@ -316,35 +311,6 @@ fn check(pipeline: &Pipeline) -> Result<(Products, Option<Products>), Fail> {
     Ok((products("artifacts", &pipeline.build.artifacts)?, keep))
 }
 
-/// What the file may say and this fleet does not do must never pass in silence: it would show up much later.
-fn refuse_unsupported(pipeline: &Pipeline) -> Result<(), String> {
-    let refused = |place: String| Err(format!("{place} is not run by this fleet yet: leave it out"));
-    for step in &pipeline.build.steps {
-        if step.image.is_some() {
-            return refused(format!("step `{}`: image", step.name));
-        }
-    }
-    Ok(())
-}
-
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(work).await.map_err(Fail::retry)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_run_yet_is_refused_and_never_left_out_in_silence() {
-        let judged = |rest: &str| refuse_unsupported(&Pipeline::parse(&format!("version: 1\n{rest}\n")).unwrap());
-        let image = judged("build: {steps: [{name: a, run: x, image: alpine}]}");
-        assert!(image.unwrap_err().contains("step `a`: image"));
-        for good in [
-            "build: {steps: [{name: a, run: x, needs: [], when: {branch: main, path: 'src/**'}}], cache: [target]}",
-            "test: {suites: {u: {run: x, secrets: [TOKEN]}}}",
-        ] {
-            assert_eq!(judged(good), Ok(()));
-        }
-    }
 }

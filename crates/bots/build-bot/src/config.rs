@@ -2,10 +2,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use bot_clients::ArchiveLimits;
-use bot_pipeline::CommandLimits;
+use bot_pipeline::{AllowedImages, CommandLimits};
 use bot_sandbox::{Limits, SandboxKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::images::EngineSetting;
 
 /// The `settings` of `build-bot.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +47,10 @@ pub struct Config {
     pub cache_mib: u64,
     /// Builds whose products are remembered, so that the same source is not built twice.
     pub remembered_builds: usize,
+    /// Images that steps may run in, as patterns: `debian:*`, `registry.example.org/**`. None: steps with `image` are refused.
+    pub images: Vec<String>,
+    /// The container engine that runs them.
+    pub engine: EngineSetting,
     /// Whether `http://` and `git://` are fetched from: anyone on the way can change what is fetched, not its id.
     pub allow_unencrypted: bool,
     /// `bubblewrap`, `landlock` or `process-group`: that kind of sandbox and no other. Absent: the strongest that works here.
@@ -81,6 +87,8 @@ impl Default for Config {
             cache_repository_mib: 2048,
             cache_mib: 10_240,
             remembered_builds: 500,
+            images: Vec::new(),
+            engine: EngineSetting::Auto,
             allow_unencrypted: false,
             sandbox: None,
             allow_weak_sandbox: false,
@@ -129,6 +137,7 @@ impl Config {
                 .filter(|dir| !dir.is_absolute())
                 .map(|dir| format!("settings.secrets_dir is {}: expected an absolute path", dir.display())),
         );
+        wrong.extend(AllowedImages::new(&self.images).err().map(|why| format!("settings.images: {why}")));
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(())
     }
@@ -160,9 +169,15 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_together() {
         assert!(Config::default().check().is_ok());
-        let wrong = Config { memory_mib: 0, ssh_key_file: Some("key".into()), ..Config::default() };
+        let wrong = Config {
+            memory_mib: 0,
+            images: vec!["debian:[".into()],
+            ssh_key_file: Some("key".into()),
+            ..Config::default()
+        };
         let told = wrong.check().unwrap_err().to_string();
         assert!(told.contains("settings.memory_mib is 0") && told.contains("settings.ssh_key_file is key"), "{told}");
+        assert!(told.contains("settings.images: `debian:[`"), "{told}");
     }
 
     #[test]

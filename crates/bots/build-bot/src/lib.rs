@@ -19,6 +19,7 @@ mod config;
 mod credential;
 mod files;
 mod git;
+mod images;
 mod last_words;
 mod look;
 mod machine;
@@ -46,8 +47,8 @@ use bot_messages::{
     pipeline::Trigger,
     repository::RepositoryPushed,
 };
-use bot_pipeline::{Folder, Listed, Log, Publishers, Repositories, SecretsDir};
-use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
+use bot_pipeline::{AllowedImages, Folder, Listed, Log, Publishers, Repositories, SecretsDir};
+use bot_sandbox::{Engine, NetworkEnv, Sandbox, Toolchains};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -64,7 +65,7 @@ use crate::{
     remote::{Remote, ref_fits},
 };
 
-pub use crate::{config::Config, look::LookJob, pushes::Pushes};
+pub use crate::{config::Config, images::EngineSetting, look::LookJob, pushes::Pushes};
 
 /// See the module.
 pub struct BuildBot {
@@ -81,6 +82,8 @@ pub struct BuildBot {
     network: NetworkEnv,
     /// Found out once something has to run.
     sandbox: OnceCell<Sandbox>,
+    images: AllowedImages,
+    engine: OnceCell<Engine>,
     last_words: Remembered,
     /// What the tools said they are.
     versions: versions::Remembered,
@@ -134,6 +137,8 @@ impl Bot for BuildBot {
             )),
             toolchains: machine::toolchains(&tools),
             sandbox: OnceCell::new(),
+            images: AllowedImages::new(&config.images).map_err(anyhow::Error::msg)?,
+            engine: OnceCell::new(),
             last_words: Remembered::default(),
             versions: versions::Remembered::default(),
             config,
@@ -163,6 +168,11 @@ impl Bot for BuildBot {
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
         let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
         self.tools.degraded("sandbox", problem);
+        if self.has_images()
+            && let Err(why) = self.engine().await
+        {
+            tracing::warn!("no step can run in an image: {}", why.message());
+        }
         cx.cancelled.cancelled().await;
         Ok(())
     }
@@ -247,6 +257,12 @@ impl Job for BuildJob {
         let label = format!("{name}:");
         if !cx.is_first_claim() {
             sandbox.reap_stale(&label).await.map_err(Fail::retry)?;
+            // Where there is no engine, whoever needs it is told.
+            if bot.has_images()
+                && let Ok(engine) = bot.engine().await
+            {
+                sandbox.reap_containers(engine, &label).await.map_err(Fail::retry)?;
+            }
         }
         let folder = Folder::make(&work_dir(&bot.tools), &name, cx.token).await.map_err(Fail::retry)?;
         let live = |line: &str| cx.line(line);

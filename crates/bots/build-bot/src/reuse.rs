@@ -3,15 +3,15 @@ use bot_clients::Kind;
 use bot_core::Fail;
 use bot_messages::{
     ObjectRef,
-    pipeline::{Judgement, Occasion, Pipeline, Step},
+    pipeline::{Pipeline, Step},
 };
-use bot_pipeline::{Log, Trust};
+use bot_pipeline::{Images, Log, Trust};
 
 use crate::{
-    attempt::{Attempt, blocking},
+    attempt::{Attempt, Prepared, blocking},
     builds::{self, Product},
     cache::{Key, Restored, locks_of},
-    steps::{Variant, judge},
+    steps::{Variant, running},
 };
 
 const CACHE: &str = "cache";
@@ -75,13 +75,12 @@ impl Attempt<'_> {
     /// may come to something else each time.
     pub(crate) async fn same_again(
         &self,
-        pipeline: &Pipeline,
-        occasion: &Occasion,
-        source: &ObjectRef,
+        prepared: &Prepared,
+        images: &Images,
         log: &Log<'_>,
     ) -> Result<(Option<String>, Option<Product>), Fail> {
-        let running = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
-        let running: Vec<&Step> = pipeline.build.steps.iter().filter(running).collect();
+        let Prepared { pipeline, source, occasion, .. } = prepared;
+        let running = running(pipeline, occasion);
         let reaches_out = |step: &&Step| step.network || !step.secrets.is_empty() || !step.services.is_empty();
         if running.is_empty() || running.iter().any(reaches_out) {
             return Ok((None, None));
@@ -91,7 +90,7 @@ impl Attempt<'_> {
         let is_by_commit = blocking(move || builds::names_commit(&tree)).await?.map_err(Fail::retry)?;
         let build = serde_json::to_string(&pipeline.build).map_err(Fail::retry)?;
         let names: Vec<&str> = running.iter().map(|step| step.name.as_str()).collect();
-        let key_with = |versions: &str| self.key(source, &build, &names, versions, is_by_commit);
+        let key_with = |versions: &str| self.key(source, &build, &names, versions, &images.told(), is_by_commit);
         let key = key_with(&versions);
         // Whoever asks, and whatever comes by the clock, wants it done.
         if self.job.anew {
@@ -121,7 +120,15 @@ impl Attempt<'_> {
     }
 
     /// All that a build depends on.
-    fn key(&self, source: &ObjectRef, build: &str, steps: &[&str], versions: &str, is_by_commit: bool) -> String {
+    fn key(
+        &self,
+        source: &ObjectRef,
+        build: &str,
+        steps: &[&str],
+        versions: &str,
+        images: &str,
+        is_by_commit: bool,
+    ) -> String {
         let revision = &self.job.revision;
         let by_commit = if is_by_commit {
             [&revision.repository, &revision.git_ref, revision.commit.as_str()].map(str::to_owned).join("\n")
@@ -137,6 +144,7 @@ impl Attempt<'_> {
             build,
             &steps.join("\n"),
             versions,
+            images,
             &by_commit,
         ])
     }

@@ -9,7 +9,9 @@ use bot_messages::{
     build::StepResult,
     pipeline::{DeployStage, Judgement, Occasion, Pipeline, Step, When},
 };
-use bot_pipeline::{Combination, End, Folder, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of};
+use bot_pipeline::{
+    Combination, End, Folder, Images, Log, Runner, Secrets, StepBroken, StepEnd, Steps, Task, Unit, needs_of,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, Broken, blocking, fail, of_archive, stopped};
@@ -27,6 +29,13 @@ impl Variant {
     pub(crate) fn below(&self, is_first: bool) -> PathBuf {
         if is_first { PathBuf::new() } else { self.combination.folder() }
     }
+}
+
+/// What commands may name.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) images: &'a Images,
 }
 
 impl Attempt<'_> {
@@ -56,7 +65,7 @@ impl Attempt<'_> {
         &'r self,
         folder: &'r Folder,
         env: BTreeMap<String, String>,
-        secrets: &'r Secrets,
+        given: Given<'r>,
         stop: &'r CancellationToken,
     ) -> Runner<'r> {
         Runner {
@@ -66,7 +75,8 @@ impl Attempt<'_> {
             folder,
             label: self.label,
             env: Runner::env_of(&self.job.revision).into_iter().chain(env).collect(),
-            secrets,
+            secrets: given.secrets,
+            images: given.images,
             limits: self.bot.config.step_limits(None),
             disk_bytes_max: self.bot.config.workspace_mib << 20,
             stop,
@@ -78,12 +88,12 @@ impl Attempt<'_> {
         pipeline: &Pipeline,
         variants: &[Variant],
         occasion: &Occasion,
-        secrets: &Secrets,
+        given: Given<'_>,
         log: &Log<'_>,
     ) -> Result<Vec<StepResult>, Broken> {
         // Of the steps alone, so that one that fails can end the others and not the job.
         let stop = self.cx.cancelled.child_token();
-        let runners = variants.iter().map(|v| self.runner(&v.folder, v.combination.env(), secrets, &stop));
+        let runners = variants.iter().map(|v| self.runner(&v.folder, v.combination.env(), given, &stop));
         let runners: Vec<Runner<'_>> = runners.collect();
         let steps = &pipeline.build.steps;
         let mut units = Vec::new();
@@ -118,8 +128,7 @@ impl Attempt<'_> {
 
     /// Those that steps name which are going to run.
     pub(crate) fn secrets(&self, pipeline: &Pipeline, occasion: &Occasion) -> Result<Secrets, Fail> {
-        let runs = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
-        let names = pipeline.build.steps.iter().filter(runs).flat_map(|step| &step.secrets);
+        let names = running(pipeline, occasion).into_iter().flat_map(|step| &step.secrets);
         self.bot.secrets.read(names, &self.listed.secrets).map_err(|e| fail(e.code(), e))
     }
 
@@ -142,6 +151,12 @@ impl Attempt<'_> {
         });
         deploy
     }
+}
+
+/// The steps that are going to run.
+pub(crate) fn running<'p>(pipeline: &'p Pipeline, occasion: &Occasion) -> Vec<&'p Step> {
+    let runs = |step: &&Step| !matches!(judge(step.when.as_ref(), occasion), Judgement::Fails(_));
+    pipeline.build.steps.iter().filter(runs).collect()
 }
 
 pub(crate) fn judge(when: Option<&When>, occasion: &Occasion) -> Judgement {

@@ -10,11 +10,14 @@ use std::{
 };
 
 use bot_core::Fail;
-use bot_pipeline::{End, Secrets, Task};
+use bot_pipeline::{End, Images, Secrets, Task};
 use bot_sandbox::Toolchains;
 use sha2::{Digest, Sha256};
 
-use crate::attempt::{Attempt, blocking};
+use crate::{
+    attempt::{Attempt, blocking},
+    steps::Given,
+};
 
 /// Asked what they are; run in the source, as some of them look for their version there.
 const TOOLS: [&str; 15] = [
@@ -74,7 +77,8 @@ impl Attempt<'_> {
     pub(crate) async fn ask_versions(&self) -> Result<Option<String>, Fail> {
         let fingerprint = self.fingerprint().await?;
         let secrets = Secrets::default();
-        let runner = self.runner(self.folder, BTreeMap::new(), &secrets, &self.cx.cancelled);
+        let given = Given { secrets: &secrets, images: &Images::default() };
+        let runner = self.runner(self.folder, BTreeMap::new(), given, &self.cx.cancelled);
         let task = Task {
             title: "asking the tools for their versions".to_owned(),
             run: script(),
@@ -83,6 +87,7 @@ impl Attempt<'_> {
             env: BTreeMap::new(),
             secrets: Vec::new(),
             services: Vec::new(),
+            image: None,
         };
         let mut said = Vec::new();
         let ran = runner.run(&task, |line| said.push(line.to_owned())).await.map_err(Fail::retry)?;

@@ -119,6 +119,9 @@ impl Deployment<'_> {
         if let Some(there) = self.already_there(history, &release).await? {
             return Ok(there);
         }
+        if let Target::Scripts(scripts) = &self.environment.target {
+            self.admit(&release, scripts).await?;
+        }
         // Whoever has lost the lease learns it here, while nothing has been touched.
         let from = history.current().map_or("nothing", |current| current.digest().short());
         let intent = format!("switching from {from} to {}", release.digest().short());
@@ -336,7 +339,7 @@ impl Deployment<'_> {
     }
 
     /// Ends an attempt that was told to stop before it touched anything.
-    fn heed(&self) -> Result<(), Fail> {
+    pub(crate) fn heed(&self) -> Result<(), Fail> {
         if !self.cx.cancelled.is_cancelled() {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use crate::{
     deployment::{Deployment, Down},
     environments::{Environment, Scripts},
     history::{Kind, Switch},
+    release::Release,
     report::{Up, Verdict},
     scripts::{Runner, ScriptEnd, Secrets, Which},
 };
@@ -18,7 +19,7 @@ use crate::{
 impl Deployment<'_> {
     /// Runs the script that puts a switch into the world, unless an earlier attempt did and it is seen there.
     pub(crate) async fn put_there(&self, switch: &Switch, scripts: &Scripts) -> Result<Up, Down> {
-        let runner = self.runner(switch, scripts).await.map_err(Down::Halted)?;
+        let mut runner = self.runner(switch.to.as_ref(), switch.from.as_ref(), scripts).await.map_err(Down::Halted)?;
         let begun = format!("script-{}", switch.seq);
         let by: Option<u32> = self.cx.recall(&begun).await.map_err(Down::Halted)?;
         let seen_before = by.is_some_and(|attempt| attempt != self.cx.attempt);
@@ -37,6 +38,10 @@ impl Deployment<'_> {
                 log_tail: Vec::new(),
             }));
         };
+        if let Some(to) = &switch.to {
+            let release = self.releases.path(to.digest());
+            self.judge(switch, runner.prepare(&release, to.digest()).await)?;
+        }
         // The intent, durable before anything outside is touched.
         self.cx.remember(&begun, &self.cx.attempt).await.map_err(Down::Halted)?;
         self.cx.progress(60, &format!("running {which:?}").to_lowercase());
@@ -58,7 +63,7 @@ impl Deployment<'_> {
 
     /// Whether what the journal says is still there. Without a way to ask nobody knows, and it is put there again.
     pub(crate) async fn still_there(&self, switch: &Switch, scripts: &Scripts) -> Result<Up, Down> {
-        let runner = self.runner(switch, scripts).await.map_err(Down::Halted)?;
+        let runner = self.runner(switch.to.as_ref(), switch.from.as_ref(), scripts).await.map_err(Down::Halted)?;
         if self.is_seen(&runner).await? {
             return Ok(up(scripts));
         }
@@ -84,6 +89,20 @@ impl Deployment<'_> {
         }
     }
 
+    /// Refuses what a compose project may not have while nothing has been touched.
+    pub(crate) async fn admit(&self, release: &Release, scripts: &Scripts) -> Result<(), Fail> {
+        if scripts.project.is_none() {
+            return Ok(());
+        }
+        let mut runner = self.runner(Some(release), None, scripts).await?;
+        let path = self.releases.path(release.digest());
+        match runner.prepare(&path, release.digest()).await.map_err(Fail::Retry)? {
+            ScriptEnd::Good => Ok(()),
+            ScriptEnd::Bad(verdict) => Err(Fail::reject(verdict.code, anyhow::anyhow!(verdict.message))),
+            ScriptEnd::Stopped => self.heed(),
+        }
+    }
+
     /// Ends what scripts of an earlier process left running: before an attempt, nobody else may be at work there.
     pub(crate) async fn reap(&self) -> Result<(), Fail> {
         let reaped = self.host.sandbox.reap_stale(&label_of(self.environment)).await.map_err(Fail::retry)?;
@@ -104,24 +123,31 @@ impl Deployment<'_> {
         self.history().await.is_ok_and(|history| history.of_job(&self.cx.id).len() > 1)
     }
 
-    async fn runner<'r>(&'r self, switch: &Switch, scripts: &'r Scripts) -> Result<Runner<'r>, Fail> {
+    async fn runner<'r>(
+        &'r self,
+        to: Option<&Release>,
+        from: Option<&Digest>,
+        scripts: &'r Scripts,
+    ) -> Result<Runner<'r>, Fail> {
         let secrets = self.secrets(scripts)?;
         let history = self.history().await?;
         let is_taken_back = self.is_taken_back().await;
-        let release = switch.to.as_ref().map(|to| self.releases.path(to.digest()));
+        let release = to.map(|to| self.releases.path(to.digest()));
         // What is taken back is taken back in time even where the job was told to stop.
         let stop = if is_taken_back { CancellationToken::new() } else { self.cx.cancelled.clone() };
         let mut told = BTreeMap::from([
             ("LOTA_ENVIRONMENT", self.environment.name.clone()),
             ("LOTA_JOB", self.cx.id.clone()),
             ("LOTA_TOKEN", self.cx.token.to_string()),
-            ("LOTA_DIGEST", switch.to.as_ref().map(|to| to.digest().to_string()).unwrap_or_default()),
-            ("LOTA_HEX", switch.to.as_ref().map(|to| to.digest().hex().to_owned()).unwrap_or_default()),
-            ("LOTA_PREVIOUS_DIGEST", switch.from.as_ref().map(Digest::to_string).unwrap_or_default()),
+            ("LOTA_DIGEST", to.map(|to| to.digest().to_string()).unwrap_or_default()),
+            ("LOTA_HEX", to.map(|to| to.digest().hex().to_owned()).unwrap_or_default()),
+            ("LOTA_PREVIOUS_DIGEST", from.map(Digest::to_string).unwrap_or_default()),
             ("LOTA_KEEP", spaced(&history.kept(self.environment.keep))),
             ("LOTA_RELEASE", release.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
         ]);
-        if let Some(to) = &switch.to {
+        if let Some(to) = to {
+            let image = scripts.project.as_ref().and_then(|project| project.image(to.digest()));
+            told.extend(image.map(|image| ("LOTA_IMAGE", image)));
             told.insert("LOTA_REPOSITORY", to.revision.repository.clone());
             told.insert("LOTA_REF", to.revision.git_ref.clone());
             told.insert("LOTA_COMMIT", to.revision.commit.as_str().to_owned());
@@ -134,6 +160,7 @@ impl Deployment<'_> {
             label: format!("{}{}", label_of(self.environment), self.cx.id),
             told: told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             read_only: release.into_iter().collect(),
+            laid: None,
             stop,
             line: Box::new(|line| self.cx.line(line)),
         })

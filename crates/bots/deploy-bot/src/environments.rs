@@ -1,5 +1,6 @@
 //! The operator's `environments.yaml`: which environments there are, who may use them, and within which limits.
 //! What an environment holds is not here but in its journal.
+mod compose;
 mod fields;
 mod freeze;
 mod ssh;
@@ -16,6 +17,7 @@ use bot_core::Places;
 use bot_messages::{Event, Revision, build::BuildCompleted, pipeline::Span, test::TestCompleted};
 use bot_sandbox::ServeLimits;
 use chrono::{DateTime, Utc};
+pub(crate) use compose::{INDEX, MANIFEST, Project, RESOLVED};
 use fields::{Fields, Mistake, Patterns, suggestion};
 pub(crate) use freeze::{Frozen, Window};
 use globset::{Glob, GlobBuilder};
@@ -199,10 +201,11 @@ fn environments(file: Value, base: Base<'_>, mistakes: &mut Vec<Mistake>) -> Env
     environments
 }
 
-/// Two environments in one folder, or behind one port, would take each other's releases away.
+/// Two environments in one folder, behind one port or of one compose project would take each other's releases away.
 fn shared(environments: &Environments, mistakes: &mut Vec<Mistake>) {
     let mut roots: BTreeMap<&Path, &str> = BTreeMap::new();
     let mut ports: BTreeMap<u16, &str> = BTreeMap::new();
+    let mut projects: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, environment) in environments {
         if let Some(other) = roots.insert(&environment.root, name) {
             let message = format!("{name}.target.path: {other} has the same folder: give each its own");
@@ -211,6 +214,11 @@ fn shared(environments: &Environments, mistakes: &mut Vec<Mistake>) {
         if let Some(other) = environment.port.and_then(|port| ports.insert(port, name)) {
             let message = format!("{name}.port: {other} has the same port: give each its own, or say auto");
             mistakes.push(Mistake { pointer: format!("/{name}/port"), message });
+        }
+        let project = environment.target.project().map(|project| project.name.as_str());
+        if let Some(other) = project.and_then(|project| projects.insert(project, name)) {
+            let message = format!("{name}.target.project: {other} has the same project: give each its own");
+            mistakes.push(Mistake { pointer: format!("/{name}/target/project"), message });
         }
     }
 }

@@ -16,6 +16,7 @@
 
 mod application;
 mod asked;
+mod compose;
 mod deployment;
 mod desk;
 mod elsewhere;
@@ -26,6 +27,7 @@ mod in_use;
 mod job;
 mod journal;
 mod keeper;
+mod project;
 mod proofs;
 mod release;
 mod report;

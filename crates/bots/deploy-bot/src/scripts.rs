@@ -2,8 +2,9 @@
 //! mean. No secret is in an argument, a message or a line of output.
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,12 +12,12 @@ use std::{
 
 use anyhow::Context;
 use bot_messages::{Code, FailureReason};
-use bot_sandbox::{Command, Ending, Limits, Outcome, Program, Redact, Workspace};
+use bot_sandbox::{Bind, Command, Ending, Limits, Outcome, Program, Redact, Workspace};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    environments::{Environment, Scripts},
+    environments::{Environment, RESOLVED, Scripts},
     report::Verdict,
 };
 
@@ -35,6 +36,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// One of the scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
+    /// Of a compose project; before the others.
+    Resolve,
     Deploy,
     Verify,
     Rollback,
@@ -43,6 +46,7 @@ pub(crate) enum Which {
 impl Which {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Resolve => "resolve",
             Self::Deploy => "deploy",
             Self::Verify => "verify",
             Self::Rollback => "rollback",
@@ -69,6 +73,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) told: BTreeMap<String, String>,
     /// Folders and files it may read.
     pub(crate) read_only: Vec<PathBuf>,
+    /// The compose file that they run.
+    pub(crate) laid: Option<String>,
     pub(crate) stop: CancellationToken,
     /// Takes each line of output, without secrets.
     pub(crate) line: Box<dyn Fn(&str) + Send + Sync + 'a>,
@@ -136,8 +142,28 @@ impl Runner<'_> {
     /// Runs one to its end.
     pub(crate) async fn run(&self, which: Which, script: &str) -> anyhow::Result<ScriptEnd> {
         let work = Work::make(&self.environment.root.join("work"))?;
+        if let Some(text) = &self.laid {
+            // It may hold secrets: gone with the run.
+            let mut options = fs::OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(work.tree().join(RESOLVED));
+            file.and_then(|mut file| file.write_all(text.as_bytes())).context("the compose file cannot be written")?;
+        }
+        self.run_in(which, script, &work).await
+    }
+
+    pub(crate) async fn run_in(&self, which: Which, script: &str, work: &Work) -> anyhow::Result<ScriptEnd> {
         let (sender, mut lines) = mpsc::channel(256);
-        let command = self.command(script, &work, sender);
+        let mut command = self.command(script, work, sender);
+        match &self.scripts.project {
+            // What it reads is all there, and what it says has to stay true.
+            Some(_) if which == Which::Resolve => command.network = false,
+            Some(project) => {
+                let socket = project.real_socket().map_err(anyhow::Error::msg)?;
+                command.env.insert("DOCKER_HOST".to_owned(), format!("unix://{}", socket.display()));
+                command.read_write.push(Bind { host: socket.clone(), inside: socket });
+            }
+            None => {}
+        }
         let show = async {
             while let Some(line) = lines.recv().await {
                 (self.line)(&line.text);
@@ -183,7 +209,7 @@ impl Runner<'_> {
             file_bytes: FILE_BYTES,
             open_files: OPEN_FILES,
         };
-        let workspace = Workspace { tree: work.0.join("tree"), home: work.0.join("home") };
+        let workspace = Workspace { tree: work.tree(), home: work.0.join("home") };
         let script = format!("set -e\n(set -o pipefail) 2>/dev/null && set -o pipefail\n{script}");
         let mut command = Command::new(self.label.clone(), Program::Shell(script), workspace, limits);
         let paths = self.scripts.files.iter().chain(&self.secrets.files);
@@ -230,10 +256,10 @@ impl Runner<'_> {
 }
 
 /// An empty folder for one run, gone with it. What an earlier process left there is removed first.
-struct Work(PathBuf);
+pub(crate) struct Work(PathBuf);
 
 impl Work {
-    fn make(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn make(path: &Path) -> anyhow::Result<Self> {
         let own = Self(path.to_owned());
         own.remove().with_context(|| format!("{} cannot be removed", path.display()))?;
         let mut builder = fs::DirBuilder::new();
@@ -242,6 +268,10 @@ impl Work {
             builder.create(path.join(part)).with_context(|| format!("{} cannot be made", path.display()))?;
         }
         Ok(own)
+    }
+
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.0.join("tree")
     }
 
     fn remove(&self) -> anyhow::Result<()> {
@@ -275,6 +305,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             network: false,
             url: None,
+            project: None,
         }
     }
 

@@ -8,7 +8,7 @@ use bot_messages::{
     pipeline::{DeployStage, Pipeline, Suite},
     test::{SlowTest, TestCompleted, TestFailed, TestFailure, TestStarted},
 };
-use bot_pipeline::{Folder, Log, Runner, Secrets};
+use bot_pipeline::{Folder, Images, Log, Runner, Secrets};
 use bot_sandbox::Sandbox;
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,7 @@ impl TestJob {
             label,
             env: Runner::env_of(&self.revision),
             secrets: &secrets,
+            images: &Images::default(),
             limits: bot.config.limits(),
             disk_bytes_max: bytes(bot.config.workspace_mib),
             stop: &cx.cancelled,

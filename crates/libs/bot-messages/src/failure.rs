@@ -69,7 +69,7 @@ pub enum Code {
     NoTests,
     /// The pipeline file is wrong.
     InvalidPipeline,
-    /// The source could not be fetched.
+    /// The source, or an image that a step names, could not be fetched.
     FetchFailed,
     /// A limit of time, memory, processes, output or disk was reached.
     LimitExceeded,

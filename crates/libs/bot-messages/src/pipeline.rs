@@ -84,7 +84,7 @@ pub struct Step {
     /// Only then; otherwise it is skipped, and what needs it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
-    /// A container image to run it in, for fleets with a container engine.
+    /// A container image to run it in, where the operator allows it and there is a container engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Secrets by name, each given as an environment variable of that name.

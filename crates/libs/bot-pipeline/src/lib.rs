@@ -4,6 +4,7 @@
 //! Nothing here knows of messages on their way, of jobs or of stores: what a command came to is for the caller to tell.
 mod copy;
 mod folder;
+mod images;
 mod limits;
 mod log;
 mod matrix;
@@ -19,6 +20,7 @@ mod steps;
 
 pub use copy::copy_tree;
 pub use folder::{Folder, name_of, remove_tree, short_hash, size_of};
+pub use images::{AllowedImages, Images};
 pub use limits::CommandLimits;
 pub use log::Log;
 pub use matrix::Combination;

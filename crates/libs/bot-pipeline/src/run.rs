@@ -11,7 +11,7 @@ use bot_sandbox::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Folder, Secrets};
+use crate::{Folder, Images, Secrets};
 
 /// How often the disk is looked at while a command runs.
 const DISK_EVERY: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub struct Task {
     pub env: BTreeMap<String, String>,
     /// Names of secrets that it gets as variables.
     pub secrets: Vec<String>,
+    /// In a container of that image, which the runner has.
+    pub image: Option<String>,
 }
 
 impl From<&Step> for Task {
@@ -45,6 +47,7 @@ impl From<&Step> for Task {
             timeout: step.timeout.map(|span| span.0),
             env: step.env.clone(),
             secrets: step.secrets.clone(),
+            image: step.image.clone(),
         }
     }
 }
@@ -59,6 +62,7 @@ impl From<(&str, &Suite)> for Task {
             timeout: suite.timeout.map(|span| span.0),
             env: suite.env.clone(),
             secrets: suite.secrets.clone(),
+            image: None,
         }
     }
 }
@@ -77,6 +81,8 @@ pub struct Runner<'a> {
     pub env: BTreeMap<String, String>,
     /// Of the job. Each reaches only commands that name it; none is ever printed.
     pub secrets: &'a Secrets,
+    /// What commands may name.
+    pub images: &'a Images,
     /// Of each command; `time` where it names no timeout of its own.
     pub limits: Limits,
     /// Of all that commands write in this folder together.
@@ -142,7 +148,7 @@ impl Runner<'_> {
         // Of its own, so that a full disk ends the command and not the job.
         let stop = self.stop.child_token();
         let (sender, mut lines) = mpsc::channel(256);
-        let command = self.command(task);
+        let command = self.command(task)?;
         let limits = command.limits.clone();
         let command = Command { output: Some(sender), cancel: stop.clone(), ..command };
         let run = async {
@@ -179,7 +185,7 @@ impl Runner<'_> {
         Ok(Ran { end, outcome })
     }
 
-    fn command(&self, task: &Task) -> Command {
+    fn command(&self, task: &Task) -> Result<Command, SandboxError> {
         let workspace = Workspace { tree: self.folder.tree(), home: self.folder.home() };
         let limits = Limits { time: task.timeout.unwrap_or(self.limits.time), ..self.limits.clone() };
         let mut command = Command::new(
@@ -198,7 +204,12 @@ impl Runner<'_> {
         if task.network {
             command.read_only.clone_from(&self.network.files);
         }
-        command
+        if let Some(name) = &task.image {
+            // Never outside of it instead.
+            let image = self.images.get(name).ok_or_else(|| SandboxError::NoImage { name: name.clone() })?;
+            command.image = Some(image.clone());
+        }
+        Ok(command)
     }
 
     /// Ends only if it is.

@@ -1,7 +1,6 @@
 //! A RabbitMQ in a container: started, found again, stopped. It is reached from this machine alone, keeps what it has
 //! in a folder, and is this user's outside, so that nothing it leaves needs root to be deleted.
 
-mod engine;
 mod files;
 
 use std::io;
@@ -17,7 +16,7 @@ use crate::ports::{PortError, free_ports};
 use crate::ready::{readiness, taken};
 use crate::settings::{self, ERLANG_ARGUMENTS};
 use crate::{Management, ManagementError, Progress, Secret};
-pub use engine::Engine;
+use bot_sandbox::{Engine, EngineError};
 use files::Record;
 
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -37,15 +36,10 @@ const COMMAND: &str = "exec rabbitmq-server >/var/log/rabbitmq/console.log 2>&1"
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
-    #[error("no container engine answers ({0}); install docker or podman, or start its service")]
-    NoEngine(String),
-    #[error("`{command}` {outcome}")]
-    Command { command: String, outcome: String },
-    #[error(
-        "the image {image} is not here, and `{program} pull {image}` {outcome}; fetch it where there is a network, or \
-         name one that is here in LOTA_BROKER_IMAGE"
-    )]
-    Image { program: String, image: String, outcome: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{0}; fetch it where there is a network, or name one that is here in LOTA_BROKER_IMAGE")]
+    Image(EngineError),
     #[error(transparent)]
     Port(#[from] PortError),
     #[error(
@@ -118,7 +112,10 @@ impl Container {
             running.wait_until_ready(progress).await?;
             return Ok(running);
         }
-        engine.have(&options.image, progress).await?;
+        engine.have(&options.image, progress).await.map_err(|error| match error {
+            EngineError::Image { .. } => ContainerError::Image(error),
+            other => other.into(),
+        })?;
         let (amqp_port, management_port) = match Record::read(&dir)? {
             Some(earlier) => (earlier.amqp_port, earlier.management_port),
             None => free_ports::<2>()?.into(),
@@ -224,7 +221,7 @@ impl Container {
         let begun = Instant::now();
         while state(&self.record.engine, &self.dir).await?.is_some() {
             if begun.elapsed() > GONE_LIMIT {
-                let (program, seconds) = (self.record.engine.program().to_owned(), GONE_LIMIT.as_secs());
+                let (program, seconds) = (self.record.engine.name().to_owned(), GONE_LIMIT.as_secs());
                 return Err(ContainerError::Unstoppable { program, name: self.name(), seconds });
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -240,7 +237,7 @@ impl Container {
             // One that ended and was not removed, as after a crash of the engine.
             remove(&engine, &dir).await?;
             let ran = engine.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await;
-            ran.map(|_| held)
+            ran.map(|_| held).map_err(ContainerError::from)
         });
         let _held = run.await.map_err(|error| at(&self.dir, io::Error::other(error)))??;
         self.wait_until_ready(progress).await

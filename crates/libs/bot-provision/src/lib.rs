@@ -23,7 +23,7 @@ mod snapshot;
 
 pub use apply::{ApplyError, ApplyOptions, apply, verify};
 pub use certs::{Authority, CertError, Identity, Purpose};
-pub use container::{Container, ContainerError, ContainerOptions, Engine};
+pub use container::{Container, ContainerError, ContainerOptions};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
 pub use management_types::{

@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use bot_provision::{Container, ContainerError, ContainerOptions, Engine, Management};
+use bot_provision::{Container, ContainerError, ContainerOptions, Management};
+use bot_sandbox::{Engine, EngineChoice};
 use serde_json::{Value, json};
 
 fn tell(line: &str) {
@@ -15,6 +16,11 @@ fn tell(line: &str) {
 
 fn image() -> ContainerOptions {
     ContainerOptions::new(std::env::var("LOTA_BROKER_IMAGE").unwrap_or_else(|_| "rabbitmq:4-management".to_owned()))
+}
+
+async fn find() -> Engine {
+    let path: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect();
+    Engine::find(EngineChoice::Auto, &path).await.unwrap()
 }
 
 fn engine(program: &str, args: &[&str]) -> String {
@@ -42,7 +48,7 @@ async fn holds_its_message(api: &Management) {
 async fn a_container_keeps_its_messages_and_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("container");
-    let found = Engine::find().await.unwrap();
+    let found = find().await;
     let program = found.program().to_owned();
     let mut container = Container::start(&dir, found.clone(), image(), &tell).await.unwrap();
     let name = container.name();
@@ -112,8 +118,8 @@ fn is_only_ours(program: &str, name: &str, dir: &Path, container: &Container) {
 async fn an_image_that_is_nowhere_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let options = ContainerOptions::new("127.0.0.1:9/lota-no-such-image:1");
-    let error = Container::start(&folder.path().join("c"), Engine::find().await.unwrap(), options, &tell).await;
+    let error = Container::start(&folder.path().join("c"), find().await, options, &tell).await;
     let error = error.unwrap_err();
-    assert!(matches!(error, ContainerError::Image { .. }), "{error}");
+    assert!(matches!(error, ContainerError::Image(_)), "{error}");
     assert!(error.to_string().contains("lota-no-such-image:1") && error.to_string().contains("pull"), "{error}");
 }

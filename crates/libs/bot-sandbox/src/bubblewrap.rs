@@ -128,6 +128,7 @@ pub(crate) async fn look(path: &Path) -> io::Result<Bubblewrap> {
     let launch = Launch {
         argv: vec![path.clone(), "--help".to_owned()],
         env: BTreeMap::from([("PATH".to_owned(), SYSTEM_PATH.to_owned())]),
+        inherits_env: false,
         cwd: "/".into(),
         stdin: None,
         sink: Sink::Pipes,

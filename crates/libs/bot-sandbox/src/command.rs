@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{SandboxError, Toolchains};
+use crate::{Engine, SandboxError, Toolchains};
 
 /// Applied to every line before it goes anywhere: channel, log file, tail.
 pub type Redact = Arc<dyn Fn(String) -> String + Send + Sync>;
@@ -62,6 +62,14 @@ pub struct Bind {
     pub inside: PathBuf,
 }
 
+/// An image that is on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub engine: Engine,
+    /// As [`Engine::have`] gives it: what a name means may change between two runs.
+    pub id: String,
+}
+
 /// Everything about one run. [`Command::new`] takes what has no sane default; the other fields may then be set.
 #[derive(Clone)]
 pub struct Command {
@@ -78,8 +86,11 @@ pub struct Command {
     /// Mounted read-only at the same path.
     pub read_only: Vec<PathBuf>,
     pub read_write: Vec<Bind>,
-    /// False cuts the network off in bubblewrap; the process-group kind cannot.
+    /// False cuts the network off in bubblewrap and in a container; the process-group kind cannot.
     pub network: bool,
+    /// Runs it in a container of this image instead: the image's own programs and variables, none of the toolchains; tree
+    /// and home where bubblewrap has them; everything else read-only but a `/tmp` in memory. The image needs `sh`.
+    pub image: Option<Image>,
     /// Live lines. A full channel holds the command back, so keep reading.
     pub output: Option<mpsc::Sender<Line>>,
     /// Receives all lines up to the output limit; replaced if it exists.
@@ -149,6 +160,7 @@ impl Command {
             read_only: Vec::new(),
             read_write: Vec::new(),
             network: false,
+            image: None,
             output: None,
             log_file: None,
             redact: None,

@@ -265,7 +265,7 @@ impl Sandbox {
         open.map(|attack| attack.name).collect()
     }
 
-    /// The workspace as the command sees it.
+    /// The workspace as a command without an image sees it; in a container it is as in bubblewrap.
     pub fn inside(&self, workspace: &Workspace) -> Workspace {
         match self.kind() {
             SandboxKind::Bubblewrap => Workspace { tree: bubblewrap::TREE.into(), home: bubblewrap::HOME.into() },
@@ -359,6 +359,7 @@ async fn succeeds(argv: Vec<String>) -> bool {
     let launch = Launch {
         argv,
         env: [("PATH".to_owned(), SYSTEM_PATH.to_owned())].into(),
+        inherits_env: false,
         cwd: "/".into(),
         stdin: None,
         sink: Sink::Nothing,

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::SandboxKind;
+use crate::{EngineError, SandboxKind};
 
 /// Every message says what was expected, what came, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,14 @@ pub enum SandboxError {
     NotStarted { said: String },
     #[error("expected the sandbox {kind}, as was asked for; it cannot be had: {why}")]
     Unavailable { kind: SandboxKind, why: String },
+    #[error(
+        "expected the command to start in a container, but the engine said: {said}; the image needs `sh`, and has to be one of this machine's kind"
+    )]
+    NotStartedInImage { said: String },
+    #[error("expected the image {name} to be made ready before the command, and it was not")]
+    NoImage { name: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("application `{id}` is already served by process {pid}; adopt it or stop it first")]
     AlreadyServed { id: String, pid: i32 },
     #[error(

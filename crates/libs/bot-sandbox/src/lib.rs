@@ -8,11 +8,15 @@
 //!   The child is confined by a launcher ([`launcher`]), which also adopts and ends whatever it leaves behind.
 //! - **process group**: no isolation, only order: clean environment, limits, and a hunt by parent, session, group and
 //!   marker ([`RUN_MARKER`]) that ends what the command left behind. Code that wants to escape it can.
+//!
+//! A command that names an image ([`Command::image`]) runs in a container of it instead, whichever kind there is.
 
 pub mod attacks;
 mod bubblewrap;
 mod command;
+mod container;
 mod detect;
+mod engine;
 mod error;
 mod family;
 mod landlock;
@@ -29,8 +33,9 @@ mod syscalls;
 mod toolchains;
 mod weigh;
 
-pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
+pub use command::{Bind, Command, Ending, Image, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
+pub use engine::{Engine, EngineChoice, EngineError};
 pub use error::SandboxError;
 pub use family::{APP_MARKER, RUN_MARKER};
 pub use launcher::launcher;

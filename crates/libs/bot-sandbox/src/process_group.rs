@@ -14,7 +14,7 @@ const NICENESS: &str = "10";
 
 /// Room between our limit, which ends the run, and the kernel's, which only makes `fork` fail: the poll has to see a
 /// bomb to name it.
-fn wall(processes: u32) -> u64 {
+pub(crate) fn wall(processes: u32) -> u64 {
     u64::from(processes) + u64::from(processes) / 4 + 32
 }
 

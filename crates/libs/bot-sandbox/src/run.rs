@@ -23,6 +23,7 @@ use crate::{
     Bind, Command, Ending, Outcome, Program, Sandbox, SandboxError, SandboxKind, Workspace,
     bubblewrap::{self, Bubblewrap, Interior, Status},
     command::invalid,
+    container::{self, Container, Ended},
     detect::{SYSTEM_PATH, Walls},
     family::{Family, KILL_WAIT, Marker, RUN_MARKER, reap_adopted},
     landlock::{Cell, Landlock, Report},
@@ -31,7 +32,7 @@ use crate::{
     proc,
     process_group::{limit_words, link, process_words},
     spawn::{INSTANCE_MARKER, Launch, Sink, spawn},
-    weigh::weigh,
+    weigh::{Around, weigh},
 };
 
 /// Between SIGTERM and SIGKILL, so that all is dead within five seconds.
@@ -44,18 +45,19 @@ const NAMESPACE_WAIT: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A run that is about to start.
-struct Plan {
-    launch: Launch,
-    keeper: Keeper,
-    marker: Marker,
+pub(crate) struct Plan {
+    pub(crate) launch: Launch,
+    pub(crate) keeper: Keeper,
+    pub(crate) marker: Marker,
     /// Removed afterwards.
-    tmp: Option<PathBuf>,
+    pub(crate) tmp: Option<PathBuf>,
 }
 
 /// Who looks after the command beside us, and tells how it started.
-enum Keeper {
+pub(crate) enum Keeper {
     Bubblewrap(Status),
     Launcher(Report),
+    Container(Container),
     Nobody,
 }
 
@@ -65,7 +67,17 @@ impl Keeper {
         match self {
             Self::Bubblewrap(status) => (!status.has_started()).then(String::new),
             Self::Launcher(report) => report.confined_by().err(),
-            Self::Nobody => None,
+            Self::Container(_) | Self::Nobody => None,
+        }
+    }
+
+    fn around(&self) -> Around {
+        match self {
+            Self::Bubblewrap(_) => SandboxKind::Bubblewrap.into(),
+            Self::Launcher(_) => SandboxKind::Landlock.into(),
+            // The engine counts what lies in its folders.
+            Self::Container(_) => Around { own_processes: container::OWN_PROCESSES, has_folders: false },
+            Self::Nobody => SandboxKind::ProcessGroup.into(),
         }
     }
 }
@@ -105,33 +117,36 @@ impl Sandbox {
         }
         make_private(&command.workspace.home)?;
         let output = Output::new(&command)?;
-        let plan = self.plan(&command)?;
-        let _tmp = Removed(plan.tmp);
         let began = Instant::now();
-        let guardian = match self.inner.walls {
-            Walls::None => Some(self.guardian().await?),
-            Walls::Bubblewrap(_) | Walls::Landlock(_) => None,
+        let plan = match &command.image {
+            Some(image) => self.plan_container(image, &command).await?,
+            None => self.plan(&command)?,
+        };
+        let _tmp = Removed(plan.tmp);
+        let guardian = match plan.keeper {
+            Keeper::Nobody | Keeper::Container(_) => Some(self.guardian().await?),
+            Keeper::Bubblewrap(_) | Keeper::Launcher(_) => None,
         };
         let child = spawn(plan.launch).await.map_err(SandboxError::io("start the command"))?;
         let leader = child.id().map(|pid| pid as i32).and_then(proc::identity);
         let _watched = guardian.zip(leader).map(|(guardian, leader)| guardian.watch(leader.pid));
-        let mut family = Family::new(plan.marker, leader).holding_leader();
-        if let Keeper::Launcher(_) = plan.keeper {
-            family = family.led_by_its_adopter();
-        }
+        let family = match plan.keeper {
+            // What was started is the engine's client, and none of the command's.
+            Keeper::Container(_) => Family::new(plan.marker, None),
+            Keeper::Launcher(_) => Family::new(plan.marker, leader).holding_leader().led_by_its_adopter(),
+            _ => Family::new(plan.marker, leader).holding_leader(),
+        };
         let family = Leash(Some(Arc::new(Mutex::new(family))));
         let run = Run {
             child,
             leader: leader.map_or(0, |identity| identity.pid),
-            kind: self.kind(),
+            keeper: plan.keeper,
             exceeded: output.exceeded.clone(),
             heard: output.heard(),
             family,
             peak: Peak::default(),
         };
-        let outcome = run.finish(&command, output, began, &plan.keeper).await?;
-        let abi = if let Keeper::Launcher(report) = &plan.keeper { report.confined_by().ok() } else { None };
-        Ok((outcome, abi))
+        run.finish(&command, output, began).await
     }
 
     fn plan(&self, command: &Command) -> Result<Plan, SandboxError> {
@@ -164,7 +179,8 @@ impl Sandbox {
         argv.extend(self.program_words(&command.program));
         let env = environment(command, home, &tmp, markers);
         let cwd = command.workspace.tree.join(&command.cwd);
-        let launch = Launch { argv, env, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
+        let launch =
+            Launch { argv, env, inherits_env: false, cwd, stdin: None, sink: Sink::Pipes, dies_with_handle: true };
         Ok(Plan { launch, keeper: Keeper::Nobody, marker, tmp: Some(tmp) })
     }
 
@@ -202,9 +218,16 @@ impl Sandbox {
         argv.extend([landlock.program.display().to_string(), SUPERVISE.to_owned()]);
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        // Not to die with the handle: whoever kills the launcher first loses sight of what it would have ended.
-        let launch =
-            Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: false };
+        let launch = Launch {
+            argv,
+            env,
+            inherits_env: false,
+            cwd: "/".into(),
+            stdin: Some(stdin),
+            sink: Sink::Pipes,
+            // Whoever kills the launcher first loses sight of what it would have ended.
+            dies_with_handle: false,
+        };
         Ok(Plan { launch, keeper: Keeper::Launcher(report), marker, tmp: None })
     }
 
@@ -255,8 +278,15 @@ impl Sandbox {
         argv.extend(words);
         let mut env = markers;
         env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        let launch =
-            Launch { argv, env, cwd: "/".into(), stdin: Some(stdin), sink: Sink::Pipes, dies_with_handle: true };
+        let launch = Launch {
+            argv,
+            env,
+            inherits_env: false,
+            cwd: "/".into(),
+            stdin: Some(stdin),
+            sink: Sink::Pipes,
+            dies_with_handle: true,
+        };
         Ok(Plan { launch, keeper: Keeper::Bubblewrap(status), marker, tmp: None })
     }
 
@@ -288,7 +318,7 @@ fn environment(
 struct Run {
     child: Child,
     leader: i32,
-    kind: SandboxKind,
+    keeper: Keeper,
     exceeded: CancellationToken,
     heard: Arc<Mutex<Heard>>,
     family: Leash,
@@ -296,22 +326,26 @@ struct Run {
 }
 
 impl Run {
+    /// With the landlock version that held it, where that did.
     async fn finish(
         mut self,
         command: &Command,
         output: Output,
         began: Instant,
-        keeper: &Keeper,
-    ) -> Result<Outcome, SandboxError> {
+    ) -> Result<(Outcome, Option<u32>), SandboxError> {
         let mut pump = AbortOnDrop(task::spawn(output.pump(self.child.stdout.take(), self.child.stderr.take())));
         let cause = self.watch(command, began).await?;
         if let Cause::Us(Ending::TimedOut | Ending::Cancelled) = cause {
             self.ask_to_end().await;
         }
-        let survivors = if self.all_have_ended(&cause, keeper).await {
+        let survivors = if self.all_have_ended(&cause).await {
             Vec::new()
         } else {
             self.family.on(|family| family.kill_all(KILL_WAIT)).await?
+        };
+        let ended = match &mut self.keeper {
+            Keeper::Container(container) => Some(container.settle().await?),
+            _ => None,
         };
         // Collects what the kernel keeps for us; a survivor of SIGKILL is left to the runtime.
         let _ = timeout(KILL_WAIT, self.child.wait()).await;
@@ -329,14 +363,23 @@ impl Run {
             Cause::Us(ending) => ending,
             Cause::Itself(_) if self.exceeded.is_cancelled() => Ending::OutputExceeded,
             Cause::Itself(exit) => {
-                if let Some(why) = exit.code().and_then(|_| keeper.failure()) {
+                if let Some(why) = exit.code().and_then(|_| self.keeper.failure()) {
                     let said = [why].into_iter().chain(heard.tail.iter().cloned()).filter(|line| !line.is_empty());
                     return Err(SandboxError::NotStarted { said: said.collect::<Vec<_>>().join("; ") });
                 }
-                classify(exit)
+                match ended {
+                    Some(Ended { not_started: Some(why), .. }) => {
+                        let tail = || heard.tail.iter().cloned().collect::<Vec<_>>().join("; ");
+                        let said = if why.is_empty() { tail() } else { why };
+                        return Err(SandboxError::NotStartedInImage { said });
+                    }
+                    Some(ended) if ended.was_out_of_memory && !exit.success() => Ending::MemoryExceeded,
+                    _ => classify(exit),
+                }
             }
         };
-        Ok(Outcome {
+        let abi = if let Keeper::Launcher(report) = &self.keeper { report.confined_by().ok() } else { None };
+        let outcome = Outcome {
             ending,
             wall: began.elapsed(),
             memory_peak_bytes: self.peak.memory_bytes,
@@ -344,35 +387,23 @@ impl Run {
             output_bytes: heard.bytes,
             tail: heard.tail.iter().cloned().collect(),
             survivors,
-        })
+        };
+        Ok((outcome, abi))
     }
 
     /// Whether all there was has ended with whoever looked after it: a launcher ends it before itself, and the kernel
     /// before pid 1 of a namespace counts as dead, which dies with bwrap's outer process. False if that cannot be told;
     /// then every process has to be looked at, which is slow.
-    async fn all_have_ended(&self, cause: &Cause, keeper: &Keeper) -> bool {
+    async fn all_have_ended(&self, cause: &Cause) -> bool {
         let Cause::Itself(exit) = cause else {
             return false;
         };
-        let init = match keeper {
-            Keeper::Bubblewrap(status) => status.namespace_init(),
-            Keeper::Launcher(_) => return exit.code().is_some(),
-            Keeper::Nobody => None,
-        };
-        let Some(init) = init else {
-            return false;
-        };
-        let deadline = Instant::now() + NAMESPACE_WAIT;
-        let mut pause = Duration::from_micros(200);
-        while proc::read(init).is_some_and(|process| process.is_alive()) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+        match &self.keeper {
+            Keeper::Bubblewrap(status) => namespace_is_empty(status).await,
+            Keeper::Launcher(_) => exit.code().is_some(),
+            Keeper::Container(container) => !container.is_running().await,
+            Keeper::Nobody => false,
         }
-        reap_adopted(init);
-        true
     }
 
     /// Until it ends, or we have to end it.
@@ -395,8 +426,8 @@ impl Run {
 
     async fn weigh(&mut self, command: &Command) -> Result<Option<Ending>, SandboxError> {
         let (memory_max, processes_max) = (command.limits.memory_bytes, command.limits.processes);
-        let kind = self.kind;
-        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, kind)).await;
+        let around = self.keeper.around();
+        let weighed = self.family.on(move |family| weigh(family, memory_max, processes_max, around)).await;
         let (memory_bytes, processes) = weighed?;
         self.peak.memory_bytes = self.peak.memory_bytes.max(memory_bytes);
         self.peak.processes = self.peak.processes.max(processes);
@@ -411,11 +442,33 @@ impl Run {
 
     /// SIGTERM to all but the outermost process, whose end would be SIGKILL for those inside.
     async fn ask_to_end(&mut self) {
-        let spared = if self.kind == SandboxKind::ProcessGroup { Vec::new() } else { vec![self.leader] };
+        let spared = match self.keeper {
+            Keeper::Bubblewrap(_) | Keeper::Launcher(_) => vec![self.leader],
+            Keeper::Container(_) | Keeper::Nobody => Vec::new(),
+        };
         if self.family.on(move |family| family.signal(Signal::SIGTERM, &spared)).await.is_ok() {
             let _ = timeout(TERM_GRACE, self.child.wait()).await;
         }
     }
+}
+
+/// Whether the kernel has ended all there was: it does so before pid 1 of a namespace counts as dead. That pid 1 dies with
+/// bwrap's outer process.
+async fn namespace_is_empty(status: &Status) -> bool {
+    let Some(init) = status.namespace_init() else {
+        return false;
+    };
+    let deadline = Instant::now() + NAMESPACE_WAIT;
+    let mut pause = Duration::from_micros(200);
+    while proc::read(init).is_some_and(|process| process.is_alive()) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    reap_adopted(init);
+    true
 }
 
 /// bubblewrap and shells report a signal as 128 + n.

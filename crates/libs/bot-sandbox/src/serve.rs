@@ -197,7 +197,7 @@ impl Sandbox {
                 (application.environment(&tmp), application.release.clone(), None)
             }
         };
-        Ok(Launch { argv, env, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
+        Ok(Launch { argv, env, inherits_env: false, cwd, stdin, sink: Sink::File(log), dies_with_handle: false })
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum Sink {
 pub(crate) struct Launch {
     pub(crate) argv: Vec<String>,
     pub(crate) env: BTreeMap<String, String>,
+    /// Also what this process has in its own environment: for the machine's own programs alone.
+    pub(crate) inherits_env: bool,
     pub(crate) cwd: PathBuf,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) sink: Sink,
@@ -71,12 +73,10 @@ fn spawner() -> io::Result<mpsc::Sender<Job>> {
 fn start(launch: Launch) -> io::Result<Child> {
     let (program, arguments) = launch.argv.split_first().ok_or_else(|| io::Error::other("no program to start"))?;
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env_clear()
-        .envs(&launch.env)
-        .current_dir(&launch.cwd)
-        .kill_on_drop(launch.dies_with_handle);
+    if !launch.inherits_env {
+        command.env_clear();
+    }
+    command.args(arguments).envs(&launch.env).current_dir(&launch.cwd).kill_on_drop(launch.dies_with_handle);
     command.stdin(launch.stdin.map_or_else(Stdio::null, Stdio::from));
     match launch.sink {
         Sink::Pipes => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
@@ -93,6 +93,17 @@ fn start(launch: Launch) -> io::Result<Child> {
         children.insert(identity);
     }
     Ok(child)
+}
+
+/// Runs a program of the machine to its end, without a runtime: for what is cleared up when a value is dropped.
+pub(crate) fn finish_alone(argv: &[String]) -> io::Result<()> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| io::Error::other("no program to start"))?;
+    let ended = std::process::Command::new(program).args(arguments).stdin(Stdio::null()).output()?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+    Err(io::Error::other(format!("{program} ended with {}: {said}", ended.status)))
 }
 
 /// Started here, so waited for by its handle; a second one who waits would take its exit status away.
@@ -136,6 +147,7 @@ impl Guardian {
         let launch = Launch {
             argv: [setsid, shell, "-c", GUARDIAN, "lota-guardian", &marker].map(str::to_owned).to_vec(),
             env: BTreeMap::from([("PATH".to_owned(), path.to_owned())]),
+            inherits_env: false,
             cwd: "/".into(),
             stdin: Some(reader.into()),
             sink: Sink::Nothing,

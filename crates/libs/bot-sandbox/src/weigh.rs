@@ -14,21 +14,37 @@ use crate::{
 /// Descriptors looked at in all processes together: whoever has more has had its look.
 const DESCRIPTORS_MAX: usize = 100_000;
 
+/// What of a family is not the command's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around {
+    /// Processes of whoever keeps it.
+    pub(crate) own_processes: u32,
+    /// Folders in memory that only its members see.
+    pub(crate) has_folders: bool,
+}
+
+impl From<SandboxKind> for Around {
+    fn from(kind: SandboxKind) -> Self {
+        let own_processes = match kind {
+            SandboxKind::Bubblewrap => bubblewrap::OWN_PROCESSES,
+            SandboxKind::Landlock => landlock::OWN_PROCESSES,
+            SandboxKind::ProcessGroup => 0,
+        };
+        Self { own_processes, has_folders: kind == SandboxKind::Bubblewrap }
+    }
+}
+
 /// Memory and processes now; a crowd over its number is not counted further. Resident memory counts shared pages once
 /// per sharer, so where the sum is over the limit the dearer sum decides. What is in memory files counts, mapped or not.
-pub(crate) fn weigh(family: &mut Family, memory_max: u64, processes_max: u32, kind: SandboxKind) -> (u64, u32) {
-    let own_processes = match kind {
-        SandboxKind::Bubblewrap => bubblewrap::OWN_PROCESSES,
-        SandboxKind::Landlock => landlock::OWN_PROCESSES,
-        SandboxKind::ProcessGroup => 0,
-    };
+pub(crate) fn weigh(family: &mut Family, memory_max: u64, processes_max: u32, around: Around) -> (u64, u32) {
+    let Around { own_processes, has_folders } = around;
     let Some(members) = family.census_up_to(processes_max.saturating_add(own_processes)) else {
         return (0, processes_max.saturating_add(1));
     };
     let processes = members.iter().map(|member| member.threads).sum::<u32>().saturating_sub(own_processes);
     let resident: u64 = members.iter().map(|member| member.resident_bytes).sum();
     let mut files = memory_files(&members);
-    if kind == SandboxKind::Bubblewrap {
+    if has_folders {
         files += folders_in_memory(&members);
     }
     if resident + files <= memory_max {

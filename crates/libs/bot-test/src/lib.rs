@@ -1,5 +1,5 @@
 //! What tests share: a job's context in memory, bots in conversation without a broker, an S3
-//! server. A dev-dependency only.
+//! server, a machine that lacks programs. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,10 +10,12 @@
 
 mod conversation;
 mod job;
+mod programs;
 mod rehearsal;
 mod s3;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
+pub use programs::programs_without;
 pub use rehearsal::{Acts, Rehearsal};
 pub use s3::S3Server;

@@ -122,6 +122,7 @@ impl Ssh {
             timeout: self.timeout.0,
             network: true,
             url: self.url.clone(),
+            project: None,
         })
     }
 }

@@ -1,5 +1,5 @@
-//! How an artifact gets into an environment: into a folder of this machine, by the operator's own commands, or by ssh to
-//! another machine. What is not a folder is three scripts, whoever wrote them.
+//! How an artifact gets into an environment: into a folder of this machine, by the operator's own commands, by ssh to
+//! another machine, or as a compose project. What is not a folder is three scripts, whoever wrote them.
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
@@ -9,7 +9,11 @@ use std::{
 use bot_messages::pipeline::Span;
 use serde::Deserialize;
 
-use super::{fields::Fields, ssh::Ssh};
+use super::{
+    compose::{Compose, Project},
+    fields::Fields,
+    ssh::Ssh,
+};
 
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// What a script finds in its environment begins like this.
@@ -22,6 +26,16 @@ pub(crate) enum Target {
     Directory,
     /// To wherever scripts put it.
     Scripts(Box<Scripts>),
+}
+
+impl Target {
+    /// The compose project that it is, if it is one.
+    pub(super) fn project(&self) -> Option<&Project> {
+        match self {
+            Self::Directory => None,
+            Self::Scripts(scripts) => scripts.project.as_ref(),
+        }
+    }
 }
 
 /// Shell scripts that put an artifact somewhere, see that it is there, and take it back.
@@ -44,6 +58,8 @@ pub(crate) struct Scripts {
     pub(crate) network: bool,
     /// Where what is there answers, for people.
     pub(crate) url: Option<String>,
+    /// They bring up a compose project.
+    pub(crate) project: Option<Project>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +68,7 @@ pub(super) enum Written {
     Directory { path: PathBuf },
     Command(Box<Commands>),
     Ssh(Box<Ssh>),
+    Compose(Box<Compose>),
 }
 
 #[derive(Deserialize)]
@@ -98,13 +115,18 @@ pub(super) fn read(from: &mut Fields<'_>, base: &Path, config_dir: &Path) -> Opt
                 timeout: commands.timeout.0,
                 network: commands.network,
                 url: commands.url,
+                project: None,
             };
-            check_names(from, &scripts);
+            check_names(from, &scripts.secrets, &scripts.env);
             (Target::Scripts(Box::new(scripts)), path)
         }
         Written::Ssh(ssh) => {
             let path = Path::new("environments").join(from.name);
             (Target::Scripts(Box::new(ssh.scripts(from, config_dir)?)), path)
+        }
+        Written::Compose(compose) => {
+            let path = Path::new("environments").join(from.name);
+            (Target::Scripts(Box::new(compose.scripts(from, config_dir)?)), path)
         }
     };
     if let Target::Scripts(scripts) = &target {
@@ -133,14 +155,14 @@ fn check(from: &mut Fields<'_>, scripts: &Scripts) {
 }
 
 /// What the operator names is a variable, and none of those that scripts are told by.
-fn check_names(from: &mut Fields<'_>, scripts: &Scripts) {
-    for name in &scripts.secrets {
+pub(super) fn check_names(from: &mut Fields<'_>, secrets: &BTreeSet<String>, env: &BTreeMap<String, String>) {
+    for name in secrets {
         if !is_variable(name) {
             let what = format!("`{name}` is no name of a variable: expected such as KUBE_TOKEN, and not {OWN_PREFIX}…");
             from.wrong("target.secrets", what);
         }
     }
-    for name in scripts.env.keys().filter(|name| !is_variable(name)) {
+    for name in env.keys().filter(|name| !is_variable(name)) {
         let what = format!("`{name}` is no name of a variable: expected such as REGION, and not {OWN_PREFIX}…");
         from.wrong("target.env", what);
     }

@@ -159,3 +159,56 @@ fn another_host_is_a_target_and_nothing_of_it_reaches_a_shell_as_a_command() {
         assert!(told.contains(&format!("local.target.{field}: expected")), "{wrong}: {told}");
     }
 }
+
+#[test]
+fn mistakes_of_a_compose_target_are_told_at_once() {
+    let text = "a:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target: {type: compose, project: Shop, file: ../x.yaml, socket: docker.sock, env: {LOTA_X: z}}
+b:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target: {type: compose, project: shop, file: own.yaml, allow_host: true, image: {archive: /app.tar, name: 'shop/app:1'}}
+c:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target: {type: compose, project: pair, file: compose.yaml}
+d:
+  repositories: ['*']
+  refs: [refs/heads/main]
+  target: {type: compose, project: pair, file: compose.yaml}
+";
+    let told = listed(Path::new("conf/e.yaml"), &parse(text, base()).unwrap_err());
+    for mistake in [
+        "a.target.env: `LOTA_X` is no name of a variable",
+        "a.target.project: expected small letters",
+        "a.target.file: expected a path inside the release",
+        "a.target.socket: expected the absolute path",
+        "b.target.image.archive: expected a path inside the release",
+        "b.target.image.name: expected the name that the archive may take",
+        "b.target.allow_host: is of a release's own file",
+        "d.target.project: c has the same project",
+    ] {
+        assert!(told.contains(mistake), "{mistake} is not in\n{told}");
+    }
+}
+
+#[test]
+fn a_compose_target_looks_at_a_releases_own_file_and_not_at_the_operators() {
+    let project = |target: &str| {
+        let text = LOCAL.replace("{type: directory, path: environments/local}", target);
+        let local = parse(&text, base()).unwrap().remove("local").unwrap();
+        let Target::Scripts(scripts) = local.target else { panic!("{target}") };
+        (scripts.project.clone().unwrap(), *scripts)
+    };
+    let (own, scripts) = project("{type: compose, project: shop, file: compose.yaml}");
+    assert!(own.is_judged && own.resolve.contains("LOTA_COMPOSE_DIR=$LOTA_RELEASE"));
+    assert!(scripts.files.is_empty() && scripts.rollback.unwrap().contains("down --remove-orphans"));
+    assert!(!project("{type: compose, project: shop, file: compose.yaml, allow_host: true}").0.is_judged);
+    let (archive, scripts) =
+        project("{type: compose, project: shop, file: own.yaml, image: {archive: a.tar, name: shop/a}}");
+    assert!(!archive.is_judged && scripts.deploy.starts_with("loaded=$(docker load"));
+    assert_eq!(scripts.files["LOTA_COMPOSE_FILE"], Path::new("/config/own.yaml"));
+    assert_eq!(scripts.env["LOTA_COMPOSE_DIR"], "/config");
+}

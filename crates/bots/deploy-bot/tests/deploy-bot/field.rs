@@ -47,6 +47,7 @@ pub(crate) struct Field {
     /// Where the bot's service looks.
     pub(crate) states: States,
     dir: tempfile::TempDir,
+    bwrap: Option<PathBuf>,
 }
 
 /// How a job ended: its last effects, and what it said and recorded before.
@@ -97,6 +98,11 @@ impl Field {
 
     /// With these environments and secrets.
     pub(crate) fn with(environments: &str, secrets: &[(&str, &str)]) -> Self {
+        Self::walled_by(None, environments, secrets)
+    }
+
+    /// With a bubblewrap that is not on the path.
+    pub(crate) fn walled_by(bwrap: Option<PathBuf>, environments: &str, secrets: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let secret_dir = dir.path().join("config/deploy-secrets");
         fs::create_dir_all(&secret_dir).unwrap();
@@ -106,19 +112,21 @@ impl Field {
             fs::set_permissions(secret_dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
         }
         let objects = Objects::directory(&dir.path().join("objects")).unwrap();
-        let field = Self { bot: Self::bot_in(dir.path()), objects, states: States::default(), dir };
+        let field =
+            Self { bot: Self::bot_in(dir.path(), bwrap.clone()), objects, states: States::default(), dir, bwrap };
         fs::create_dir_all(field.root().join("data")).unwrap();
         fs::copy(site(), field.root().join("data/site")).unwrap();
         field
     }
 
-    fn bot_in(dir: &Path) -> Arc<DeployBot> {
+    fn bot_in(dir: &Path, bwrap: Option<PathBuf>) -> Arc<DeployBot> {
         let mut tools = Tools::default();
         // As the sandbox wants it: without links on the way.
         let dir = dir.canonicalize().unwrap();
         tools.dir = dir.join("bot");
         tools.objects = dir.join("objects").to_string_lossy().into_owned();
         tools.config_dir = dir.join("config");
+        tools.bwrap = bwrap;
         tools.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into();
         let brief = Span(Duration::from_millis(50));
         let settings = Settings { check_every: brief, stop_grace: Span(Duration::from_secs(2)), ..Settings::default() };
@@ -127,7 +135,7 @@ impl Field {
 
     /// Another process of the bot on the same folders.
     pub(crate) fn restart(&mut self) {
-        self.bot = Self::bot_in(self.dir.path());
+        self.bot = Self::bot_in(self.dir.path(), self.bwrap.clone());
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -166,6 +174,20 @@ impl Field {
         let tree = tempfile::tempdir().unwrap();
         fs::copy(site(), tree.path().join("site")).unwrap();
         self.store(tree.path(), page, mode).await
+    }
+
+    /// Stores a release of these files.
+    pub(crate) async fn artifact_of(&self, files: &[(&str, &[u8])]) -> ObjectRef {
+        let tree = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(tree.path().join(name), bytes).unwrap();
+        }
+        self.store(tree.path(), "page", "good").await
+    }
+
+    /// A file beside environments.yaml.
+    pub(crate) fn configured(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join("config").join(name), text).unwrap();
     }
 
     async fn store(&self, tree: &Path, page: &str, mode: &str) -> ObjectRef {

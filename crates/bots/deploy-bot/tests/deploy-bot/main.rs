@@ -1,4 +1,5 @@
 //! What DeployBot does to a machine: real artifacts, folders and processes; no broker.
+mod compose;
 mod field;
 mod killed;
 mod scripts;

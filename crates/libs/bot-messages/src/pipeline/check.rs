@@ -14,6 +14,7 @@ use super::{
 const STEPS_MAX: usize = 200;
 const SUITES_MAX: usize = 100;
 const SERVICES_MAX: usize = 10;
+const IMAGE_BYTES_MAX: usize = 300;
 const COMBINATIONS_MAX: usize = 32;
 const MATRIX_VARIABLES_MAX: usize = 5;
 /// Steps times combinations: each is named in `build.completed`.
@@ -112,8 +113,19 @@ fn check_step(step: &Step, above: &[Step], all: &[Step]) -> Checked {
     });
     under("needs", needs)?;
     under("when", step.when.as_ref().map_or(Ok(()), check_when))?;
+    under("image", step.image.as_deref().map_or(Ok(()), image_fits))?;
     under("secrets", check_secrets(&step.secrets))?;
     under("services", check_services(&step.services))
+}
+
+/// No engine takes it for an option, and no two read it differently.
+fn image_fits(image: &str) -> Checked {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:/@".contains(c);
+    let begins = image.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if !begins || image.len() > IMAGE_BYTES_MAX || !image.chars().all(is_plain) {
+        return Err(wrong(format!("`{image}` is no image: expected such as debian:12 or registry.example.org/app:1")));
+    }
+    Ok(())
 }
 
 fn check_suites(suites: &BTreeMap<String, Suite>) -> Checked {

@@ -6,9 +6,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bot_sandbox::Engine;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerError, ContainerOptions, Engine, at};
+use super::{ContainerError, ContainerOptions, at};
 use crate::Secret;
 use crate::settings::{self, Limits, write_private};
 

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, bail};
 use bot_clients::{detect, read_pipeline, unpack};
 use bot_messages::pipeline::{FILE_NAME, Pipeline};
-use bot_pipeline::{Combination, Folder, Products, short_hash};
-use bot_sandbox::{NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains};
+use bot_pipeline::{Combination, Folder, Images, Products, short_hash};
+use bot_sandbox::{Engine, EngineChoice, EngineError, NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -101,7 +101,7 @@ async fn staged(request: &Request, scratch: &Path, stop: &CancellationToken) -> 
         }
     };
     introduce(&source, &pipeline, &origin, &folder, request);
-    let machine = machine(scratch, stop, &pipeline).await?;
+    let machine = machine(scratch, stop, &pipeline, request).await?;
     let mut done = Vec::new();
     let mut archives = Vec::new();
     if request.builds {
@@ -172,7 +172,12 @@ fn pack(
     Ok((archives, told.join("; ")))
 }
 
-async fn machine(scratch: &Path, stop: &CancellationToken, pipeline: &Pipeline) -> anyhow::Result<Machine> {
+async fn machine(
+    scratch: &Path,
+    stop: &CancellationToken,
+    pipeline: &Pipeline,
+    request: &Request,
+) -> anyhow::Result<Machine> {
     let variables = environment::variables();
     let options = Options {
         owner: format!("lota-run:{}", short_hash(scratch)),
@@ -198,8 +203,22 @@ async fn machine(scratch: &Path, stop: &CancellationToken, pipeline: &Pipeline) 
         toolchains: Toolchains::find(&Search::new(&path, &home, &variables)),
         network: NetworkEnv::of(&variables),
         stop: stop.clone(),
+        images: images(pipeline, request, stop).await.map_err(|why| format!("image: {why}")),
         matrix: first_combination(pipeline),
     })
+}
+
+/// Whose machine it is decides which they are: all are taken.
+async fn images(pipeline: &Pipeline, request: &Request, stop: &CancellationToken) -> Result<Images, EngineError> {
+    let mut images = Images::default();
+    for image in pipeline.build.steps.iter().filter(|_| request.builds).filter_map(|step| step.image.as_deref()) {
+        let engine = Engine::find(EngineChoice::Auto, &environment::search_path()).await?;
+        tokio::select! {
+            added = images.add(&engine, image, &say) => added?,
+            () = stop.cancelled() => return Ok(images),
+        }
+    }
+    Ok(images)
 }
 
 fn first_combination(pipeline: &Pipeline) -> BTreeMap<String, String> {

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use bot_messages::pipeline::{Pipeline, Step, Suite};
-use bot_pipeline::{End, Folder, Log, Runner, Secrets, Task};
+use bot_pipeline::{End, Folder, Images, Log, Runner, Secrets, Task};
 use bot_sandbox::{NetworkEnv, Sandbox, Toolchains};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,8 @@ pub(super) struct Machine {
     pub(super) toolchains: Toolchains,
     pub(super) network: NetworkEnv,
     pub(super) stop: CancellationToken,
+    /// Those that steps name, or why there are none.
+    pub(super) images: Result<Images, String>,
     /// Of the first combination of the matrix.
     pub(super) matrix: BTreeMap<String, String>,
 }
@@ -46,6 +48,8 @@ struct Part<'a> {
     task: Task,
     /// What it asks for that there is only in a fleet.
     fleet_only: Vec<&'static str>,
+    /// What this machine would need for it.
+    lacking: Option<String>,
     skipped: Option<String>,
 }
 
@@ -61,11 +65,8 @@ pub(super) async fn build(
     let parts = pipeline.build.steps.iter().map(|step: &Step| Part {
         name: &step.name,
         task: Task::from(step),
-        fleet_only: named(&[
-            ("secrets", !step.secrets.is_empty()),
-            ("services", !step.services.is_empty()),
-            ("image", step.image.is_some()),
-        ]),
+        fleet_only: named(&[("secrets", !step.secrets.is_empty()), ("services", !step.services.is_empty())]),
+        lacking: step.image.as_ref().and_then(|_| machine.images.as_ref().err().cloned()),
         skipped: step.when.as_ref().and_then(|when| when.judge_ref(git_ref).err()),
     });
     run(machine, source, folder, limits, parts.collect(), true).await
@@ -83,6 +84,7 @@ pub(super) async fn test(
         name,
         task: Task::from((name.as_str(), suite)),
         fleet_only: named(&[("secrets", !suite.secrets.is_empty()), ("services", !suite.services.is_empty())]),
+        lacking: None,
         skipped: None,
     });
     run(machine, source, folder, limits, parts.collect(), false).await
@@ -102,7 +104,7 @@ async fn run(
 ) -> anyhow::Result<Vec<Done>> {
     let log = Log::create(&folder.file("log.txt"), limits.log_bytes(), &super::run::say)?;
     // Of a fleet's bots alone.
-    let secrets = Secrets::default();
+    let (secrets, no_images) = (Secrets::default(), Images::default());
     let mut env = Runner::env_of(&source.revision);
     env.extend(machine.matrix.clone());
     let runner = Runner {
@@ -113,6 +115,7 @@ async fn run(
         label: LABEL,
         env,
         secrets: &secrets,
+        images: machine.images.as_ref().unwrap_or(&no_images),
         limits: limits.commands(),
         disk_bytes_max: limits.disk_bytes(),
         stop: &machine.stop,
@@ -126,6 +129,8 @@ async fn run(
             Verdict::NotRun("a step above it did not go well".to_owned())
         } else if !part.fleet_only.is_empty() {
             Verdict::NotRun(format!("{}: only a fleet has them", part.fleet_only.join(", ")))
+        } else if let Some(why) = part.lacking {
+            Verdict::NotRun(why)
         } else {
             let ran = runner.run(&part.task, |line| log.line(part.name, line)).await?;
             match &ran.end {

@@ -3,9 +3,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow, bail};
 use bot_provision::{
-    Bundle, Container, ContainerError, ContainerOptions, DebsError, Engine, Installation, Management, Node, NodeError,
+    Bundle, Container, ContainerError, ContainerOptions, DebsError, Installation, Management, Node, NodeError,
     NodeOptions, NodeTls, PackageCache, Secret,
 };
+use bot_sandbox::{Engine, EngineChoice, EngineError};
 
 use super::{
     environment::{self, BrokerSource},
@@ -87,8 +88,8 @@ pub(crate) async fn outlook() -> anyhow::Result<String> {
         }
     }
     if may(BrokerSource::Container) {
-        let engine = Engine::find().await.with_context(simplest)?;
-        return Ok(format!("{} in a container, by {}", environment::broker_image(), engine.program()));
+        let engine = engine().await.with_context(simplest)?;
+        return Ok(format!("{} in a container, by {}", environment::broker_image(), engine.name()));
     }
     bail!("LOTA_BROKER asks for what is not here; {}", simplest())
 }
@@ -120,6 +121,10 @@ async fn from(home: &Home, source: BrokerSource, tls: Option<NodeTls>) -> anyhow
     found.start(home, tls).await
 }
 
+async fn engine() -> Result<Engine, EngineError> {
+    Engine::find(EngineChoice::Auto, &environment::search_path()).await
+}
+
 /// What a broker can be started from.
 enum Source {
     Installation(Installation),
@@ -137,7 +142,7 @@ impl Source {
     }
 
     async fn container() -> anyhow::Result<Self> {
-        Ok(Self::Engine(Engine::find().await?))
+        Ok(Self::Engine(engine().await?))
     }
 
     async fn start(self, home: &Home, tls: Option<NodeTls>) -> anyhow::Result<OwnBroker> {

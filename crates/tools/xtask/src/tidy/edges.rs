@@ -13,7 +13,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bot-core", &["bot-messages", "bot-store"]),
     ("bot-messages", &[]),
     ("bot-pipeline", &["bot-clients", "bot-messages", "bot-sandbox"]),
-    ("bot-provision", &["bot-messages"]),
+    ("bot-provision", &["bot-messages", "bot-sandbox"]),
     ("bot-sandbox", &["bot-messages"]),
     ("bot-store", &["bot-messages"]),
     ("bot-test", &["bot-clients", "bot-core", "bot-messages", "bot-provision", "bot-sandbox", "bot-store"]),

@@ -17,10 +17,14 @@ const CHILD: &str = "a child process of the test beside it, started by name; it 
 const ENGINE: &str = "needs a container engine, which not every machine has; `make test-containers` runs it";
 
 pub(super) const EXCEPTIONS: &[Exception] = &[
+    Exception { rule: "unfinished", place: "crates/bots/build-bot/tests/images.rs", reason: ENGINE },
+    Exception { rule: "unfinished", place: "crates/bots/deploy-bot/tests/deploy-bot/compose.rs", reason: ENGINE },
     Exception { rule: "unfinished", place: "crates/libs/bot-provision/src/node/process.rs", reason: CHILD },
     Exception { rule: "unfinished", place: "crates/libs/bot-provision/tests/container.rs", reason: ENGINE },
+    Exception { rule: "unfinished", place: "crates/libs/bot-sandbox/tests/container.rs", reason: ENGINE },
     Exception { rule: "unfinished", place: "crates/libs/bot-sandbox/tests/escape.rs", reason: CHILD },
     Exception { rule: "unfinished", place: "crates/libs/bot-sandbox/tests/serve.rs", reason: CHILD },
     Exception { rule: "unfinished", place: "crates/libs/bot-store/tests/store/crash.rs", reason: CHILD },
     Exception { rule: "unfinished", place: "tests/journeys/container.rs", reason: ENGINE },
+    Exception { rule: "unfinished", place: "tests/local/container.rs", reason: ENGINE },
 ];
