@@ -8,6 +8,7 @@ mod config;
 mod contract;
 mod effects;
 mod envelope;
+mod guard;
 mod hash;
 mod job;
 mod meta;
@@ -20,7 +21,7 @@ mod tools;
 mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
-pub use bus::{Bus, BusOptions, Link, Properties, PublishError, watch};
+pub use bus::{Bus, BusOptions, Link, Password, Properties, PublishError, watch};
 pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
 pub use effects::{Effect, Effects, Fail, Outcome};

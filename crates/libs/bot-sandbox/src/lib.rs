@@ -22,7 +22,7 @@ mod spawn;
 mod stop;
 mod toolchains;
 
-pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
+pub use command::{Bind, Command, Ending, Limits, Line, Outcome, Program, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
 pub use error::SandboxError;
 pub use family::{APP_MARKER, RUN_MARKER};

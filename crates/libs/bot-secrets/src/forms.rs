@@ -76,12 +76,15 @@ fn escaped(text: &str) -> Vec<String> {
 
 /// As Python's json writes what is not ASCII.
 fn ascii_only(json: &str) -> String {
-    let mut units = [0; 2];
-    let write = |c: char| match c {
-        c if c.is_ascii() => c.to_string(),
-        c => c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
-    };
-    json.chars().map(write).collect()
+    let mut written = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            written.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| written.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    written
 }
 
 /// As `printf %q` writes it.

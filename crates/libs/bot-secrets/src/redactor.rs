@@ -2,6 +2,7 @@
 use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use serde_json::Value;
 
 use crate::{
     Stream,
@@ -63,6 +64,26 @@ impl Redactor {
         Cow::Owned(String::from_utf8_lossy(&clean).into_owned())
     }
 
+    /// All texts of a document without them, the names of its members too.
+    pub fn clean_document(&self, document: &mut Value) {
+        match document {
+            Value::String(text) => {
+                if let Cow::Owned(clean) = self.clean(text) {
+                    *text = clean;
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.clean_document(item)),
+            Value::Object(members) => {
+                members.values_mut().for_each(|member| self.clean_document(member));
+                if members.keys().any(|name| self.finds(name)) {
+                    let all = std::mem::take(members).into_iter();
+                    *members = all.map(|(name, member)| (self.clean(&name).into_owned(), member)).collect();
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
     /// Whether there is anything to take out.
     pub fn finds(&self, text: &str) -> bool {
         !self.spans(text.as_bytes(), &mut false).is_empty()
@@ -116,7 +137,7 @@ fn all(needles: &AhoCorasick, text: &[u8], mut found: impl FnMut(Range<usize>)) 
     }
 }
 
-pub(crate) fn is_line_end(byte: u8) -> bool {
+fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
@@ -216,6 +237,16 @@ mod tests {
         assert_eq!(redactor.clean("abc and zz stay"), "abc and zz stay");
         assert!(redactor.finds(token) && !redactor.finds("abc"));
         assert_eq!(format!("{redactor:?}"), "Redactor(…)");
+    }
+
+    #[test]
+    fn no_text_of_a_document_keeps_a_secret() {
+        let redactor = Redactor::new(["canary-in-a-document"]);
+        let base64 = STANDARD.encode("canary-in-a-document");
+        let mut document =
+            serde_json::json!({"a": ["x canary-in-a-document", 1], "canary-in-a-document": {"b": base64}});
+        redactor.clean_document(&mut document);
+        assert_eq!(document, serde_json::json!({"a": ["x ***", 1], "***": {"b": "***Q="}}));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Takes secrets out of a text that comes in parts, wherever these are cut. What may be the beginning of one is held back.
 use crate::{
-    redactor::{Redactor, is_line_end, write},
+    redactor::{Redactor, write},
     shapes,
 };
 
@@ -25,7 +25,7 @@ impl Stream {
     /// Takes a part, and gives out what is certain by now.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.waiting.extend_from_slice(bytes);
-        if !bytes.iter().any(|byte| is_line_end(*byte)) && self.waiting.len() <= LINE_BYTES_MAX {
+        if !bytes.contains(&b'\n') && self.waiting.len() <= LINE_BYTES_MAX {
             return Vec::new();
         }
         let lines = self.waiting.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);

@@ -30,8 +30,7 @@ pub(crate) async fn pulse<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
 /// Sends one now.
 pub(crate) async fn beat<B: Bot>(shared: &Arc<Shared<B>>) {
     let heartbeat = heartbeat(shared).await;
-    let body = serde_json::to_vec(&heartbeat).unwrap_or_default();
-    shared.bus.send_light(shared.speaker.health(&shared.tools.instance, body));
+    shared.bus.send_light(shared.speaker.health(&shared.tools.instance, &heartbeat));
 }
 
 /// Notes who is heard, until cancelled.
