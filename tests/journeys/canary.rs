@@ -81,6 +81,12 @@ fn no_planted_secret_rests_anywhere() {
     assert!(seen_in_children, "the processes that were given a secret were not looked at");
     assert_eq!(elsewhere, Vec::<String>::new());
 
+    for bot in ["build-bot", "test-bot", "deploy-bot", "monitor-bot"] {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", fleet.pid(bot))).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{bot}");
+    }
+
     let beside: PathBuf = fleet.beside("answers");
     fs::create_dir(&beside).unwrap();
     for (n, path) in answers(&fleet).iter().enumerate() {
