@@ -189,6 +189,8 @@ fn failed(path: &Path, error: &io::Error) -> SecretError {
 mod tests {
     use std::fs::Permissions;
 
+    use age::secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn write(path: &Path, bytes: &[u8], mode: u32) {
@@ -203,7 +205,6 @@ mod tests {
         let plain = b"A: canary-age\nB: canary-age\nC: \"canary\\nage\"\n";
         write(&dir.path().join("all.age"), &age::encrypt(&key.to_public(), plain).unwrap(), 0o644);
         let identity = dir.path().join("identity");
-        use age::secrecy::ExposeSecret as _;
         write(&identity, format!("# made today\n{}\n", key.to_string().expose_secret()).as_bytes(), 0o600);
         write(&dir.path().join("A"), b"canary-file\r\n", 0o600);
         let variables = BTreeMap::from([
@@ -236,12 +237,13 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_secret_is_told_without_it() {
         let dir = tempfile::tempdir().unwrap();
+        let long = vec![b'c'; SECRET_BYTES_MAX as usize + 1];
         for (name, bytes, mode) in [
             ("OPEN", b"canary-1".as_slice(), 0o640),
             ("EMPTY", b"\n", 0o600),
             ("NUL", b"canary\0", 0o600),
             ("BYTES", b"canary\xff", 0o600),
-            ("LONG", &[b'c'; SECRET_BYTES_MAX as usize + 1], 0o600),
+            ("LONG", &long, 0o600),
         ] {
             write(&dir.path().join(name), bytes, mode);
         }
