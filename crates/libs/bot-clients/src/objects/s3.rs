@@ -70,7 +70,9 @@ pub(super) fn connect(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ObjectErr
         builder = builder.with_region(region);
     }
     for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
-        named(name).into_iter().for_each(|value| known().add(&Secret::new(value)));
+        if let Some(value) = named(name) {
+            known().add(&Secret::new(value));
+        }
     }
     if let Some(files) = files(bucket, named)? {
         builder = builder.with_credentials(Arc::new(files));
