@@ -112,7 +112,9 @@ impl Attempt<'_> {
         let caching = self.restore_caches(pipeline, &variants, source, log).await.map_err(Broken::at(FETCH))?;
         let steps = self.run_steps(pipeline, &variants, occasion, Given { secrets: &secrets, images }, log).await?;
         self.cx.progress(90, "storing the artifacts");
-        let (artifact, keep) = self.store_all(products, &variants, log).await.map_err(Broken::at(STORE))?;
+        let checked = |products: &Products| products.clone().naming_no(secrets.redactor());
+        let products = (checked(&products.0), products.1.as_ref().map(checked));
+        let (artifact, keep) = self.store_all(&products, &variants, log).await.map_err(Broken::at(STORE))?;
         self.keep_caches(caching, &variants, log).await.map_err(Broken::at(STORE))?;
         Ok(Product { job_id: self.cx.id.clone(), artifact, keep, steps })
     }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bot_pipeline::{Redactor, SecretsDir};
+use bot_pipeline::SecretsDir;
+use bot_secrets::{Redactor, Secret, known};
 
 use crate::remote::{Protocol, Remote};
 
@@ -22,7 +23,7 @@ pub(crate) enum Credential {
         /// `https://host:port/`: to no other place it is sent.
         server: String,
         /// `user:token` in base64.
-        basic: String,
+        basic: Secret,
         redactor: Redactor,
     },
     /// The file of a private key.
@@ -45,13 +46,15 @@ impl Credential {
 
     fn token(name: &str, secrets: &SecretsDir, remote: &Remote) -> Result<Self, String> {
         let text = secrets.credential(name).map_err(|e| e.to_string())?;
+        let text = text.expose();
         // Forges take any user with a token; some expect this one.
-        let pair = if text.contains(':') { text.clone() } else { format!("oauth2:{text}") };
-        let token = pair.split_once(':').map_or("", |(_, token)| token).to_owned();
+        let pair = if text.contains(':') { text.to_owned() } else { format!("oauth2:{text}") };
+        let token = pair.split_once(':').map_or("", |(_, token)| token);
+        known().add(&Secret::new(token));
         let server = remote.server().ok_or_else(|| format!("{} names no server", remote.location))?;
         let basic = STANDARD.encode(&pair);
-        let redactor = Redactor::new([token.as_str(), &pair, &basic].into_iter());
-        Ok(Self::Token { server, basic, redactor })
+        let redactor = Redactor::new([token, &pair]);
+        Ok(Self::Token { server, basic: Secret::new(basic), redactor })
     }
 
     pub(crate) fn redactor(&self) -> Option<&Redactor> {
@@ -68,7 +71,8 @@ impl Credential {
         let file = ConfigFile(path.clone());
         // A server could send the header on to another.
         let text = format!(
-            "{config}[http \"{server}\"]\n\textraHeader = Authorization: Basic {basic}\n\tfollowRedirects = false\n"
+            "{config}[http \"{server}\"]\n\textraHeader = Authorization: Basic {}\n\tfollowRedirects = false\n",
+            basic.expose()
         );
         let _ = fs::remove_file(&path);
         let mut options = OpenOptions::new();
@@ -107,7 +111,11 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("forge"), text).unwrap();
         fs::set_permissions(folder.join("forge"), Permissions::from_mode(0o600)).unwrap();
-        Credential::find("forge", &SecretsDir::new(dir.path()), &Remote::parse(url, true).unwrap())
+        Credential::find(
+            "forge",
+            &SecretsDir::new(dir.path(), &bot_secrets::Sources::default()),
+            &Remote::parse(url, true).unwrap(),
+        )
     }
 
     #[test]
@@ -127,7 +135,7 @@ mod tests {
             drop(file);
             assert!(!path.exists());
             let redactor = credential.redactor().unwrap();
-            assert!(!redactor.clean(format!("x {basic} canary")).contains("canary"));
+            assert!(!redactor.clean(&format!("x {basic} canary")).contains("canary"));
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use anyhow::Context;
@@ -191,7 +190,7 @@ impl Git {
             command.env.insert(GLOBAL_CONFIG.to_owned(), shown);
         }
         if let Some(redactor) = credential.and_then(Credential::redactor).cloned() {
-            command.redact = Some(Arc::new(move |line| redactor.clean(line)));
+            command.redactor = redactor;
         }
         command.read_only = reads.to_vec();
         command.read_only.push(self.config_file.clone());

@@ -111,7 +111,8 @@ impl Bot for BuildBot {
         config.check()?;
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let publishers = Publishers::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
-        let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
+        let secrets =
+            SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")), &tools.secrets);
         let missing: Vec<String> = repositories
             .credentials()
             .filter_map(|name| secrets.credential_file(name).err().map(|e| format!("credential `{name}`: {e}")))

@@ -104,7 +104,8 @@ async fn an_image_that_changed_is_built_with_again() {
     let fleet = Fleet::with(allowing("lota-test/*"));
     let revision = repository.revision(&repository.commit());
     let built = async || {
-        let job = BuildJob { revision: revision.clone(), bundle: None, base: None, trigger: Trigger::Push };
+        let job =
+            BuildJob { revision: revision.clone(), bundle: None, base: None, trigger: Trigger::Push, anew: false };
         fleet.run_as(job).await.only_event::<BuildCompleted>("build.completed").cached
     };
     assert!(!built().await);

@@ -115,7 +115,7 @@ impl Deployment<'_> {
     /// What the scripts name and the operator laid down.
     pub(crate) fn secrets(&self, scripts: &Scripts) -> Result<Secrets, Fail> {
         let dir = self.bot.tools.config_dir.join(&self.bot.settings.secret_dir);
-        Secrets::read(scripts, &dir).map_err(|error| Fail::reject(Code::Rejected, error))
+        Secrets::read(scripts, &dir, &self.bot.tools.secrets).map_err(|error| Fail::reject(Code::Rejected, error))
     }
 
     /// Whether this job has switched, and switched back.

@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
 use bot_messages::{Code, FailureReason};
-use bot_sandbox::{Bind, Command, Ending, Limits, Outcome, Program, Redact, Workspace};
+use bot_sandbox::{Bind, Command, Ending, Limits, Outcome, Program, Workspace};
+use bot_secrets::{Redactor, Secret, SecretError, Sources};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +21,6 @@ use crate::{
     report::Verdict,
 };
 
-const SECRET_BYTES_MAX: u64 = 64 * 1024;
-/// Shorter ones would be found in every other word.
-const REDACTED_CHARS_MIN: usize = 4;
-const HIDDEN: &str = "***";
 const OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
 const LINE_BYTES: usize = 8 * 1024;
 const FILE_BYTES: u64 = 1024 * 1024 * 1024;
@@ -83,59 +79,30 @@ pub(crate) struct Runner<'a> {
 /// Values by variable, and files that hold some.
 #[derive(Clone, Default)]
 pub(crate) struct Secrets {
-    variables: BTreeMap<String, String>,
+    variables: BTreeMap<String, Secret>,
     files: BTreeMap<String, PathBuf>,
-    hidden: Arc<Vec<String>>,
+    redactor: Redactor,
 }
 
 impl Secrets {
-    /// Reads what the scripts name. An error says which one is missing, and never what one holds.
-    pub(crate) fn read(scripts: &Scripts, dir: &Path) -> anyhow::Result<Self> {
+    /// Reads what the scripts name; what has to be a file has to lie in `dir`. An error says which one is missing, and
+    /// never what one holds.
+    pub(crate) fn read(scripts: &Scripts, dir: &Path, others: &Sources) -> Result<Self, SecretError> {
+        let (folder, sources) = (Sources::default().with_folder(dir), others.clone().with_folder(dir));
         let mut secrets = Self::default();
-        let mut hidden = Vec::new();
+        let mut values = Vec::new();
         for name in &scripts.secrets {
-            let value = read_private(&dir.join(name))?;
-            let value = value.strip_suffix('\n').unwrap_or(&value).to_owned();
-            anyhow::ensure!(!value.contains('\0'), "the secret {name} holds a NUL byte, which no variable can");
-            hidden.push(value.clone());
+            let value = sources.get(name)?;
+            values.push(value.clone());
             secrets.variables.insert(name.clone(), value);
         }
         for (variable, name) in &scripts.secret_files {
-            let path = dir.join(name);
-            hidden.push(read_private(&path)?);
-            secrets.files.insert(variable.clone(), path);
+            values.push(folder.get(name)?);
+            secrets.files.insert(variable.clone(), dir.join(name));
         }
-        // A value of several lines is printed line by line.
-        let lines = hidden.iter().flat_map(|value| value.lines()).map(|line| line.trim().to_owned());
-        let mut lines: Vec<String> = lines.filter(|line| line.chars().count() >= REDACTED_CHARS_MIN).collect();
-        // The longest first: one may be a part of another.
-        lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
-        lines.dedup();
-        secrets.hidden = Arc::new(lines);
+        secrets.redactor = Redactor::new(values.iter().map(Secret::expose));
         Ok(secrets)
     }
-
-    fn redact(&self) -> Redact {
-        let hidden = Arc::clone(&self.hidden);
-        Arc::new(move |line: String| hidden.iter().fold(line, |line, secret| line.replace(secret, HIDDEN)))
-    }
-}
-
-fn read_private(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let meta = fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => anyhow::anyhow!("the secret {shown} is missing: write it there, with mode 0600"),
-        _ => anyhow::anyhow!("the secret {shown} cannot be read: {error}"),
-    })?;
-    anyhow::ensure!(
-        matches!(meta.mode() & 0o077, 0),
-        "the secret {shown} can be read by others than its owner: chmod 600 {shown}"
-    );
-    anyhow::ensure!(
-        meta.is_file() && meta.len() <= SECRET_BYTES_MAX,
-        "the secret {shown} is no file of at most 64 KiB"
-    );
-    fs::read_to_string(path).with_context(|| format!("the secret {shown} cannot be read as UTF-8"))
 }
 
 impl Runner<'_> {
@@ -216,11 +183,12 @@ impl Runner<'_> {
         command.read_only = self.read_only.iter().chain(paths.clone().map(|(_, path)| path)).cloned().collect();
         command.env = self.scripts.env.clone();
         command.env.extend(paths.map(|(name, path)| (name.clone(), path.display().to_string())));
-        command.env.extend(self.secrets.variables.clone());
+        let variables = self.secrets.variables.iter();
+        command.env.extend(variables.map(|(name, value)| (name.clone(), value.expose().to_owned())));
         command.env.extend(self.told.clone());
         command.toolchains = self.host.toolchains.clone();
         command.network = self.scripts.network;
-        command.redact = Some(self.secrets.redact());
+        command.redactor = self.secrets.redactor.clone();
         command.output = Some(output);
         command.cancel = self.stop.clone();
         command
@@ -318,15 +286,14 @@ mod tests {
         };
         write("TOKEN", "canary-1\n", 0o600);
         write("KEY", "-- begin --\ncanary-1-and-more\nab\n", 0o600);
-        let secrets = Secrets::read(&scripts(&["TOKEN", "KEY"]), dir.path()).unwrap();
-        assert_eq!(secrets.variables["TOKEN"], "canary-1");
-        let redact = secrets.redact();
-        assert_eq!(redact("a canary-1, canary-1-and-more, ab".into()), "a ***, ***, ab");
+        let secrets = Secrets::read(&scripts(&["TOKEN", "KEY"]), dir.path(), &Sources::default()).unwrap();
+        assert_eq!(secrets.variables["TOKEN"].expose(), "canary-1");
+        assert_eq!(secrets.redactor.clean("a canary-1, canary-1-and-more, ab"), "a ***, ***, ab");
 
         write("TOKEN", "canary-1", 0o640);
-        let told = format!("{:#}", Secrets::read(&scripts(&["TOKEN"]), dir.path()).err().unwrap());
+        let told = format!("{:#}", Secrets::read(&scripts(&["TOKEN"]), dir.path(), &Sources::default()).err().unwrap());
         assert!(told.contains("chmod 600") && !told.contains("canary"), "{told}");
-        let told = format!("{:#}", Secrets::read(&scripts(&["OTHER"]), dir.path()).err().unwrap());
-        assert!(told.contains("OTHER is missing: write it there, with mode 0600"), "{told}");
+        let told = format!("{:#}", Secrets::read(&scripts(&["OTHER"]), dir.path(), &Sources::default()).err().unwrap());
+        assert!(told.contains("there is no secret `OTHER`: expected the file"), "{told}");
     }
 }

@@ -130,7 +130,7 @@ impl TestJob {
             stop: &cx.cancelled,
         };
         let on_start = |ended: usize, name: &str| cx.progress((ended * 100 / suites.len()) as u8, name);
-        let redaction = Redaction::new(&secrets, &suites);
+        let redaction = Redaction::new(secrets.redactor());
         let all = Suites { runner, config: &bot.config, log: &log, redaction: &redaction };
         let ran = all.run_all(&suites, on_start).await?;
         let coverage = covered(&ran, &log);

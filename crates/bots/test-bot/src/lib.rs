@@ -195,7 +195,8 @@ impl Bot for TestBot {
             bail!("settings.secrets_dir is {}: expected an absolute path", dir.display());
         }
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
-        let secrets = SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")));
+        let secrets =
+            SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")), &tools.secrets);
         let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
         let work = std::path::absolute(tools.subdir("work")).context("TestBot needs a folder for its workspaces")?;
         let home = tools.home.as_deref().unwrap_or(&tools.dir);

@@ -27,7 +27,7 @@ pub(crate) fn read(tree: &Path, suite: &Suite, config: &Config, redaction: &Reda
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
         let text = read_regular(tree, &path, bytes(config.report_mib))
             .map_err(|e| format!("the report {name} cannot be read: {e}"))?;
-        let text = redaction.text(text);
+        let text = redaction.text(&text);
         all.add(formats::read_file(&text, suite.format).map_err(|e| format!("the report {name} {e}"))?);
     }
     Ok(all)

@@ -151,14 +151,13 @@ impl Place<'_> {
         let mut printed = Output::new(suite.format);
         let task = Task::from((name, suite));
         let ran = self.runner.run(&task, |line| {
-            let line = self.redaction.text(line.to_owned());
-            self.log.line(name, &line);
+            self.log.line(name, line);
             // What a service prints is no result.
-            if said_by(&line).is_none() {
-                printed.line(&line);
+            if said_by(line).is_none() {
+                printed.line(line);
             }
         });
-        let command = self.redaction.command(ran.await.map_err(Fail::retry)?);
+        let command = ran.await.map_err(Fail::retry)?;
         if command.end == End::Stopped {
             return Err(told_to_stop(name));
         }
@@ -190,6 +189,6 @@ impl Place<'_> {
     ) -> Result<Result<T, String>, Fail> {
         let (tree, suite, config) = (self.runner.folder.tree(), self.suite.clone(), self.config.clone());
         let done = blocking(move || what(&tree, &suite, &config)).await?;
-        Ok(done.map_err(|why| self.redaction.text(why)))
+        Ok(done.map_err(|why| self.redaction.text(&why)))
     }
 }

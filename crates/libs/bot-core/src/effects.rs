@@ -244,10 +244,12 @@ impl Fail {
     pub fn retry(error: impl Into<anyhow::Error>) -> Self {
         Self::Retry(error.into())
     }
-    /// For people.
+    /// For people: without the secrets of this process.
     pub fn message(&self) -> String {
         match self {
-            Self::Retry(e) | Self::Reject { error: e, .. } | Self::Later(_, e) => format!("{e:#}"),
+            Self::Retry(e) | Self::Reject { error: e, .. } | Self::Later(_, e) => {
+                crate::guard::clean(&format!("{e:#}")).into_owned()
+            }
             Self::LeaseLost => "the job was taken over by another process".to_owned(),
         }
     }

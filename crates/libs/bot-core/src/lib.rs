@@ -9,6 +9,7 @@ mod contract;
 mod crash;
 mod effects;
 mod envelope;
+mod guard;
 mod hash;
 mod job;
 mod meta;
@@ -21,7 +22,7 @@ mod tools;
 mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
-pub use bus::{Bus, BusOptions, Link, Properties, PublishError, TlsFiles, watch};
+pub use bus::{Bus, BusOptions, Link, Password, Properties, PublishError, TlsFiles, watch};
 pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
 pub use crash::crash_point;

@@ -1,12 +1,15 @@
 //! Logs: one line an event, pretty or JSON, on standard error; spans to an OpenTelemetry collector when one is named.
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::trace::Spans;
+use crate::{guard, trace::Spans};
 
 /// How to log.
 #[derive(Clone, Debug, Default)]
@@ -56,11 +59,25 @@ pub fn start(service: &str, options: &TelemetryOptions) -> anyhow::Result<Teleme
     let directives = format!("{},lapin=off,sqlx=warn,hyper=warn,h2=warn", options.filter.as_deref().unwrap_or("info"));
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| anyhow::anyhow!("LOTA_LOG is no filter ({e}): expected such as info,bot_core=debug"))?;
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = tracing_subscriber::fmt::layer().with_writer(|| WithoutSecrets(io::stderr()));
     let format = if options.json { format.json().flatten_event(true).boxed() } else { format.with_ansi(false).boxed() };
     let provider = options.otlp_endpoint.as_deref().map(|e| provider(service, e)).transpose()?;
     let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
     Ok(TelemetryGuard(provider))
+}
+
+/// Writes lines of a log without the secrets of this process. The formatter hands over each event whole.
+struct WithoutSecrets<W: Write>(W);
+
+impl<W: Write> Write for WithoutSecrets<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.write_all(guard::clean(&String::from_utf8_lossy(event)).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Spans are sent in batches by a thread of its own, so the exporter's client is the blocking one.

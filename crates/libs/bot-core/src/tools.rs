@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bot_secrets::Sources;
+
 use crate::breaker::{Breaker, BreakerOptions};
 
 /// What a bot may use. Bots read no environment and no clock of their own.
@@ -28,6 +30,8 @@ pub struct Tools {
     pub instance: String,
     /// Settings that concern one bot alone, from `LOTA_<NAME>` variables that the runtime passes on (lower case).
     pub settings: BTreeMap<String, String>,
+    /// The secrets that the process was given, beside those in folders of the bot's.
+    pub secrets: Sources,
     /// `constraints.max_concurrent_jobs` of the configuration.
     pub max_concurrent_jobs: usize,
     notes: Arc<Mutex<Notes>>,

@@ -29,6 +29,6 @@ pub use publishers::Publishers;
 pub use repositories::{Listed, Repositories, Trust};
 pub use run::{End, Ran, Runner, Task};
 pub use schedule::{Schedule, needs_of};
-pub use secrets::{Redactor, SecretError, Secrets, SecretsDir};
+pub use secrets::{NoSecret, Secrets, SecretsDir};
 pub use services::said_by;
 pub use steps::{StepBroken, StepEnd, Steps, Unit};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bot_clients::{ArchiveError, ArchiveLimits, Packed, Part, Times, list_tree, pack_parts};
+use bot_secrets::Redactor;
 use globset::{GlobBuilder, GlobMatcher};
 
 /// Files looked at in a workspace; what a build may pack of them is limited by `settings.entries`.
@@ -29,6 +30,8 @@ pub enum ProductError {
 pub struct Products {
     section: &'static str,
     patterns: Vec<Pattern>,
+    /// What no name may hold.
+    unnamed: Redactor,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +55,14 @@ impl Products {
             Ok(Pattern { text: text.clone(), matchers })
         };
         let patterns = patterns.iter().map(pattern).collect::<Result<_, ProductError>>()?;
-        Ok(Self { section, patterns })
+        Ok(Self { section, patterns, unnamed: Redactor::default() })
+    }
+
+    /// The same, for files whose names hold none of these secrets.
+    #[must_use]
+    pub fn naming_no(mut self, secrets: &Redactor) -> Self {
+        self.unnamed = secrets.clone();
+        self
     }
 
     /// Packs what the patterns name in each of these trees into `to`: where its files lie in the archive, and where they
@@ -63,11 +73,23 @@ impl Products {
         to: &Path,
         limits: &ArchiveLimits,
     ) -> Result<Packed, ProductError> {
-        let choose = |(_, tree): &(PathBuf, PathBuf)| self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?);
+        let choose = |(_, tree): &(PathBuf, PathBuf)| {
+            let chosen = self.choose(list_tree(tree, WORKSPACE_ENTRIES_MAX)?)?;
+            self.checked(chosen)
+        };
         let chosen = trees.iter().map(choose).collect::<Result<Vec<_>, _>>()?;
         let parts = trees.iter().zip(&chosen).map(|((below, root), entries)| Part { below, root, entries });
         let parts: Vec<Part<'_>> = parts.collect();
         Ok(pack_parts(&parts, to, limits, Times::Zero)?)
+    }
+
+    /// Names of files are shown by much that never looks into them.
+    fn checked(&self, chosen: Vec<PathBuf>) -> Result<Vec<PathBuf>, ProductError> {
+        let Some(path) = chosen.iter().map(|path| path.to_string_lossy()).find(|path| self.unnamed.finds(path)) else {
+            return Ok(chosen);
+        };
+        let why = format!("the name of `{}` holds a secret; call the file something else", self.unnamed.clean(&path));
+        Err(ProductError::Pattern { section: self.section, why })
     }
 
     /// Every pattern has to name something: one that names nothing is a mistake that would show up much later.

@@ -198,7 +198,7 @@ impl Runner<'_> {
         command.env.extend(self.env.clone());
         command.env.extend(task.env.clone());
         command.env.extend(self.secrets.of(&task.secrets));
-        command.redact = self.secrets.redact();
+        command.redactor = self.secrets.redactor().clone();
         command.toolchains = self.toolchains.clone();
         command.network = task.network;
         if task.network {

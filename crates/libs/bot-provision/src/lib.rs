@@ -14,14 +14,15 @@ mod lock;
 mod management;
 mod management_types;
 mod node;
+mod password;
 mod plan;
 mod ports;
 mod ready;
-mod secret;
 mod settings;
 mod snapshot;
 
 pub use apply::{ApplyError, ApplyOptions, apply, verify};
+pub use bot_secrets::Secret;
 pub use certs::{Authority, CertError, Identity, Purpose};
 pub use container::{Container, ContainerError, ContainerOptions};
 pub use debs::{Bundle, DebsError, PackageCache, library_path};
@@ -33,7 +34,6 @@ pub use management_types::{
 pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, NodeTls, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};
 pub use ports::{PortError, free_port, free_ports, is_free};
-pub use secret::Secret;
 
 /// Where progress lines go: short, for people, at least one every few seconds while something runs.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);

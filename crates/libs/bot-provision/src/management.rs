@@ -13,7 +13,7 @@ use crate::management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
     TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
 };
-use crate::secret::HASHING;
+use crate::password::{HASHING, rabbit_hash};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -122,7 +122,7 @@ impl Management {
 
     /// Creates or changes; RabbitMQ gets a salted hash only.
     pub async fn put_user(&self, user: &str, password: &Secret, tags: &[String]) -> Result<(), ManagementError> {
-        let hash = password.rabbit_hash();
+        let hash = rabbit_hash(password);
         self.put_user_hash(user, &hash, HASHING, tags).await
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::Secret;
-use crate::secret::HASHING;
+use crate::password::{HASHING, rabbit_hash};
 
 const PASSWORD_FILE: &str = "admin.password";
 const PASSWORD_LETTERS: usize = 32;
@@ -54,7 +54,7 @@ pub(crate) fn definitions(vhost: &str, admin: &str, password: &Secret) -> String
         "vhosts": [{ "name": vhost }],
         "users": [{
             "name": admin,
-            "password_hash": password.rabbit_hash(),
+            "password_hash": rabbit_hash(password),
             "hashing_algorithm": HASHING,
             "tags": "administrator",
         }],

@@ -4,17 +4,14 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Component, Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
+use bot_secrets::Redactor;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Engine, SandboxError, Toolchains};
-
-/// Applied to every line before it goes anywhere: channel, log file, tail.
-pub type Redact = Arc<dyn Fn(String) -> String + Send + Sync>;
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +92,8 @@ pub struct Command {
     pub output: Option<mpsc::Sender<Line>>,
     /// Receives all lines up to the output limit; replaced if it exists.
     pub log_file: Option<PathBuf>,
-    pub redact: Option<Redact>,
+    /// Takes secrets out of all that is printed, before it is cut into lines.
+    pub redactor: Redactor,
     pub cancel: CancellationToken,
 }
 
@@ -163,7 +161,7 @@ impl Command {
             image: None,
             output: None,
             log_file: None,
-            redact: None,
+            redactor: Redactor::default(),
             cancel: CancellationToken::new(),
         }
     }

@@ -33,7 +33,7 @@ mod syscalls;
 mod toolchains;
 mod weigh;
 
-pub use command::{Bind, Command, Ending, Image, Limits, Line, Outcome, Program, Redact, Stream, Workspace};
+pub use command::{Bind, Command, Ending, Image, Limits, Line, Outcome, Program, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
 pub use engine::{Engine, EngineChoice, EngineError};
 pub use error::SandboxError;

@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Command, Line, Outcome, Redact, SandboxError, Stream};
+use bot_secrets::Redactor;
+
+use crate::{Command, Line, Outcome, SandboxError, Stream};
 
 /// What is known of the output while the reader still runs, or after it was stopped.
 #[derive(Default)]
@@ -32,7 +34,7 @@ pub(crate) struct Output {
     pub(crate) exceeded: CancellationToken,
     lines: Option<mpsc::Sender<Line>>,
     log: Option<File>,
-    redact: Option<Redact>,
+    redactor: Redactor,
     limit: u64,
     line_bytes: usize,
 }
@@ -45,7 +47,7 @@ impl Output {
             exceeded: CancellationToken::new(),
             lines: command.output.clone(),
             log,
-            redact: command.redact.clone(),
+            redactor: command.redactor.clone(),
             limit: command.limits.output_bytes,
             line_bytes: command.limits.line_bytes,
         })
@@ -57,7 +59,7 @@ impl Output {
 
     /// Until both ends are closed by all who hold them, or the limit is passed.
     pub(crate) async fn pump(mut self, mut stdout: Option<ChildStdout>, mut stderr: Option<ChildStderr>) {
-        let splitter = || Splitter::new(self.line_bytes, self.redact.clone());
+        let splitter = || Splitter::new(self.line_bytes, &self.redactor);
         let (mut out, mut err) = (splitter(), splitter());
         let (mut out_bytes, mut err_bytes) = ([0; 16 << 10], [0; 16 << 10]);
         while stdout.is_some() || stderr.is_some() {
@@ -72,10 +74,8 @@ impl Output {
         }
         for (stream, splitter) in [(Stream::Stdout, &mut out), (Stream::Stderr, &mut err)] {
             // Cut at the limit, a rest may be the beginning of a secret that nothing would know.
-            if self.exceeded.is_cancelled() && self.redact.is_some() {
-                break;
-            }
-            for rest in splitter.finish() {
+            let rest = if self.exceeded.is_cancelled() { splitter.whole_lines() } else { splitter.finish() };
+            for rest in rest {
                 self.say(stream, rest).await;
             }
         }
@@ -147,61 +147,58 @@ async fn fill<R: AsyncRead + Unpin>(stream: &mut Option<R>, bytes: &mut [u8]) ->
     length
 }
 
-/// More than any secret has, also in base64: so much of a long line is known before it is cut, and none is cut in two.
-const SECRET_BYTES_MAX: usize = 64 << 10;
-
 /// Cuts bytes into lines without secrets, and lines that are too long into pieces that do not break a character.
 struct Splitter {
+    clean: bot_secrets::Stream,
     waiting: Vec<u8>,
     limit: usize,
-    redact: Option<Redact>,
     /// Pieces of a line that has ended.
     ready: VecDeque<String>,
 }
 
 impl Splitter {
-    fn new(limit: usize, redact: Option<Redact>) -> Self {
-        Self { waiting: Vec::new(), limit, redact, ready: VecDeque::new() }
+    fn new(limit: usize, redactor: &Redactor) -> Self {
+        Self { clean: redactor.stream(), waiting: Vec::new(), limit, ready: VecDeque::new() }
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.waiting.extend_from_slice(bytes);
+        self.waiting.extend(self.clean.push(bytes));
     }
 
     fn next(&mut self) -> Option<String> {
         if let Some(piece) = self.ready.pop_front() {
             return Some(piece);
         }
-        let reach = self.limit + if self.redact.is_some() { SECRET_BYTES_MAX } else { 0 };
-        let end = self.waiting.iter().take(reach + 1).position(|byte| *byte == b'\n');
+        let end = self.waiting.iter().take(self.limit + 1).position(|byte| *byte == b'\n');
         if let Some(end) = end {
-            let line = self.clean(self.waiting.get(..end).unwrap_or_default());
+            let line = text(self.waiting.get(..end).unwrap_or_default());
             self.waiting.drain(..=end);
             self.ready = pieces(line, self.limit);
             return self.ready.pop_front();
         }
-        if self.waiting.len() <= reach {
+        if self.waiting.len() <= self.limit {
             return None;
         }
-        let known = boundary(&self.waiting, reach);
-        let mut piece = self.clean(self.waiting.get(..known).unwrap_or_default());
+        let known = boundary(&self.waiting, self.limit);
+        let mut piece = text(self.waiting.get(..known).unwrap_or_default());
         let rest = piece.split_off(cut(&piece, self.limit));
         self.waiting.splice(..known, rest.into_bytes());
         Some(piece)
     }
 
     fn finish(&mut self) -> VecDeque<String> {
-        let rest = std::mem::take(&mut self.waiting);
-        if !rest.is_empty() {
-            let line = self.clean(&rest);
-            self.ready.extend(pieces(line, self.limit));
-        }
-        std::mem::take(&mut self.ready)
+        let last = self.clean.finish();
+        self.waiting.extend(last);
+        self.whole_lines()
     }
 
-    fn clean(&self, bytes: &[u8]) -> String {
-        let text = text(bytes);
-        self.redact.as_ref().map_or_else(|| text.clone(), |redact| redact(text.clone()))
+    /// What was given out so far.
+    fn whole_lines(&mut self) -> VecDeque<String> {
+        let mut lines: VecDeque<String> = std::iter::from_fn(|| self.next()).collect();
+        if !self.waiting.is_empty() {
+            lines.extend(pieces(text(&std::mem::take(&mut self.waiting)), self.limit));
+        }
+        lines
     }
 }
 
@@ -242,7 +239,7 @@ mod tests {
     use super::*;
 
     fn lines(limit: usize, chunks: &[&[u8]]) -> Vec<String> {
-        let mut splitter = Splitter::new(limit, None);
+        let mut splitter = Splitter::new(limit, &Redactor::default());
         let mut found = Vec::new();
         for chunk in chunks {
             splitter.push(chunk);
@@ -268,11 +265,11 @@ mod tests {
     #[test]
     fn a_secret_is_taken_out_wherever_a_long_line_is_cut() {
         let secret = "canary-0123456789";
-        let redact: Redact = Arc::new(move |text| text.replace(secret, "***"));
+        let redactor = Redactor::new([secret]);
         for before in 60..90 {
             for after in [0, 200, 70_000] {
                 let line = format!("{}{secret}{}", "a".repeat(before), "b".repeat(after));
-                let mut splitter = Splitter::new(80, Some(redact.clone()));
+                let mut splitter = Splitter::new(80, &redactor);
                 let mut found = Vec::new();
                 for chunk in line.as_bytes().chunks(1000) {
                     splitter.push(chunk);

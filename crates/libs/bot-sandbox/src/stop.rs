@@ -127,7 +127,8 @@ impl Served {
         let mut family = self.family();
         let Head { memory_bytes, processes, .. } = self.record.head;
         let kind = self.kind();
-        let (memory_bytes, processes) = beside(move || weigh(&mut family, memory_bytes, processes, kind.into())).await?;
+        let (memory_bytes, processes) =
+            beside(move || weigh(&mut family, memory_bytes, processes, kind.into())).await?;
         Ok(Usage { memory_bytes, processes })
     }
 

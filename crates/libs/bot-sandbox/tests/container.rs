@@ -68,7 +68,7 @@ async fn a_command_sees_the_image_its_folders_and_its_variables() {
     command.env.insert("SECRET".into(), "canary it's\ntwo lines".into());
     let (sender, mut lines) = mpsc::channel(100);
     command.output = Some(sender);
-    command.redact = Some(std::sync::Arc::new(|line: String| line.replace("canary", "***")));
+    command.redactor = bot_secrets::Redactor::new(["canary"]);
     let outcome = stage.base.sandbox.run(command).await.unwrap();
     assert_eq!(outcome.ending, Ending::Exited(0), "{outcome:?}");
     let mut said = Vec::new();

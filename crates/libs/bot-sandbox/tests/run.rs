@@ -3,9 +3,10 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use bot_sandbox::{Bind, Command, Ending, Line, Program, SandboxKind, Stream, Toolchains};
+use bot_secrets::Redactor;
 use support::{Fixture, limits};
 use tokio::sync::mpsc;
 
@@ -91,7 +92,7 @@ async fn secrets_are_redacted_everywhere(kind: SandboxKind) {
     let mut command = test.command("echo key=canary; echo canary >&2");
     command.output = Some(sender);
     command.log_file = Some(test.folder.path().join("log"));
-    command.redact = Some(Arc::new(|line: String| line.replace("canary", "***")));
+    command.redactor = Redactor::new(["canary"]);
     let outcome = test.sandbox.run(command).await.unwrap();
     let mut all = outcome.tail.join("\n") + &fs::read_to_string(test.folder.path().join("log")).unwrap();
     while let Some(line) = receiver.recv().await {

@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bot_secrets::known;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -90,9 +91,12 @@ impl IntoResponse for Refusal {
 
 type Answer = Result<Json<Value>, Refusal>;
 
+/// Bots say nothing that holds a secret of theirs; other publishers may, and tokens are known by their shape.
 fn answer<T: Serialize>(value: &T) -> Json<Value> {
     // What is answered has string keys and no failing Serialize.
-    Json(serde_json::to_value(value).unwrap_or_default())
+    let mut document = serde_json::to_value(value).unwrap_or_default();
+    known().redactor().clean_document(&mut document);
+    Json(document)
 }
 
 /// All paths.
@@ -191,10 +195,10 @@ async fn correlations(State(api): State<Api>, list: Result<Query<List>, QueryRej
 }
 
 /// A [`Tree`].
-async fn correlation(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Tree>, Refusal> {
+async fn correlation(State(api): State<Api>, Path(id): Path<String>) -> Answer {
     let (watch, _) = api.look();
     let (id, found) = watch.correlations.find(&id).map_err(|miss| api.missed("correlation", &id, miss))?;
-    Ok(Json(Tree::of(id, found)))
+    Ok(answer(&Tree::of(id, found)))
 }
 
 /// `{jobs: [Job], forgotten}`
@@ -254,7 +258,10 @@ async fn applications(State(api): State<Api>) -> Json<Value> {
 async fn prometheus(State(api): State<Api>) -> Response {
     let (watch, now) = api.look();
     match metrics::render(&watch, now) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            known().clean(&text).into_owned(),
+        )
             .into_response(),
         Err(e) => api.refusal(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN_ERROR", e.to_string()).into_response(),
     }

@@ -2,6 +2,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use bot_messages::{keys, topology::METRICS_USER};
+use bot_secrets::{Secret, known};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +95,7 @@ impl Management {
         let password = tokio::fs::read_to_string(&self.password_file)
             .await
             .map_err(|e| format!("expected a password in {file}, got: {e}; correct management_password_file"))?;
+        known().add(&Secret::new(password.trim_end()));
         let url = self.address();
         let request =
             client.get(url.clone()).basic_auth(&self.user, Some(password.trim_end())).timeout(Duration::from_secs(5));

@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bot_secrets::{Secret, known};
 use object_store::{
     BackoffConfig, ClientOptions, CredentialProvider, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AwsCredential, Checksum},
@@ -68,6 +69,11 @@ pub(super) fn connect(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ObjectErr
     if let Some(region) = &bucket.region {
         builder = builder.with_region(region);
     }
+    for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        if let Some(value) = named(name) {
+            known().add(&Secret::new(value));
+        }
+    }
     if let Some(files) = files(bucket, named)? {
         builder = builder.with_credentials(Arc::new(files));
     } else if !OTHER_SOURCES.iter().any(|name| named(name).is_some()) {
@@ -107,6 +113,7 @@ impl CredentialProvider for Files {
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let (key_id, secret_key) = (read(&self.key_id).await?, read(&self.secret).await?);
+        known().add(&Secret::new(secret_key.as_str()));
         Ok(Arc::new(AwsCredential { key_id, secret_key, token: None }))
     }
 }

@@ -13,6 +13,7 @@ mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use bot_secrets::{Handle, Secret, Sources, known};
 use bot_store::Outgoing;
 pub(crate) use consume::{Consumer, Delivery, Intake};
 use light::Light;
@@ -33,8 +34,8 @@ pub struct BusOptions {
     pub addresses: Vec<String>,
     /// The RabbitMQ user.
     pub user: String,
-    /// Where its password is; read anew for each session.
-    pub password_file: PathBuf,
+    /// Its password; read anew for each session.
+    pub password: Password,
     /// For `amqps` addresses.
     pub tls: TlsFiles,
     /// Shown in the broker's list of connections.
@@ -50,6 +51,39 @@ pub struct TlsFiles {
     pub authorities: Option<PathBuf>,
     /// The user's own certificate and its key (PKCS #8), where the broker asks for one.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Where a password is.
+#[derive(Clone, Debug)]
+pub enum Password {
+    /// All of a file, without the white space at its end.
+    File(PathBuf),
+    /// A name, and where it is looked up.
+    Handle(Handle, Sources),
+}
+
+impl Password {
+    /// The file it is in, where it is one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(file) => Some(file.clone()),
+            Self::Handle(..) => None,
+        }
+    }
+
+    /// What it is now. From then on no log of this process shows it.
+    async fn read(&self) -> Result<Secret, String> {
+        match self {
+            Self::File(file) => {
+                let text = tokio::fs::read_to_string(file).await;
+                let text = text.map_err(|e| format!("the password file {} cannot be read: {e}", file.display()))?;
+                let password = Secret::new(text.trim_end());
+                known().add(&password);
+                Ok(password)
+            }
+            Self::Handle(handle, sources) => sources.resolve(handle).map_err(|e| e.to_string()),
+        }
+    }
 }
 
 /// What is known of the session.

@@ -178,11 +178,9 @@ impl Supervisor {
 /// One connection; the password is read anew, so that a new one holds from the next session on.
 pub(super) async fn connect(options: &BusOptions, address: &str, role: &str) -> Result<Connection, String> {
     let mut uri: AMQPUri = address.parse().map_err(|e| format!("{address} is no AMQP address: {e}"))?;
-    let password = read("password", &options.password_file).await?;
-    let password = String::from_utf8(password)
-        .map_err(|_| format!("the password file {} holds no text", options.password_file.display()))?;
+    let password = options.password.read().await?;
     uri.authority.userinfo.username.clone_from(&options.user);
-    password.trim_end().clone_into(&mut uri.authority.userinfo.password);
+    password.expose().clone_into(&mut uri.authority.userinfo.password);
     uri.query.heartbeat = Some(AMQP_HEARTBEAT_S);
     let name = format!("{} {role}", options.name);
     let properties = ConnectionProperties::default().with_connection_name(name.into());

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     contract::Bot,
     effects::{Fail, Outcome},
+    guard,
 };
 
 /// A larger state is not written: it would be read and written whole with each message of its entity.
@@ -83,11 +84,12 @@ fn changed<S: serde::Serialize>(key: &str, state: &S, before: Option<&Value>) ->
     Ok(Some(after))
 }
 
-/// What a panic said.
+/// What a panic said, without the secrets of this process.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
+    let text = panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
+        .unwrap_or_else(|| "without a message".to_owned());
+    guard::clean(&text).into_owned()
 }

@@ -27,6 +27,7 @@ use crate::{
     contract::Bot,
     crash::crash_point,
     effects::{Effect, Effects, Fail, Outcome},
+    guard,
     job::{Boxed, GaveUp, JobCx, JobPort, Stop},
     meta::Cause,
     retry,
@@ -175,7 +176,7 @@ impl<B: Bot> JobPort for Port<B> {
     }
 
     fn line(&self, line: &str) {
-        let mut record = self.about_the_job(RecordKind::Output, line.chars().take(4000).collect());
+        let mut record = self.about_the_job(RecordKind::Output, guard::clean(line).chars().take(4000).collect());
         record.line = Some(self.lines.fetch_add(1, Ordering::Relaxed) + 1);
         self.shared.send_record(&record);
     }

@@ -35,15 +35,17 @@ use bot_messages::{
 };
 use bot_store::{Store, StoreOptions};
 use outgoing::Speaker;
+pub(crate) use settings::complain;
 use settings::{Only, Settings};
 use shared::{Parts, Shared};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    bus::{Bus, BusOptions, Consumer, Delivery, Intake, Probe, TlsFiles},
+    bus::{Bus, BusOptions, Consumer, Delivery, Intake, Password, Probe, TlsFiles},
     clock, config,
     contract::{Bot, contract_of},
+    guard,
     meta::Cause,
     service::ServiceCx,
     telemetry,
@@ -59,6 +61,10 @@ const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a bot until it is told to stop: the whole of its `main`.
 pub fn run<B: Bot>() -> ExitCode {
+    if let Err(e) = guard::close_process() {
+        complain(&format!("core dumps cannot be switched off: {e}"));
+        return ExitCode::FAILURE;
+    }
     let contract = contract_of::<B>();
     let settings = match settings::from_process(&contract) {
         Ok(settings) => settings,
@@ -67,14 +73,14 @@ pub fn run<B: Bot>() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(settings::Instead::Wrong(text)) => {
-            settings::complain(&text);
+            complain(&text);
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            settings::complain(&format!("the async runtime cannot start: {e}"));
+            complain(&format!("the async runtime cannot start: {e}"));
             return ExitCode::FAILURE;
         }
     };
@@ -83,11 +89,11 @@ pub fn run<B: Bot>() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ending::Config(why)) => {
-            settings::complain(&why);
+            complain(&why);
             ExitCode::from(EXIT_CONFIG)
         }
         Err(Ending::Failed(why)) => {
-            settings::complain(&why);
+            complain(&why);
             ExitCode::FAILURE
         }
     }
@@ -130,7 +136,7 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
-    let password_file = bus_options.password_file.clone();
+    let password_file = bus_options.password.file();
     let bus = Bus::start(bus_options, lines.consumers, probe, &tasks, stop.session.clone());
     let parts = Parts {
         bot: Arc::new(bot),
@@ -300,5 +306,6 @@ pub fn bus_options(
     tls: TlsFiles,
     name: String,
 ) -> BusOptions {
-    BusOptions { addresses, user, password_file, tls, name, confirm_timeout: Duration::from_secs(10) }
+    let password = Password::File(password_file);
+    BusOptions { addresses, user, password, tls, name, confirm_timeout: Duration::from_secs(10) }
 }

@@ -2,7 +2,7 @@
 use bot_messages::{
     BotName, Code, Event, ObjectRef, Tier, keys,
     message::MessageDeadLettered,
-    telemetry::{LogRecord, RecordKind},
+    telemetry::{Heartbeat, LogRecord, RecordKind},
 };
 use bot_store::{Commit, NewJob, NewTimer, Outgoing};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -16,6 +16,7 @@ use crate::{
     },
     effects::{Effect, Effects},
     envelope::{BODY_BYTES_MAX, Destination, Envelope},
+    guard,
     meta::Cause,
 };
 
@@ -84,7 +85,7 @@ impl Speaker {
     fn say(
         &self,
         event_type: &str,
-        data: Value,
+        mut data: Value,
         priority: bot_messages::Priority,
         to: Option<BotName>,
         schema_version: u32,
@@ -93,6 +94,7 @@ impl Speaker {
     ) -> Result<Outgoing, String> {
         let id = Uuid::now_v7().to_string();
         let correlation_id = if cause.correlation_id.is_empty() { id.clone() } else { cause.correlation_id.clone() };
+        guard::clean_document(&mut data);
         let routing_key = match &to {
             Some(bot) => keys::command(&bot.slug(), event_type),
             None => event_type.to_owned(),
@@ -162,7 +164,7 @@ impl Speaker {
     /// The same message to the dead letters, with the reason; and the event that says so. None says so of an event of that
     /// kind: who hears them would hear its own for ever.
     pub(crate) fn dead_letter(&self, m: &Returned<'_>, code: Code, why: &str, now: DateTime<Utc>) -> Vec<Outgoing> {
-        let why: String = why.chars().take(1000).collect();
+        let why: String = guard::clean(why).chars().take(1000).collect();
         let properties = self
             .copied(m)
             .header(ATTEMPT, m.attempt)
@@ -229,14 +231,22 @@ impl Speaker {
 
     /// A record on the log stream.
     pub(crate) fn log(&self, record: &LogRecord) -> Outgoing {
-        let body = serde_json::to_vec(record).unwrap_or_default();
+        let body = light(record);
         self.row(self.egress.clone(), keys::log(&self.slug, &record.level), body, &Properties::default(), 1)
     }
 
     /// A heartbeat.
-    pub(crate) fn health(&self, instance: &str, body: Vec<u8>) -> Outgoing {
+    pub(crate) fn health(&self, instance: &str, heartbeat: &Heartbeat) -> Outgoing {
+        let body = light(heartbeat);
         self.row(self.egress.clone(), keys::health(&self.slug, instance), body, &Properties::default(), 1)
     }
+}
+
+/// The body of a record that may be lost.
+fn light(record: &impl serde::Serialize) -> Vec<u8> {
+    let mut record = serde_json::to_value(record).unwrap_or(Value::Null);
+    guard::clean_document(&mut record);
+    record.to_string().into_bytes()
 }
 
 /// Stands where effects of the core need a type.

@@ -32,8 +32,7 @@ pub(crate) async fn pulse<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
 /// Sends one now.
 pub(crate) async fn beat<B: Bot>(shared: &Arc<Shared<B>>) {
     let heartbeat = heartbeat(shared).await;
-    let body = serde_json::to_vec(&heartbeat).unwrap_or_default();
-    shared.bus.send_light(shared.speaker.health(&shared.tools.instance, body));
+    shared.bus.send_light(shared.speaker.health(&shared.tools.instance, &heartbeat));
 }
 
 /// Notes who is heard, until cancelled.
@@ -87,7 +86,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         outputs_missing: shared.outputs_missing,
         rss_bytes,
         cpu_percent,
-        credential_age_s: age_of(&shared.password_file),
+        credential_age_s: shared.password_file.as_deref().and_then(age_of),
         sandbox: notes.sandbox,
         sandbox_weaknesses: notes.sandbox_weaknesses,
         breakers: notes.breakers.iter().map(|b| (b.name().to_owned(), b.state().as_str().to_owned())).collect(),

@@ -9,9 +9,12 @@ use std::{
 
 use bot_messages::Contract;
 
+use bot_secrets::{Handle, Sources};
+
 use crate::{
-    bus::{BusOptions, TlsFiles},
+    bus::{BusOptions, Password, TlsFiles},
     config::ENV_PREFIX,
+    guard,
     telemetry::TelemetryOptions,
     tools::Tools,
 };
@@ -49,6 +52,10 @@ pub(crate) enum Instead {
     Wrong(String),
 }
 
+const PASSWORD: &str = "LOTA_AMQP_PASSWORD";
+const PASSWORD_FILE: &str = "LOTA_AMQP_PASSWORD_FILE";
+const AGE_FILE: &str = "LOTA_SECRETS_AGE_FILE";
+const AGE_IDENTITY_FILE: &str = "LOTA_SECRETS_AGE_IDENTITY_FILE";
 const SETTING_PREFIX: &str = "LOTA_SETTING_";
 const TOOLCHAINS: [&str; 12] = [
     "CARGO_HOME",
@@ -70,7 +77,7 @@ pub(crate) fn print(text: &str) {
 }
 
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", guard::clean(text));
 }
 
 pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
@@ -112,10 +119,13 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
     let path = |name: &str| vars.get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let config_dir = path("LOTA_CONFIG_DIR").unwrap_or_else(|| PathBuf::from("deploy/config"));
     let home = path("LOTA_HOME").unwrap_or_else(|| PathBuf::from(".lota"));
-    let bus = vars.get("LOTA_AMQP_URL").zip(path("LOTA_AMQP_PASSWORD_FILE")).map(|(urls, password_file)| BusOptions {
+    let mut tools = tools(contract, vars, &config_dir, &home);
+    tools.secrets = sources(vars).map_err(Instead::Wrong)?;
+    let password = password(vars, &tools.secrets).map_err(Instead::Wrong)?;
+    let bus = vars.get("LOTA_AMQP_URL").zip(password).map(|(urls, password)| BusOptions {
         addresses: urls.split(',').map(|u| u.trim().to_owned()).collect(),
         user: vars.get("LOTA_AMQP_USER").cloned().unwrap_or_else(|| slug.clone()),
-        password_file,
+        password,
         tls: TlsFiles {
             authorities: path("LOTA_AMQP_CA_FILE"),
             identity: path("LOTA_AMQP_CERT_FILE").zip(path("LOTA_AMQP_KEY_FILE")),
@@ -138,8 +148,34 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
         store_pages_max,
-        tools: tools(contract, vars, &config_dir, &home),
+        tools,
     })
+}
+
+/// Where this process has secrets of its own.
+fn sources(vars: &BTreeMap<String, String>) -> Result<Sources, String> {
+    let own = Sources::default().with_variables(vars);
+    match (given(vars, AGE_FILE), given(vars, AGE_IDENTITY_FILE)) {
+        (Some(file), Some(identity)) => Ok(own.with_age(file, identity)),
+        (None, None) => Ok(own),
+        _ => Err(format!("{AGE_FILE} and {AGE_IDENTITY_FILE} go together, and only one is set")),
+    }
+}
+
+/// With which the bot's user shows itself to the broker.
+fn password(vars: &BTreeMap<String, String>, sources: &Sources) -> Result<Option<Password>, String> {
+    match (given(vars, PASSWORD), given(vars, PASSWORD_FILE)) {
+        (Some(_), Some(_)) => Err(format!("{PASSWORD} and {PASSWORD_FILE} are both set: leave one out")),
+        (Some(handle), None) => {
+            let handle: Handle = handle.parse().map_err(|e| format!("{PASSWORD}: {e}"))?;
+            Ok(Some(Password::Handle(handle, sources.clone())))
+        }
+        (None, file) => Ok(file.map(|file| Password::File(file.into()))),
+    }
+}
+
+fn given<'a>(vars: &'a BTreeMap<String, String>, name: &str) -> Option<&'a String> {
+    vars.get(name).filter(|value| !value.is_empty())
 }
 
 fn tools(contract: &Contract, vars: &BTreeMap<String, String>, config_dir: &Path, home: &Path) -> Tools {
@@ -186,6 +222,9 @@ fn help(contract: &Contract) -> String {
         "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--version]\n\n\
          LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
+         LOTA_AMQP_PASSWORD       instead of the file, secret://NAME\n\
+         LOTA_SECRET_<NAME>       a secret for where NAME is named\n\
+         LOTA_SECRETS_AGE_FILE, LOTA_SECRETS_AGE_IDENTITY_FILE   further secrets, encrypted with age, and the key\n\
          LOTA_AMQP_CA_FILE        for amqps://: an authority to trust besides the system's (PEM)\n\
          LOTA_AMQP_CERT_FILE, LOTA_AMQP_KEY_FILE  where the broker asks for a certificate: the bot's own (PEM, PKCS #8)\n\
          LOTA_HOME                state of the fleet (default .lota)\n\
@@ -237,6 +276,24 @@ mod tests {
         assert_eq!(s.overrides.len(), 1);
         assert_eq!(s.tools.objects, "s3://bucket/prefix");
         assert!(s.tools.instance.starts_with("my-host-"));
+    }
+
+    #[test]
+    fn a_password_may_be_a_handle_and_never_a_value() {
+        let url = ("LOTA_AMQP_URL", "amqp://a/lota");
+        let bus = from(&[], &[url, (PASSWORD, "secret://broker"), ("LOTA_SECRET_broker", "canary-b")]).unwrap().bus;
+        let bus = bus.unwrap();
+        assert!(format!("{bus:?}").contains("broker") && !format!("{bus:?}").contains("canary"), "{bus:?}");
+        let Password::Handle(handle, sources) = bus.password else { panic!("no handle") };
+        assert_eq!(sources.resolve(&handle).unwrap().expose(), "canary-b");
+        for (vars, words) in [
+            (&[(PASSWORD, "canary-b")][..], "expected secret://NAME"),
+            (&[(PASSWORD, "secret://b"), (PASSWORD_FILE, "/p")], "leave one out"),
+            (&[(AGE_FILE, "/a")], "only one is set"),
+        ] {
+            let Err(Instead::Wrong(told)) = from(&[], vars) else { panic!("taken") };
+            assert!(told.contains(words) && !told.contains("canary"), "{told}");
+        }
     }
 
     #[test]

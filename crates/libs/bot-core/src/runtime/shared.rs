@@ -52,8 +52,8 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) triggers: Vec<Trigger>,
     pub(crate) schedules: Vec<Schedule>,
     pub(crate) enabled: bool,
-    /// Of the broker.
-    pub(crate) password_file: PathBuf,
+    /// Of the broker's password, where it is in one.
+    pub(crate) password_file: Option<PathBuf>,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
     pub(crate) outputs_missing: u64,
@@ -87,7 +87,7 @@ pub(crate) struct Parts<B: Bot> {
     pub(crate) tools: Tools,
     pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
-    pub(crate) password_file: PathBuf,
+    pub(crate) password_file: Option<PathBuf>,
 }
 
 /// How many bots are named as outputs and have no configuration file where the operator keeps them; each is a warning.

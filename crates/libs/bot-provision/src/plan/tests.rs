@@ -1,5 +1,6 @@
 //! Plans worked out from data alone; with a broker, see `tests/node.rs`.
 
+use crate::password::rabbit_hash;
 use bot_messages::topology::{TopicPermission, User};
 use serde_json::{Map, json};
 
@@ -71,7 +72,7 @@ fn as_wanted() -> Snapshot {
 fn users_as_wanted(user: &User) -> Snapshot {
     Snapshot {
         users: vec![
-            UserInfo { name: "a".into(), password_hash: Some(Secret::new("pw").rabbit_hash()), ..Default::default() },
+            UserInfo { name: "a".into(), password_hash: Some(rabbit_hash(&Secret::new("pw"))), ..Default::default() },
             UserInfo { name: "root".into(), tags: vec!["administrator".into()], ..Default::default() },
         ],
         permissions: vec![
@@ -175,7 +176,7 @@ fn what_differs_is_told_with_both_sides() {
     found.queues[0] = queue("b.work", "classic");
     found.policies[0].priority = 7;
     found.permissions[0].write = ".*".into();
-    found.users[0].password_hash = Some(Secret::new("old").rabbit_hash());
+    found.users[0].password_hash = Some(rabbit_hash(&Secret::new("old")));
     assert_eq!(
         drift(&found),
         [

@@ -7,7 +7,7 @@ use bot_messages::topology::{Topology, User};
 use super::{Step, Work, different, missing, unexpected};
 use crate::Passwords;
 use crate::management_types::{Permission, TopicPermissionInfo, UserInfo, UserLimits};
-use crate::secret::HASHING;
+use crate::password::{HASHING, matches_rabbit_hash};
 use crate::snapshot::Snapshot;
 
 pub(super) fn change(wanted: &Topology, found: &Snapshot, passwords: Option<Passwords<'_>>, steps: &mut Vec<Step>) {
@@ -43,7 +43,7 @@ fn account(user: &User, found: &Snapshot, passwords: Option<Passwords<'_>>, step
 fn has_password(there: &UserInfo, passwords: Passwords<'_>) -> bool {
     let ours = there.hashing_algorithm.as_deref().is_none_or(|algorithm| algorithm == HASHING);
     let hash = there.password_hash.as_deref().unwrap_or_default();
-    ours && passwords(&there.name).matches_rabbit_hash(hash)
+    ours && matches_rabbit_hash(&passwords(&there.name), hash)
 }
 
 fn topics(vhost: &str, user: &User, found: &Snapshot, steps: &mut Vec<Step>) {

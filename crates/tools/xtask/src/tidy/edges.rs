@@ -9,12 +9,13 @@ use super::tree::Tree;
 
 /// The libraries below the bots, and all of our own crates that each may use.
 const LIBRARIES: &[(&str, &[&str])] = &[
-    ("bot-clients", &["bot-messages"]),
-    ("bot-core", &["bot-messages", "bot-store"]),
+    ("bot-clients", &["bot-messages", "bot-secrets"]),
+    ("bot-core", &["bot-messages", "bot-secrets", "bot-store"]),
     ("bot-messages", &[]),
-    ("bot-pipeline", &["bot-clients", "bot-messages", "bot-sandbox"]),
-    ("bot-provision", &["bot-messages", "bot-sandbox"]),
-    ("bot-sandbox", &["bot-messages"]),
+    ("bot-pipeline", &["bot-clients", "bot-messages", "bot-sandbox", "bot-secrets"]),
+    ("bot-provision", &["bot-messages", "bot-sandbox", "bot-secrets"]),
+    ("bot-sandbox", &["bot-messages", "bot-secrets"]),
+    ("bot-secrets", &[]),
     ("bot-store", &["bot-messages"]),
     ("bot-test", &["bot-clients", "bot-core", "bot-messages", "bot-provision", "bot-sandbox", "bot-store"]),
 ];
