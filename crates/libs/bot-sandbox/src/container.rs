@@ -12,8 +12,9 @@ use crate::{
     bubblewrap::{HOME, TREE, prepare_mount_point},
     command::invalid,
     family::{Marker, RUN_MARKER},
+    plan::{Keeper, Plan},
     process_group::wall,
-    run::{Keeper, Plan, make_private},
+    run::make_private,
     spawn::{INSTANCE_MARKER, Launch, Sink, finish_alone},
 };
 

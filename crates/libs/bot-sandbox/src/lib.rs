@@ -23,6 +23,7 @@ mod landlock;
 mod launcher;
 mod network;
 mod output;
+mod plan;
 mod proc;
 mod process_group;
 mod run;

@@ -84,7 +84,7 @@ pub fn run<B: Bot>() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(live::<B>(contract, settings));
+    let result = runtime.block_on(look_or_live::<B>(contract, settings));
     runtime.shutdown_timeout(Duration::from_secs(2));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,32 +104,41 @@ enum Ending {
     Failed(String),
 }
 
-fn tell_configuration(only: Only, settings: &Settings, contract: &Contract, hash: &str) {
-    settings::print(&match only {
-        Only::Check => format!("{}: fits {}", settings.config_file.display(), contract.name),
-        Only::Hash => format!("{hash} {}", env!("CARGO_PKG_VERSION")),
-    });
-}
-
-async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
+/// Runs the bot, unless its configuration alone is asked about.
+async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
     let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
         .map_err(|e| Ending::Config(e.to_string()))?;
     let config_hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
-    if let Some(only) = settings.only {
-        tell_configuration(only, &settings, &contract, &config_hash);
-        return Ok(());
+    match settings.only {
+        Some(Only::Check) => {
+            settings::print(&format!("{}: fits {}", settings.config_file.display(), contract.name));
+            Ok(())
+        }
+        Some(Only::Hash) => {
+            settings::print(&format!("{config_hash} {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+        None => live::<B>(contract, settings, loaded.config, config_hash).await,
     }
+}
+
+async fn live<B: Bot>(
+    contract: Contract,
+    settings: Settings,
+    config: config::BotConfig<B::Config>,
+    config_hash: String,
+) -> Result<(), Ending> {
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
     let telemetry =
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
-    tools.max_concurrent_jobs = loaded.config.constraints.max_concurrent_jobs;
+    tools.max_concurrent_jobs = config.constraints.max_concurrent_jobs;
     let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: settings.store_pages_max })
         .await
         .map_err(|e| Ending::Config(e.to_string()))?;
-    let bot = B::new(loaded.config.settings.clone(), tools.clone())
+    let bot = B::new(config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
-    let keys = schedules::keys(&bot, &loaded.config.triggers)
+    let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
     let tasks = TaskTracker::new();
     let stop = Stop::default();
@@ -140,7 +149,7 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     let bus = Bus::start(bus_options, lines.consumers, probe, &tasks, stop.session.clone());
     let parts = Parts {
         bot: Arc::new(bot),
-        config: loaded.config,
+        config,
         config_hash,
         store,
         bus,
