@@ -99,7 +99,7 @@ impl Bot for BuildBot {
         dependencies: &[],
         observes: &[],
     };
-    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml"];
+    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
     type Jobs = (BuildJob, (LookJob, ()));

@@ -25,6 +25,9 @@ impl Handle<DeployRequested> for DeployBot {
 
     fn handle(&self, event: DeployRequested, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
         let DeployRequested { environment, digest, requested_by } = event;
+        if let Some(proof) = state.shelf.newest_test(&digest) {
+            self.may_speak_for(&proof.revision, meta)?;
+        }
         let by = who(requested_by.as_deref(), meta);
         Ok(self.requested(&environment, digest, by, &state.shelf, meta))
     }

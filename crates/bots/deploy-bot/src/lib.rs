@@ -43,7 +43,7 @@ use application::Host;
 use bot_clients::{ArchiveLimits, ObjectSettings, Objects, RetentionDays};
 use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
-    Category, Event, ObjectRef, Revision,
+    Category, Code, Event, ObjectRef, Revision,
     alert::{AlertResolved, AlertTriggered},
     approval::{ApprovalDenied, ApprovalGranted, ApprovalRequested},
     build::BuildCompleted,
@@ -56,7 +56,7 @@ use bot_messages::{
     pipeline::DeployStage,
     test::TestCompleted,
 };
-use bot_pipeline::Repositories;
+use bot_pipeline::{Publishers, Repositories};
 use desk::Desk;
 use environments::{Base, Environment, Environments};
 use job::Want;
@@ -99,6 +99,7 @@ pub struct DeployBot {
     environments: Environments,
     /// Asked only where nothing keeps applications in.
     repositories: Repositories,
+    publishers: Publishers,
     objects: Objects,
     /// How long these are kept.
     retention: RetentionDays,
@@ -118,7 +119,8 @@ impl Bot for DeployBot {
         dependencies: &[],
         observes: &[],
     };
-    const CONFIG_FILES: &'static [&'static str] = &["environments.yaml"];
+    const CONFIG_FILES: &'static [&'static str] =
+        &["environments.yaml", "repositories.yaml", "publishers.yaml", "objects.yaml"];
     type Hears = (
         BuildCompleted,
         (
@@ -173,6 +175,7 @@ impl Bot for DeployBot {
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let publishers = Publishers::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let objects = Objects::open(&tools.objects)?;
         let settings_of_objects = ObjectSettings::read(&tools.config_dir.join("objects.yaml"));
         let retention = settings_of_objects.map_err(anyhow::Error::msg)?.retention_days;
@@ -184,7 +187,18 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
-        Ok(Self { settings, tools, environments, repositories, objects, retention, sizes, http, host: OnceCell::new() })
+        Ok(Self {
+            settings,
+            tools,
+            environments,
+            repositories,
+            publishers,
+            objects,
+            retention,
+            sizes,
+            http,
+            host: OnceCell::new(),
+        })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
@@ -219,6 +233,7 @@ impl Handle<BuildCompleted> for DeployBot {
 
     fn handle(&self, event: BuildCompleted, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
         let BuildCompleted { revision, artifact, .. } = event;
+        self.may_speak_for(&revision, meta)?;
         Ok(self.vouched::<BuildCompleted>(artifact, &revision, BTreeMap::new(), &mut state.shelf, meta))
     }
 }
@@ -230,11 +245,18 @@ impl Handle<TestCompleted> for DeployBot {
 
     fn handle(&self, event: TestCompleted, state: &mut Memory, meta: &Meta) -> Outcome<Self> {
         let TestCompleted { revision, artifact, deploy, .. } = event;
+        self.may_speak_for(&revision, meta)?;
         Ok(self.vouched::<TestCompleted>(artifact, &revision, deploy, &mut state.shelf, meta))
     }
 }
 
 impl DeployBot {
+    /// Who vouches for an artifact, or asks for one, has to be one that may name its repository.
+    fn may_speak_for(&self, revision: &Revision, meta: &Meta) -> Result<(), Fail> {
+        let may = self.publishers.may_speak_for(&meta.publisher, &revision.url);
+        may.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))
+    }
+
     /// Keeps a proof, and offers the artifact to each environment that waited for just this one.
     fn vouched<E: Event>(
         &self,

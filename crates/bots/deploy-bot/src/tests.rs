@@ -33,6 +33,9 @@ asked: {repositories: ['*'], refs: ['**'], approval: {required: true, expires: 4
 fn bot_of(environments: &str) -> (tempfile::TempDir, anyhow::Result<DeployBot>) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("environments.yaml"), environments).unwrap();
+    let publishers =
+        "publishers: [{name: ci, says: [test.completed, deploy.requested], repositories: ['https://**']}]\n";
+    fs::write(dir.path().join("publishers.yaml"), publishers).unwrap();
     let mut tools = Tools::default();
     tools.dir = dir.path().join("bot");
     tools.objects = dir.path().join("objects").to_string_lossy().into_owned();
@@ -247,6 +250,23 @@ fn another_ci_can_vouch_where_the_broker_lets_it() {
     assert_eq!(told(&acts), ["ci-1 job for local"]);
     let shelf = stage.r.state(&proofs::key(&digest('a'))).shelf;
     assert_eq!(shelf.newest_test(&digest('a')).unwrap().publisher, "ci", "whose word it was is kept");
+}
+
+#[test]
+fn nobody_vouches_or_asks_for_a_repository_that_is_not_listed_for_them() {
+    let mut stage = stage();
+    let mut elsewhere = tested('a', 1, &["local"]);
+    elsewhere.revision.url = "/srv/git/api".into();
+    let refused = |outcome: Result<Acts, bot_core::Fail>| outcome.unwrap_err().message();
+    let told = refused(stage.r.hear("ci-1", "ci", &elsewhere));
+    assert!(told.contains("ci may not speak for `/srv/git/api`") && told.contains("publishers.yaml"), "{told}");
+    let told = refused(stage.r.hear("x-1", "stranger", &tested('a', 1, &["local"])));
+    assert!(told.contains("stranger is not listed"), "{told}");
+    assert!(stage.r.state(&proofs::key(&digest('a'))).shelf.is_empty(), "a proof was kept");
+    stage.r.hear("push-1", "test-bot", &elsewhere).unwrap();
+    let asked = DeployRequested { environment: "local".into(), digest: digest('a'), requested_by: None };
+    assert!(refused(stage.r.hear("ci-2", "ci", &asked)).contains("may not speak"));
+    assert!(stage.r.hear("ask", "operator", &asked).is_ok());
 }
 
 #[test]

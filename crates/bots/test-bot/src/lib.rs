@@ -24,11 +24,11 @@ use anyhow::{Context, bail};
 use bot_clients::Objects;
 use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
-    Category,
+    Category, Code,
     build::BuildCompleted,
     test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
-use bot_pipeline::{CommandLimits, Repositories, SecretsDir, short_hash};
+use bot_pipeline::{CommandLimits, Publishers, Repositories, SecretsDir, short_hash};
 use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -159,6 +159,7 @@ pub struct TestBot {
     config: Config,
     tools: Tools,
     repositories: Repositories,
+    publishers: Publishers,
     secrets: SecretsDir,
     objects: Objects,
     /// One folder per job.
@@ -178,7 +179,7 @@ impl Bot for TestBot {
         dependencies: &["BuildBot"],
         observes: &[],
     };
-    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml"];
+    const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
     type Hears = (BuildCompleted, (TestReportRequested, ()));
     type Says = (TestStarted, (TestCompleted, (TestFailed, (TestReported, ()))));
     type Jobs = (TestJob, ());
@@ -195,6 +196,7 @@ impl Bot for TestBot {
             bail!("settings.secrets_dir is {}: expected an absolute path", dir.display());
         }
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
+        let publishers = Publishers::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
         let secrets =
             SecretsDir::new(config.secrets_dir.clone().unwrap_or_else(|| tools.subdir("secrets")), &tools.secrets);
         let objects = Objects::open(&tools.objects).context("TestBot needs the object store of the fleet")?;
@@ -202,7 +204,18 @@ impl Bot for TestBot {
         let home = tools.home.as_deref().unwrap_or(&tools.dir);
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let network = NetworkEnv::of(&tools.toolchain_env);
-        Ok(Self { config, tools, repositories, secrets, objects, work, toolchains, network, sandbox: OnceCell::new() })
+        Ok(Self {
+            config,
+            tools,
+            repositories,
+            publishers,
+            secrets,
+            objects,
+            work,
+            toolchains,
+            network,
+            sandbox: OnceCell::new(),
+        })
     }
 
     fn on_timer(&self, timer: &TimerDue, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
@@ -258,7 +271,10 @@ impl Handle<BuildCompleted> for TestBot {
     fn key(&self, event: &BuildCompleted) -> String {
         event.revision.repository.clone()
     }
-    fn handle(&self, event: BuildCompleted, state: &mut Option<History>, _: &Meta) -> Outcome<Self> {
+    fn handle(&self, event: BuildCompleted, state: &mut Option<History>, meta: &Meta) -> Outcome<Self> {
+        self.publishers
+            .may_speak_for(&meta.publisher, &event.revision.url)
+            .map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let covered_before = state.as_ref().and_then(|history| history.coverage_of(&event.revision.git_ref));
         let repository = event.revision.repository.clone();
         let job = TestJob {
@@ -322,6 +338,16 @@ pub(crate) mod tests {
             covered_before: None,
         };
         assert_eq!(bot(dir.path()).handle(event, &mut None, &meta), Ok(Effects::none().start("shop/api", &job)));
+    }
+
+    #[test]
+    fn nobody_vouches_for_a_build_of_a_repository_that_is_not_listed_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bot, mut meta) = (bot(dir.path()), meta());
+        meta.publisher = "ci".into();
+        let refused = bot.handle(BuildCompleted::example(), &mut None, &meta).unwrap_err();
+        assert!(matches!(&refused, Fail::Reject { code: Code::PermissionDenied, .. }), "{refused:?}");
+        assert!(refused.message().contains("ci is not listed"), "{}", refused.message());
     }
 
     #[test]
