@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{OFlag, openat, readlinkat},
     sys::stat::Mode,
 };
@@ -66,5 +67,9 @@ pub fn open_beneath(root: &Path, name: &Path) -> io::Result<File> {
     if name.as_os_str().as_bytes().contains(&0) {
         return Err(io::Error::other("a name with a NUL byte"));
     }
-    Held::find(root, name)?.open().map(|(file, _)| file)
+    let opened = Held::find(root, name).and_then(|held| held.open());
+    opened.map(|(file, _)| file).map_err(|e| match Errno::from_raw(e.raw_os_error().unwrap_or_default()) {
+        Errno::ELOOP => io::Error::other("expected a regular file, not a link"),
+        _ => e,
+    })
 }
