@@ -54,7 +54,7 @@ impl Bench {
         tools.path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into();
         tools.bwrap = bwrap;
         let objects = Objects::open(&tools.objects).unwrap();
-        let bot = TestBot::new(Config::default(), tools).unwrap();
+        let bot = TestBot::new(Config { allow_weak_sandbox: true, ..Config::default() }, tools).unwrap();
         Self { dir, objects, bot }
     }
 

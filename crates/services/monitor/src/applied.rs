@@ -116,6 +116,7 @@ pub(crate) fn judge_credentials(bots: &[Bot], days_max: u32, alerts: &mut Alerts
 
 #[cfg(test)]
 mod tests {
+    use bot_core::Observed;
     use bot_messages::{
         Event,
         telemetry::{BotState, Heartbeat},
@@ -143,7 +144,8 @@ mod tests {
         data["bots"] = json!([{"bot": "BuildBot", "config_hash": hash, "version": "0.1.0"}]);
         let body = json!({"id": format!("m{s}"), "timestamp": at(s * 1000), "source": "operator", "destination": "*",
             "type": ConfigApplied::TYPE, "payload": {"data": data}});
-        w.event(&tap(ConfigApplied::TYPE, &body, s * 1000));
+        let said = tap(ConfigApplied::TYPE, &body, s * 1000);
+        w.event(&Observed { publisher: Some("operator".into()), ..said });
     }
 
     fn runs(hash: &str) -> impl FnOnce(&mut Heartbeat) {

@@ -107,6 +107,8 @@ impl Field {
         let secret_dir = dir.path().join("config/deploy-secrets");
         fs::create_dir_all(&secret_dir).unwrap();
         fs::write(dir.path().join("config/environments.yaml"), environments).unwrap();
+        // Others are not run where nothing keeps them in.
+        fs::write(dir.path().join("config/repositories.yaml"), "- {match: '**', trust: own}\n").unwrap();
         for (name, value) in secrets {
             fs::write(secret_dir.join(name), value).unwrap();
             fs::set_permissions(secret_dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
