@@ -89,6 +89,9 @@ there:
             noted.display()
         );
         fs::write(config.join("environments.yaml"), environments).unwrap();
+        fs::write(config.join("repositories.yaml"), "- {match: '**', trust: own}\n").unwrap();
+        let publishers = "publishers: [{name: outside, says: [test.completed], repositories: ['**']}]\n";
+        fs::write(config.join("publishers.yaml"), publishers).unwrap();
         fs::write(&noted, "").unwrap();
         let variables = vec![
             ("LOTA_CONFIG_DIR", config.to_string_lossy().into_owned()),

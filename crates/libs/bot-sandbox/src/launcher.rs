@@ -85,6 +85,9 @@ fn read_cell() -> Result<(Cell, File), String> {
     read().map_err(|error| format!("the launcher expected a cell on its standard input: {error}"))
 }
 
+/// Not SIGTERM: that comes when everyone is asked to end, and whoever is asked shall have its time.
+const PARENT_ENDED: Signal = Signal::SIGUSR1;
+
 fn supervise() -> Result<ExitCode, String> {
     let told = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     let (cell, file) = read_cell()?;
@@ -92,7 +95,7 @@ fn supervise() -> Result<ExitCode, String> {
     let signals = SigSet::all();
     signals.thread_block().map_err(told("signals cannot be blocked"))?;
     if let Some(parent) = cell.parent {
-        prctl::set_pdeathsig(Signal::SIGTERM).map_err(told("the bot's end cannot be watched"))?;
+        prctl::set_pdeathsig(PARENT_ENDED).map_err(told("the bot's end cannot be watched"))?;
         if getppid().as_raw() != parent {
             return Err("the bot has ended already".to_owned());
         }
@@ -113,7 +116,7 @@ fn supervise() -> Result<ExitCode, String> {
                     break code;
                 }
             }
-            Ok(Signal::SIGTERM) => break BY_SIGNAL + Signal::SIGTERM as u8,
+            Ok(signal) if signal == PARENT_ENDED => break BY_SIGNAL + Signal::SIGTERM as u8,
             _ => {}
         }
     };

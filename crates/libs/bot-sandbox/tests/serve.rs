@@ -30,6 +30,7 @@ env >$HOME/env
 grep Cap /proc/self/status >$HOME/caps
 (setsid sleep $TOKEN &)
 trap 'echo stopping; exit 0' TERM
+echo ready
 while :; do sleep 0.05; done
 ";
 
@@ -71,6 +72,7 @@ async fn it_starts_is_adopted_and_stopped(kind: SandboxKind) {
     let (test, application, served) = started(kind, SCRIPT).await;
     assert!(served.is_running());
     assert_eq!(served.kind(), kind);
+    wait_until("it can be asked to end", || log(&application).contains("ready")).await;
     assert!(log(&application).contains("started on 4711"));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&application.record), mode(&application.log_file)), (0o600, 0o600));

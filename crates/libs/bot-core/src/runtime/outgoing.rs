@@ -198,6 +198,8 @@ impl Speaker {
         if properties.message_id.is_none() {
             properties.message_id = m.id.map(ToOwned::to_owned);
         }
+        // What was not believed must not look as if it was ours.
+        properties.headers.remove(REPLAY);
         let properties = traced(properties, &m.cause).header(PUBLISHER, m.publisher);
         if m.replay > 0 { properties.header(REPLAY, m.replay) } else { properties }
     }
