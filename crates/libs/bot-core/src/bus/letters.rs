@@ -5,7 +5,7 @@ use bot_store::Outgoing;
 use chrono::DateTime;
 use lapin::{
     Acker, Channel, Connection,
-    options::{BasicAckOptions, BasicGetOptions},
+    options::{BasicAckOptions, BasicGetOptions, BasicNackOptions},
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
@@ -97,7 +97,7 @@ impl DeadLetters {
         }))
     }
 
-    /// Gives back what was not settled, in the order in which it was.
+    /// Ends the session. Letters that were neither settled nor given back are returned by the broker, in whatever order.
     pub async fn close(self) -> Result<(), String> {
         self.connection.close(200, "looked".into()).await.map_err(|e| e.to_string())
     }
@@ -179,6 +179,12 @@ impl Letter {
             properties: serde_json::to_value(properties).unwrap_or(Value::Null),
             priority,
         }
+    }
+
+    /// Puts it back, unless it was settled. Those that are given back one after the other keep their order.
+    pub async fn give_back(&self) {
+        // The end of the session does the same.
+        let _ = self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await;
     }
 
     /// Takes it out of the queue for good.

@@ -62,12 +62,17 @@ impl Hand {
                 hand.unseen.push((bot, behind));
             }
         }
+        // Also in the order in which they are given back: one that was lost with another look is there again.
+        hand.letters.sort_by(|a, b| (&a.about.bot, &a.why.at).cmp(&(&b.about.bot, &b.why.at)));
         bot_core::crash_point("dlq: looked");
         Ok(hand)
     }
 
     /// Gives back what was not settled.
     pub(super) async fn close(self) -> anyhow::Result<()> {
+        for found in &self.letters {
+            found.letter.give_back().await;
+        }
         self.session.close().await.map_err(|why| anyhow!("the broker's last word is missing: {why}; look again"))
     }
 
