@@ -181,7 +181,7 @@ impl Letter {
         }
     }
 
-    /// Puts it back, unless it was settled. Those that are given back one after the other keep their order.
+    /// Puts it back, unless it was settled.
     pub async fn give_back(&self) {
         // The end of the session does the same.
         let _ = self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await;

@@ -62,8 +62,8 @@ impl Hand {
                 hand.unseen.push((bot, behind));
             }
         }
-        // Also in the order in which they are given back: one that was lost with another look is there again.
-        hand.letters.sort_by(|a, b| (&a.about.bot, &a.why.at).cmp(&(&b.about.bot, &b.why.at)));
+        // The queue's own order is nothing to rely on: what goes back may come in another.
+        hand.letters.sort_by(|a, b| a.place().cmp(&b.place()));
         bot_core::crash_point("dlq: looked");
         Ok(hand)
     }
@@ -116,6 +116,10 @@ fn pick(names: &[[&str; 3]], word: &str) -> anyhow::Result<Vec<usize>> {
 }
 
 impl Found {
+    fn place(&self) -> (&str, &str, &str) {
+        (&self.about.bot, &self.why.at, self.name())
+    }
+
     fn names(&self) -> [&str; 3] {
         let id = self.about.message_id.as_deref().unwrap_or_default();
         [id, self.about.digest.as_str(), &self.about.fingerprint]
