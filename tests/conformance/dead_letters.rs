@@ -76,8 +76,7 @@ async fn looking_at_letters_loses_none_and_changes_nothing() {
     for look in ["list", "show"] {
         let args = if look == "list" { vec!["dlq", "list"] } else { vec!["dlq", "show", "letter-07"] };
         cut_off(&stage, &args, "dlq: looked");
-        let mut after =
-            names_until(&stage, "all letters after a look that was cut off", |found| found.len() == LETTERS);
+        let after = names_until(&stage, "all letters after a look that was cut off", |found| found.len() == LETTERS);
         assert_eq!(after, first, "after `dlq {look}` was cut off");
     }
     assert_eq!(stage.management.peek("lota", "toy-bot.dead", 200).await.unwrap().len(), LETTERS);
