@@ -133,6 +133,9 @@ async fn whatever_is_cut_off_has_one_effect_and_one_record() {
             let handled = records(&stage, record, id)[0]["new_id"].as_str().unwrap_or(id).to_owned();
             assert_eq!(stage.calls(&handled), effects, "{handled}");
         }
+        if what == "edit" {
+            assert_eq!(stage.logged("asked edited-"), letters.len(), "the same edit is the same message");
+        }
     }
     assert!(tried >= 10, "{tried} places");
 }
