@@ -15,8 +15,8 @@ use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-        QueueDeclareOptions,
+        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+        ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -132,6 +132,53 @@ impl Stage {
         let mut body = wished(id, repository, wish);
         body["source"] = "another".into();
         self.publish_unconfirmed("lota.egress.another", "repository.pushed", &body).await;
+    }
+
+    /// A letter as the bot writes it, about a wish that it would follow today.
+    pub(crate) async fn letter_of(&self, id: &str, wish: &str) {
+        let body = wished(id, "r", wish).to_string();
+        let headers = json!({
+            "x-lota-publisher": "outside", "x-lota-error-code": "REJECTED", "x-lota-error-message": "not that day",
+            "x-lota-error-bot": "ToyBot", "x-lota-error-attempts": 1, "x-lota-error-time": now(),
+        });
+        let properties = json!({"delivery_mode": 2, "message_id": id, "type": "repository.pushed", "headers": headers});
+        let (exchange, key) = ("lota.egress.toy-bot", "dead.toy-bot");
+        assert!(self.management.publish("lota", exchange, key, properties, &body).await.unwrap());
+    }
+
+    /// A wish that the broker itself gives up, as after too many deliveries; the bot is not there meanwhile.
+    pub(crate) async fn given_up(&mut self, id: &str, wish: &str) {
+        self.signal(Signal::SIGTERM).await;
+        self.wish(id, "r", wish).await;
+        let channel = self.connections[1].create_channel().await.unwrap();
+        let got = channel.basic_get("toy-bot.work".into(), BasicGetOptions::default()).await.unwrap().unwrap();
+        got.delivery.nack(BasicNackOptions { requeue: false, multiple: false }).await.unwrap();
+        self.start();
+    }
+
+    /// `lota` of a fleet that is this stage.
+    pub(crate) fn lota(&self, args: &[&str]) -> Command {
+        let home = self.beside("home");
+        if !home.exists() {
+            fs::create_dir_all(home.join("secrets")).unwrap();
+            let record = json!({
+                "amqp_url": format!("amqp://127.0.0.1:{}/lota", self.node.amqp_port()),
+                "management_url": self.node.management_url(), "admin": self.node.admin(),
+            });
+            fs::write(home.join("fleet.json"), record.to_string()).unwrap();
+            let secrets = [("operator", password("operator")), (self.node.admin(), self.node.admin_password().clone())];
+            for (user, secret) in secrets {
+                fs::write(home.join(format!("secrets/{user}.password")), secret.expose()).unwrap();
+            }
+        }
+        let mut command = tests::lota(args);
+        command.env("LOTA_HOME", home);
+        command
+    }
+
+    /// A place beside the broker's and the bot's folders.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// A command of the operator.

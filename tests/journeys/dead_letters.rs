@@ -7,7 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
-use tests::{Fleet, succeeds, wait_for};
+use tests::{Fleet, fails, succeeds, wait_for};
 
 fn good(now: &str) -> Value {
     json!({
@@ -100,6 +100,52 @@ fn every_wrong_message_is_kept_with_its_code() {
     let list = succeeds(&mut fleet.lota(&["dlq", "list", "BuildBot"]));
     assert!(list.contains(&format!("build-bot: {} dead letters", cases.len() + 1)), "{list}");
     assert!(list.contains("INVALID_FIELD") && list.contains("outside"), "{list}");
+    dealt_with(&fleet, cases.len() + 1);
+}
+
+/// How many of BuildBot's letters there are.
+fn left(fleet: &Fleet) -> u64 {
+    let list: Value = serde_json::from_str(&succeeds(&mut fleet.lota(&["dlq", "list", "--json"]))).unwrap();
+    list.pointer("/0/count").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// One is edited and handled, one is retried and comes back, and the rest is thrown away; then the alert is over.
+fn dealt_with(fleet: &Fleet, letters: usize) {
+    let shown = succeeds(&mut fleet.lota(&["dlq", "show", "no commit"]));
+    assert!(shown.contains("payload.data.commit: expected one") && shown.contains("got none"), "{shown}");
+    let refused = fails(&mut fleet.lota(&["dlq", "edit", "no commit", "--set", "commit=\"short\""]), 65);
+    assert!(refused.contains("the letter stays") && refused.contains("is not a commit"), "{refused}");
+    let set = format!("commit=\"{}\"", "b".repeat(40));
+    let edit = ["dlq", "edit", "no commit", "--set", &set];
+    let would = succeeds(fleet.lota(&edit).arg("--dry-run"));
+    assert!(would.contains("data.commit: none →") && left(fleet) == letters as u64, "{would}");
+    succeeds(&mut fleet.lota(&edit));
+    // It is the operator's now, and BuildBot acts on it: the repository that it names is nowhere.
+    wait_for("what follows from the edited message", Duration::from_secs(30), || {
+        (fleet.said("no commit", "build.failed") == 1 && fleet.said("no commit", "message.edited") == 1).then_some(())
+    });
+    assert_eq!(left(fleet), letters as u64 - 1);
+
+    assert!(succeeds(&mut fleet.lota(&["dlq", "retry", "hops", "--dry-run"])).contains("would retry 1 letter"));
+    succeeds(&mut fleet.lota(&["dlq", "retry", "hops", "--rate", "10/s"]));
+    let replayed = || {
+        let shown = fleet.lota(&["dlq", "show", "hops", "--json"]).output().unwrap();
+        let shown: Value = serde_json::from_slice(&shown.stdout).ok()?;
+        shown.pointer("/0/headers/x-lota-replay")?.as_u64()
+    };
+    assert_eq!(wait_for("the letter again", Duration::from_secs(30), replayed), 1);
+
+    let file = fleet.beside("letters");
+    let all = ["dlq", "discard", "--all", "--bot", "BuildBot", "--reason", "a test", "--export"];
+    succeeds(fleet.lota(&all).arg(&file));
+    let lines = std::fs::read_to_string(&file).unwrap();
+    assert_eq!((lines.lines().count(), left(fleet)), (letters - 1, 0));
+    assert!(lines.contains("body_hex"), "what is no UTF-8 is kept, too");
+    let alerts = || {
+        let alerts = fleet.monitor("/api/v1/alerts")["open"].to_string();
+        (!alerts.contains("dead-letters:build-bot")).then_some(())
+    };
+    wait_for("the end of the alert", Duration::from_secs(90), alerts);
 }
 
 async fn publish(connection: &BTreeMap<String, String>, cases: &[(&'static str, Vec<u8>, FieldTable, &'static str)]) {

@@ -4,6 +4,8 @@
 //! the process aborts at the place that the file `at` names, once: the file is gone with it. So a test needs no list of the
 //! places: it lets everything happen once, reads which there were, and does it again for each of them.
 
+use std::path::PathBuf;
+
 /// A place between two things that outlive the process. `place` names what was done last, or what comes next.
 pub fn crash_point(place: &str) {
     #[cfg(debug_assertions)]
@@ -12,8 +14,13 @@ pub fn crash_point(place: &str) {
     let _ = place;
 }
 
-#[cfg(debug_assertions)]
-pub(crate) use armed::arm;
+/// Where the test's files are. Without it nothing is noted, and nothing ends.
+pub fn arm_crash_points(folder: PathBuf) {
+    #[cfg(debug_assertions)]
+    armed::arm(folder);
+    #[cfg(not(debug_assertions))]
+    let _ = folder;
+}
 
 #[cfg(debug_assertions)]
 mod armed {
@@ -26,8 +33,7 @@ mod armed {
 
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-    /// Where the test's files are. Without it nothing is noted, and nothing ends.
-    pub(crate) fn arm(folder: PathBuf) {
+    pub(super) fn arm(folder: PathBuf) {
         let _ = FOLDER.set(folder);
     }
 

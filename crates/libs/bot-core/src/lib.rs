@@ -22,10 +22,12 @@ mod tools;
 mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
-pub use bus::{Bus, BusOptions, Link, Password, Properties, PublishError, TlsFiles, watch};
+pub use bus::{
+    Bus, BusOptions, DeadLetters, GivenUp, Letter, Link, Password, Properties, PublishError, TlsFiles, Why, watch,
+};
 pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
 pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
-pub use crash::crash_point;
+pub use crash::{arm_crash_points, crash_point};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
 pub use job::{Again, Asked, Boxed, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};

@@ -158,6 +158,9 @@ impl OutsidePublisher {
             "approval.granted",
             "approval.denied",
             "config.applied",
+            "message.replayed",
+            "message.edited",
+            "message.discarded",
         ];
         Self { operator: true, ..Self::new(operator_name(), &says) }
     }

@@ -5,6 +5,7 @@
 //! channel was closed by the broker pending.
 
 mod consume;
+mod letters;
 mod light;
 mod observe;
 mod publish;
@@ -16,6 +17,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bot_secrets::{Handle, Secret, Sources, known};
 use bot_store::Outgoing;
 pub(crate) use consume::{Consumer, Delivery, Intake};
+pub use letters::{DeadLetters, GivenUp, Letter, Why};
 use light::Light;
 pub use observe::watch;
 pub use publish::PublishError;

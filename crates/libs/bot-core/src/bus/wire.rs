@@ -72,6 +72,12 @@ impl Properties {
         self
     }
 
+    /// Says which message led to this one.
+    #[must_use]
+    pub fn caused_by(self, id: &str) -> Self {
+        self.header(CAUSATION_ID, id)
+    }
+
     /// A header as text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(Value::as_str)
@@ -88,6 +94,16 @@ impl Properties {
 
     /// What a delivery carries, cut to the allow-list. `Err` gives the size of headers that are too large.
     pub(crate) fn read(properties: &BasicProperties) -> Result<Self, usize> {
+        let (read, bytes) = Self::measured(properties);
+        if bytes > HEADERS_BYTES_MAX { Err(bytes) } else { Ok(read) }
+    }
+
+    /// The same, however large the other headers are.
+    pub(crate) fn allowed(properties: &BasicProperties) -> Self {
+        Self::measured(properties).0
+    }
+
+    fn measured(properties: &BasicProperties) -> (Self, usize) {
         let short = |s: &Option<lapin::types::ShortString>| s.as_ref().map(|s| s.as_str().to_owned());
         let mut out = Self {
             message_id: short(properties.message_id()),
@@ -98,7 +114,7 @@ impl Properties {
             headers: BTreeMap::new(),
         };
         let Some(table) = properties.headers() else {
-            return Ok(out);
+            return (out, 0);
         };
         let mut bytes = 0;
         for (name, value) in table.inner() {
@@ -109,7 +125,7 @@ impl Properties {
                 out.headers.insert(name.as_str().to_owned(), value);
             }
         }
-        if bytes > HEADERS_BYTES_MAX { Err(bytes) } else { Ok(out) }
+        (out, bytes)
     }
 
     pub(crate) fn write(&self, priority: u8, persistent: bool) -> BasicProperties {

@@ -194,6 +194,8 @@ impl Speaker {
 
     fn copied(&self, m: &Returned<'_>) -> Properties {
         let mut properties = m.properties.clone();
+        // A publisher could have written one: it would make another message of the next attempt.
+        properties.headers.remove(REPLAY);
         properties.app_id = Some(self.name.to_string());
         if properties.message_id.is_none() {
             properties.message_id = m.id.map(ToOwned::to_owned);
@@ -335,6 +337,14 @@ mod tests {
             (out.routing_key.as_str(), p.count(ATTEMPT), p.count(REPLAY)),
             ("retry.build-bot.30s", Some(2), Some(2))
         );
+    }
+
+    #[test]
+    fn which_replay_it_is_is_not_the_publishers_word() {
+        let properties = Properties::default().header(REPLAY, 7);
+        let m = Returned { body: b"{}", publisher: "ci", properties, ..Returned::default() };
+        let out = speaker().retry(&m, 2, Tier::Sec30, 8);
+        assert_eq!(serde_json::from_value::<Properties>(out.properties).unwrap().count(REPLAY), None);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     #[cfg(debug_assertions)]
     if let Some(folder) = vars.get("LOTA_TEST_CRASHES") {
-        crate::crash::arm(PathBuf::from(folder));
+        crate::crash::arm_crash_points(PathBuf::from(folder));
     }
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     read(contract, &args, &vars)

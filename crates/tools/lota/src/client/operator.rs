@@ -33,6 +33,8 @@ pub(super) struct Saying {
     pub(super) correlation_id: Option<String>,
     /// Absent: everyone who hears the type.
     pub(super) to: Option<BotName>,
+    /// The message that led to this one, where one did.
+    pub(super) caused_by: Option<String>,
 }
 
 /// What was said.
@@ -72,11 +74,17 @@ impl Operator {
     /// Says it, and waits until the broker has it.
     pub(super) async fn say(&self, saying: Saying) -> anyhow::Result<Said> {
         let (outgoing, said) = compose(saying, clock::now())?;
+        self.send(&outgoing).await?;
+        Ok(said)
+    }
+
+    /// Sends what is made already, and waits until the broker has it.
+    pub(super) async fn send(&self, outgoing: &Outgoing) -> anyhow::Result<()> {
         let mut attempt = 1;
         loop {
-            let answer = self.bus.publish(std::slice::from_ref(&outgoing)).await;
+            let answer = self.bus.publish(std::slice::from_ref(outgoing)).await;
             let Some(Err(error)) = answer.into_iter().next() else {
-                return Ok(said);
+                return Ok(());
             };
             let link = self.bus.link();
             if attempt == PUBLISH_ATTEMPTS || !worth_repeating(&error, &link) {
@@ -126,6 +134,10 @@ fn compose(saying: Saying, now: DateTime<Utc>) -> anyhow::Result<(Outgoing, Said
         app_id: Some(source.to_string()),
         timestamp_s: u64::try_from(now.timestamp()).ok(),
         ..Properties::default()
+    };
+    let properties = match &saying.caused_by {
+        Some(cause) => properties.caused_by(cause),
+        None => properties,
     };
     let envelope = Envelope {
         id: id.clone(),

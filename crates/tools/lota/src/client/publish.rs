@@ -62,7 +62,14 @@ async fn publish(home: &Home, args: PublishArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let operator = Operator::connect(home).await?;
-    let saying = Saying { event_type: args.event_type, data, id: args.id, correlation_id: args.correlation, to };
+    let saying = Saying {
+        event_type: args.event_type,
+        data,
+        id: args.id,
+        correlation_id: args.correlation,
+        to,
+        caused_by: None,
+    };
     let said = operator.say(saying).await;
     operator.close().await;
     let said = said?;

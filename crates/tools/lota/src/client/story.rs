@@ -10,7 +10,7 @@ use bot_messages::{
         DeployCompleted, DeployFailed, DeployFrozen, DeployHeld, DeployRefused, DeployRolledBack, DeployStarted,
         DeployUnfrozen,
     },
-    message::MessageDeadLettered,
+    message::{DeadLetterRef, MessageDeadLettered, MessageDiscarded, MessageEdited, MessageReplayed},
     repository::RepositoryPushed,
     telemetry::{LogRecord, Outcome, RecordKind},
     test::{SuiteResult, TestCompleted, TestFailed, TestFailure, TestStarted},
@@ -72,6 +72,13 @@ pub(super) fn tell(event_type: &str, data: &Value) -> Story {
             Story::new(Tone::Good, &format!("{} is not frozen any more, by {}{still}", e.environment, e.by))
         }),
         MessageDeadLettered::TYPE => told(data, dead_lettered),
+        MessageReplayed::TYPE => told(data, |e: &MessageReplayed| handled("sent once more", &e.letter, &e.by)),
+        MessageEdited::TYPE => {
+            told(data, |e: &MessageEdited| handled(&format!("replaced by {}", e.new_id), &e.letter, &e.by))
+        }
+        MessageDiscarded::TYPE => {
+            told(data, |e: &MessageDiscarded| handled(&format!("thrown away ({})", e.reason), &e.letter, &e.by))
+        }
         AlertTriggered::TYPE => {
             told(data, |e: &AlertTriggered| Story::new(Tone::Warn, &format!("{}: {}", e.subject, e.summary)))
         }
@@ -267,6 +274,11 @@ fn dead_lettered(e: &MessageDeadLettered) -> Story {
     let id = e.message_id.as_deref().map(|i| format!(" {}", short(i))).unwrap_or_default();
     let line = format!("{} gave up on {what}{id} of {}: {} ({})", e.bot, e.publisher, e.error, e.code.as_str());
     Story::new(Tone::Bad, &line)
+}
+
+fn handled(what: &str, letter: &DeadLetterRef, by: &str) -> Story {
+    let id = letter.message_id.as_deref().unwrap_or_else(|| letter.digest.short());
+    Story::new(Tone::Plain, &format!("{}'s dead letter {} was {what} by {by}", letter.bot, short(id)))
 }
 
 fn replied(e: &ControlReplied) -> Story {
