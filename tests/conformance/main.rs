@@ -12,6 +12,7 @@ mod deployments;
 mod jobs;
 mod limits;
 mod outcomes;
+mod rates;
 mod schedules;
 mod stage;
 mod traces;

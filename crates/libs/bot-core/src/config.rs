@@ -4,6 +4,7 @@ mod constraints;
 mod places;
 
 pub use constraints::Constraints;
+pub(crate) use constraints::Rate;
 pub use places::{Place, Places};
 
 use std::{collections::BTreeMap, fmt, path::Path};

@@ -10,6 +10,7 @@ mod lease;
 mod origin;
 mod outgoing;
 mod pulse;
+mod rate;
 mod relay;
 mod rerun;
 mod schedules;
@@ -158,6 +159,7 @@ async fn live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Endi
     work.spawn(dispatch::dispatch(shared.clone(), lines.work, intake_rx, stop.work.clone()));
     work.spawn(timers::timers(shared.clone(), stop.work.clone()));
     work.spawn(jobs::jobs(shared.clone(), stop.work.clone()));
+    work.spawn(rate::remember(shared.clone(), stop.work.clone()));
     work.spawn(keep_small(shared.clone(), stop.work.clone()));
     let port = Arc::new(service::Port { shared: shared.clone(), taps: Mutex::new(lines.taps) });
     let mut own_service = tokio::spawn(shared.bot.clone().service(ServiceCx::new(stop.work.clone(), port)));
@@ -226,7 +228,7 @@ impl Lines {
     }
 }
 
-/// Says that the bot is there, and if its configuration is another than last time.
+/// Goes on from what its store keeps; says that the bot is there, and if its configuration is another than last time.
 async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::StoreError> {
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let before = shared.store.meta(CONFIG_HASH_ROW).await?;
@@ -235,6 +237,7 @@ async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::Sto
         shared.announce(shared.speaker.say_core(&changed, &Cause::default(), clock::now())).await?;
     }
     shared.store.set_meta(CONFIG_HASH_ROW, &shared.config_hash).await?;
+    shared.recall_rate().await?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let started = BotStarted { bot, instance, version, config_hash: shared.config_hash.clone() };
     shared.announce(shared.speaker.say_core(&started, &Cause::default(), clock::now())).await

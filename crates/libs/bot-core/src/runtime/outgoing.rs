@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::{
     bus::{
-        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER,
-        Properties, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
+        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, NOT_BEFORE,
+        PUBLISHER, Properties, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
     },
     effects::{Effect, Effects},
     envelope::{BODY_BYTES_MAX, Destination, Envelope},
@@ -159,6 +159,12 @@ impl Speaker {
         self.row(self.egress.clone(), keys::retry(&self.slug, tier), m.body.to_vec(), &properties, priority)
     }
 
+    /// The same message to a retry queue, for the same attempt, which is not to begin before `time`.
+    pub(crate) fn put_off(&self, m: &Returned<'_>, time: DateTime<Utc>, tier: Tier, priority: u8) -> Outgoing {
+        let properties = self.copied(m).header(ATTEMPT, m.attempt).header(NOT_BEFORE, time.timestamp());
+        self.row(self.egress.clone(), keys::retry(&self.slug, tier), m.body.to_vec(), &properties, priority)
+    }
+
     /// The same message to the dead letters, with the reason; and the event that says so.
     pub(crate) fn dead_letter(&self, m: &Returned<'_>, code: Code, why: &str, now: DateTime<Utc>) -> [Outgoing; 2] {
         let why: String = why.chars().take(1000).collect();
@@ -191,6 +197,7 @@ impl Speaker {
 
     fn copied(&self, m: &Returned<'_>) -> Properties {
         let mut properties = m.properties.clone();
+        properties.headers.remove(NOT_BEFORE);
         properties.app_id = Some(self.name.to_string());
         if properties.message_id.is_none() {
             properties.message_id = m.id.map(ToOwned::to_owned);
