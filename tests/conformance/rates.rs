@@ -27,7 +27,7 @@ async fn a_flood_of_one_publisher_waits_and_is_refused_and_another_passes() {
     let refused: BTreeSet<&String> = names.iter().filter(|n| stage.dead(n).is_some()).collect();
     assert!((FLOOD - 3 * A_MINUTE..=FLOOD - 2 * A_MINUTE).contains(&refused.len()), "{} refused", refused.len());
     for name in &names {
-        let expected = if refused.contains(name) { 0 } else { 1 };
+        let expected = usize::from(!refused.contains(name));
         assert_eq!(stage.calls(name), expected, "{name}: handled once or refused");
     }
     let (code, attempts) = stage.dead(names.last().unwrap()).unwrap();

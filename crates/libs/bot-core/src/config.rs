@@ -19,6 +19,12 @@ use crate::{hash, schedule::Schedule};
 /// Overrides come from variables such as `LOTA_CONFIG__CONSTRAINTS__TIMEOUT=60`.
 pub(crate) const ENV_PREFIX: &str = "LOTA_CONFIG__";
 
+/// A larger file is not read.
+const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Of more mistakes the first are told, each cut to so much: validators quote what they refuse.
+const MISTAKES_MAX: usize = 50;
+const MISTAKE_CHARS_MAX: usize = 300;
+
 /// The file of one bot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound(deserialize = "S: Deserialize<'de> + Default"))]
@@ -184,13 +190,30 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
     contract: &Contract,
 ) -> Result<Loaded<S>, ConfigError> {
     let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+        file: file.clone(),
+        mistakes: vec![Mistake { line: None, message: format!("cannot be read: {e}") }],
+    })?;
+    read(&file, &text, overrides, contract)
+}
+
+/// Reads the text of a file. What it may stand for is limited before anything is built from it.
+pub(crate) fn read<S: DeserializeOwned + Serialize + Default + JsonSchema>(
+    file: &str,
+    text: &str,
+    overrides: &BTreeMap<String, String>,
+    contract: &Contract,
+) -> Result<Loaded<S>, ConfigError> {
+    let file = file.to_owned();
     let one = |message: String| ConfigError { file: file.clone(), mistakes: vec![Mistake { line: None, message }] };
-    let text = std::fs::read_to_string(path).map_err(|e| one(format!("cannot be read: {e}")))?;
-    let places = Places::read(&text).map_err(|(place, message)| ConfigError {
+    if text.len() > FILE_BYTES_MAX {
+        return Err(one(format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len())));
+    }
+    let places = Places::read(text).map_err(|(place, message)| ConfigError {
         file: file.clone(),
         mistakes: vec![Mistake { line: place.map(|(line, _)| line), message }],
     })?;
-    let value = merged(&text, overrides).map_err(|e| one(e.to_string()))?;
+    let value = merged(text, overrides).map_err(|e| one(e.to_string()))?;
     let mut mistakes = schema_mistakes::<S>(&value);
     let parsed = serde_path_to_error::deserialize::<_, BotConfig<S>>(&value);
     match &parsed {
@@ -208,7 +231,11 @@ pub(crate) fn load<S: DeserializeOwned + Serialize + Default + JsonSchema>(
             file,
             mistakes: mistakes
                 .into_iter()
-                .map(|(at, message)| Mistake { line: Some(places.of(&at).0), message })
+                .take(MISTAKES_MAX)
+                .map(|(at, message)| Mistake {
+                    line: Some(places.of(&at).0),
+                    message: message.chars().take(MISTAKE_CHARS_MAX).collect(),
+                })
                 .collect(),
         }),
     }

@@ -1,8 +1,14 @@
 //! The topology: what the broker has to hold for the installed bots and the granted publishers.
 use std::process::ExitCode;
 
-use anyhow::Context;
-use bot_messages::{Contract, OutsidePublisher, catalogue, contract::control_types, keys, topology::Topology};
+use anyhow::{Context, anyhow};
+use bot_messages::{
+    Contract, OutsidePublisher, catalogue,
+    contract::control_types,
+    keys,
+    pipeline::{FILE_BYTES_MAX, YamlMistake, read_yaml},
+    topology::Topology,
+};
 use bot_provision::{ApplyOptions, Change, Management, apply, verify};
 use clap::Subcommand;
 use serde::Deserialize;
@@ -59,8 +65,19 @@ fn publishers(home: &Home) -> anyhow::Result<Vec<OutsidePublisher>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e).with_context(|| format!("{} cannot be read", file.display())),
     };
-    let read: Publishers = serde_saphyr::from_str(&text).with_context(|| format!("{} is wrong", file.display()))?;
-    Ok(read.publishers)
+    granted(&text).map_err(|YamlMistake { at, message }| {
+        let at = at.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+        anyhow!("{}{at}: {message}", file.display())
+    })
+}
+
+fn granted(text: &str) -> Result<Vec<OutsidePublisher>, YamlMistake> {
+    if text.len() > FILE_BYTES_MAX {
+        let message = format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len());
+        return Err(YamlMistake { at: None, message });
+    }
+    let read: Option<Publishers> = read_yaml(text)?;
+    Ok(read.map(|read| read.publishers).unwrap_or_default())
 }
 
 /// What the broker has to hold: without users who are shut out.
@@ -141,4 +158,46 @@ fn show(topology: &Topology) {
         "{known} message types, {} of them commands every bot hears from the operator",
         control_types().len()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bot_test::corpus;
+    use proptest::prelude::*;
+
+    const HERE: &str = env!("CARGO_MANIFEST_DIR");
+
+    /// It is read and makes a topology, or the mistake is told in so many words.
+    fn publishers(bytes: &[u8]) {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        match granted(text) {
+            Ok(granted) => {
+                let _ = Topology::new(&contracts().unwrap(), &granted);
+            }
+            Err(e) => assert!(!e.message.is_empty() && e.message.len() <= 4096, "{} bytes", e.message.len()),
+        }
+    }
+
+    #[test]
+    fn the_corpus_of_publishers_holds() {
+        corpus::each(HERE, "publishers", publishers);
+    }
+
+    #[test]
+    fn the_shipped_publishers_are_read() {
+        let shipped = include_str!("../../../../../deploy/config/publishers.yaml");
+        assert_eq!(granted(shipped).unwrap()[0].name.as_str(), "outside");
+        assert_eq!(granted("# none\n"), Ok(Vec::new()));
+        assert_eq!(granted("publishers:\n  - {nam: x}\n").unwrap_err().at, Some((2, 6)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn publishers_that_were_changed(bytes in corpus::changed(HERE, "publishers")) {
+            publishers(&bytes);
+        }
+    }
 }

@@ -1,0 +1,40 @@
+//! What holds of any bytes that stand in repositories.yaml. The tests check it over the files in `tests/corpus`, the targets in `fuzz/`
+//! over whatever cargo-fuzz finds; what does not hold is a panic.
+#![allow(clippy::expect_used, reason = "a check that fails has to end")]
+
+use crate::repositories;
+
+/// Of all mistakes.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// A file is read, or its mistakes are told, in so many words.
+pub fn repositories(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(mistakes) = repositories::parse(text) {
+        let bytes: usize = mistakes.iter().map(|mistake| mistake.message.len()).sum();
+        assert!(!mistakes.is_empty() && bytes <= ERROR_BYTES_MAX, "{bytes} bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bot_test::corpus;
+    use proptest::prelude::*;
+
+    const HERE: &str = env!("CARGO_MANIFEST_DIR");
+
+    #[test]
+    fn the_corpora_hold() {
+        corpus::each(HERE, "repositories", repositories);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn repositories_that_was_changed(bytes in corpus::changed(HERE, "repositories")) {
+            repositories(&bytes);
+        }
+    }
+}
