@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// More of a mistake is not told.
-const ERROR_BYTES_MAX: usize = 4096;
+const TOLD_BYTES_MAX: usize = 4096;
 
 /// In each format: what is kept is bounded, and what is counted is what was said.
 pub fn report(bytes: &[u8]) {
@@ -32,9 +32,9 @@ pub fn report(bytes: &[u8]) {
                     r.tests.len() <= TESTS_MAX && r.failures.len() <= FAILURES_MAX && r.slowest.len() <= SLOWEST_MAX;
                 assert!(kept && r.failures.len() <= r.failed as usize, "{format:?}: {r:?}");
                 let told: usize = r.failures.iter().map(|f| f.name.len() + f.message.len()).sum();
-                assert!(told <= FAILURES_MAX * ERROR_BYTES_MAX, "{format:?}: {told} bytes of failures");
+                assert!(told <= FAILURES_MAX * TOLD_BYTES_MAX, "{format:?}: {told} bytes of failures");
             }
-            Err(e) => assert!(!e.is_empty() && e.len() <= ERROR_BYTES_MAX, "{format:?}: {} bytes", e.len()),
+            Err(e) => assert!(!e.is_empty() && e.len() <= TOLD_BYTES_MAX, "{format:?}: {} bytes", e.len()),
         }
     }
 }
@@ -50,7 +50,7 @@ pub fn coverage(bytes: &[u8]) {
             twice.add(&lines).expect("nothing new is added");
             assert_eq!(twice.count(), once);
         }
-        Err(e) => assert!(!e.is_empty() && e.len() <= ERROR_BYTES_MAX, "{} bytes", e.len()),
+        Err(e) => assert!(!e.is_empty() && e.len() <= TOLD_BYTES_MAX, "{} bytes", e.len()),
     }
 }
 
