@@ -6,7 +6,8 @@ name=$1 version=$2
 cd "$(dirname "$0")/.."
 cache=${LOTA_CACHE:-$PWD/.cache/lota}/cargo
 
-has_version() { "$1" --version 2>/dev/null | grep -qwF -- "$version"; }
+# Some tell their version only as the subcommand of cargo that they are.
+has_version() { { "$1" --version || "$1" "${name#cargo-}" --version; } 2>/dev/null | grep -qwF -- "$version"; }
 
 for program in "$(command -v "$name" || true)" "$cache/bin/$name"; do
     if [ -n "$program" ] && [ -x "$program" ] && has_version "$program"; then

@@ -14,6 +14,7 @@ mod forgeries;
 mod jobs;
 mod limits;
 mod outcomes;
+mod rates;
 mod schedules;
 mod stage;
 mod traces;

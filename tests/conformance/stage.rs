@@ -225,6 +225,13 @@ impl Stage {
         heartbeats.iter().map(|h| (text(h, "state"), h["reasons"].to_string())).collect()
     }
 
+    /// How many messages the bot's heartbeats say that it put off and refused for their rate.
+    pub(crate) fn limited(&self) -> (usize, usize) {
+        let heartbeats = self.heartbeats.lock().unwrap();
+        let last = |field: &str| heartbeats.last().and_then(|h| h[field].as_u64()).unwrap_or(0) as usize;
+        (last("rate_deferred"), last("rate_refused"))
+    }
+
     /// A queue that hears what the bot says, and takes one message.
     pub(crate) async fn narrow_queue(&self, name: &str) -> Channel {
         let channel = self.connections[1].create_channel().await.unwrap();

@@ -14,7 +14,12 @@ use std::{
 };
 
 use bot_core::Places;
-use bot_messages::{Event, Revision, build::BuildCompleted, pipeline::Span, test::TestCompleted};
+use bot_messages::{
+    Event, Revision,
+    build::BuildCompleted,
+    pipeline::{Span, YamlMistake, read_yaml},
+    test::TestCompleted,
+};
 use bot_sandbox::ServeLimits;
 use chrono::{DateTime, Utc};
 pub(crate) use compose::{INDEX, MANIFEST, Project, RESOLVED};
@@ -27,6 +32,9 @@ pub(crate) use target::{Scripts, Target};
 use tokio::sync::Mutex;
 
 const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Of more mistakes the first are told, each cut to so much.
+const MISTAKES_MAX: usize = 50;
+const MISTAKE_CHARS_MAX: usize = 300;
 const KEEP_MAX: usize = 50;
 /// Thirty days.
 const APPROVAL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -112,9 +120,9 @@ pub(crate) struct EnvironmentsError {
 
 /// What is wrong, and in which line and column.
 #[derive(Debug)]
-struct Told {
-    at: Option<(u64, u64)>,
-    what: String,
+pub(crate) struct Told {
+    pub(crate) at: Option<(u64, u64)>,
+    pub(crate) what: String,
 }
 
 impl From<String> for Told {
@@ -154,16 +162,12 @@ pub(crate) fn read(path: &Path, base: Base<'_>) -> Result<Environments, Environm
 }
 
 /// All mistakes together, each with its place.
-fn parse(text: &str, base: Base<'_>) -> Result<Environments, Vec<Told>> {
+pub(crate) fn parse(text: &str, base: Base<'_>) -> Result<Environments, Vec<Told>> {
     if text.len() > FILE_BYTES_MAX {
         return Err(vec![format!("it has {} bytes: at most {FILE_BYTES_MAX} are read", text.len()).into()]);
     }
     let broken = |at, what: String| vec![Told { at, what }];
-    let file: Option<Value> = serde_saphyr::from_str(text).map_err(|error| {
-        let what = error.without_snippet().to_string();
-        let at = error.location().map(|at| (at.line(), at.column()));
-        broken(at, what.lines().next().unwrap_or_default().to_owned())
-    })?;
+    let file: Option<Value> = read_yaml(text).map_err(|YamlMistake { at, message }| broken(at, message))?;
     let Some(file) = file.filter(|file| !file.is_null()) else {
         return Ok(Environments::new());
     };
@@ -176,6 +180,10 @@ fn parse(text: &str, base: Base<'_>) -> Result<Environments, Vec<Told>> {
     let mut told: Vec<Told> =
         mistakes.into_iter().map(|m| Told { at: Some(places.of(&m.pointer)), what: m.message }).collect();
     told.sort_by_key(|told| told.at);
+    told.truncate(MISTAKES_MAX);
+    for Told { what, .. } in &mut told {
+        *what = what.chars().take(MISTAKE_CHARS_MAX).collect();
+    }
     Err(told)
 }
 

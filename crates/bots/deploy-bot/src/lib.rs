@@ -21,6 +21,8 @@ mod deployment;
 mod desk;
 mod elsewhere;
 mod environments;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod history;
 mod in_use;

@@ -9,6 +9,8 @@ use quick_xml::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{formats::ERROR_BYTES_MAX, report::cut};
+
 /// Files with lines.
 const FILES_MAX: usize = 50_000;
 /// Lines of a file further down are left.
@@ -60,7 +62,8 @@ impl Lines {
     /// Adds what a report says; names below `tree` are told as ones of the repository.
     pub(crate) fn read(&mut self, text: &str, tree: &Path) -> Result<(), String> {
         let text = text.trim_start_matches('\u{feff}').trim_start();
-        if text.starts_with('<') { self.read_cobertura(text, tree) } else { self.read_lcov(text, tree) }
+        let read = if text.starts_with('<') { self.read_cobertura(text, tree) } else { self.read_lcov(text, tree) };
+        read.map_err(|why| cut(&why, ERROR_BYTES_MAX).to_owned())
     }
 
     /// Both together.

@@ -9,7 +9,10 @@ mod tap;
 
 use bot_messages::pipeline::ReportFormat;
 
-use crate::report::Report;
+use crate::report::{Report, cut};
+
+/// More of what is wrong with a file is not told.
+pub(crate) const ERROR_BYTES_MAX: usize = 500;
 
 /// Reads a format line by line.
 trait Lines: Send {
@@ -52,7 +55,8 @@ impl Output {
 pub(crate) fn read_file(text: &str, format: Option<ReportFormat>) -> Result<Report, String> {
     let is_xml = text.trim_start_matches('\u{feff}').trim_start().starts_with('<') || text.trim().is_empty();
     if format == Some(ReportFormat::Junit) || (format.is_none() && is_xml) {
-        return junit::parse(text).map_err(|e| format!("is no JUnit XML: {e}"));
+        // A reader of XML quotes what it stumbled over, however long.
+        return junit::parse(text).map_err(|e| format!("is no JUnit XML: {}", cut(&e.to_string(), ERROR_BYTES_MAX)));
     }
     let mut output = Output::new(format);
     text.lines().for_each(|line| output.line(line));

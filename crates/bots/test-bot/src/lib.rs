@@ -36,6 +36,8 @@ use tokio::sync::OnceCell;
 
 mod coverage;
 mod formats;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod history;
 mod job;
 mod redaction;

@@ -4,6 +4,8 @@
 
 pub mod archive;
 pub mod detect;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod objects;
 mod trees;
 

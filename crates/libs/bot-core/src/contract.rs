@@ -222,7 +222,7 @@ pub(crate) fn bot_name(name: &str) -> bot_messages::BotName {
 }
 
 /// Made-up contracts for the core's own tests.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod tests_support {
     use super::*;
 

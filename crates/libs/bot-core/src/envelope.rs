@@ -1,6 +1,6 @@
 //! The documented JSON object every message is, read with care: no input panics, and an error names field and code.
 use bot_messages::{BotName, Code, Priority, is_event_type};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
 /// Larger bodies are neither written nor read.
@@ -123,6 +123,11 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
             format!("`{timestamp}` is no time ({e}): expected RFC 3339 such as 2026-11-01T12:00:00Z"),
         )
     })?;
+    let timestamp = timestamp.with_timezone(&Utc);
+    if !(0..=9999).contains(&timestamp.year()) {
+        let message = format!("it is in the year {} in UTC: expected one of four digits", timestamp.year());
+        return Err((Code::InvalidField, "timestamp", message));
+    }
     let source: BotName = name(&map, "source")?;
     let destination = match text(&map, "destination", 64)?.as_str() {
         "*" => Destination::Everyone,
@@ -160,16 +165,7 @@ fn read(mut map: Map<String, Value>) -> Result<Envelope, FieldError> {
             return Err((Code::InvalidField, "payload", message));
         }
     };
-    Ok(Envelope {
-        id,
-        timestamp: timestamp.with_timezone(&Utc),
-        source,
-        destination,
-        event_type,
-        data,
-        priority,
-        correlation_id,
-    })
+    Ok(Envelope { id, timestamp, source, destination, event_type, data, priority, correlation_id })
 }
 
 fn missing(field: &'static str) -> FieldError {

@@ -9,6 +9,8 @@ mod contract;
 mod crash;
 mod effects;
 mod envelope;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod hash;
 mod job;

@@ -55,6 +55,8 @@ pub enum Code {
     CrashLoop,
     /// More hops than the loop guard allows.
     HopLimit,
+    /// Its publisher says more than is handled in the minutes to come.
+    RateLimited,
     /// The handler refused the message for good.
     Rejected,
     /// Every attempt failed.
@@ -100,6 +102,7 @@ impl Code {
             Self::Expired => "EXPIRED",
             Self::CrashLoop => "CRASH_LOOP",
             Self::HopLimit => "HOP_LIMIT",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Rejected => "REJECTED",
             Self::AttemptsExhausted => "ATTEMPTS_EXHAUSTED",
             Self::Undeliverable => "UNDELIVERABLE",

@@ -12,6 +12,8 @@ pub mod control;
 pub mod deploy;
 mod event;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod incident;
 pub mod message;
 mod names;

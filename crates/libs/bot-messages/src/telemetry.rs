@@ -80,6 +80,10 @@ pub struct Heartbeat {
     pub records_dropped: u64,
     /// Acks of an ended session since it started.
     pub stale_acks: u64,
+    /// Messages since it started that waited for a minute with room (`constraints.rate`).
+    pub rate_deferred: u64,
+    /// Messages since it started that were refused with RATE_LIMITED.
+    pub rate_refused: u64,
     /// Times it connected to the broker.
     pub sessions: u64,
     /// Bots that its configuration names as outputs and that are not installed.

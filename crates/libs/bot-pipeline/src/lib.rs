@@ -4,6 +4,8 @@
 //! Nothing here knows of messages on their way, of jobs or of stores: what a command came to is for the caller to tell.
 mod copy;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod images;
 mod limits;
 mod log;

@@ -46,7 +46,7 @@ struct Item {
 }
 
 #[derive(Debug)]
-struct Granted {
+pub(crate) struct Granted {
     publisher: OutsidePublisher,
     repositories: Vec<GlobMatcher>,
 }
@@ -104,7 +104,7 @@ impl Publishers {
 }
 
 /// The types first; then all that types cannot say, together.
-fn parse(text: &str) -> Result<Vec<Granted>, Vec<YamlMistake>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Granted>, Vec<YamlMistake>> {
     let expected = "expected `publishers:` with a list of items such as `- {name: ci, says: [test.completed]}`";
     let file: Option<File> = read_yaml(text).map_err(|mut mistake| {
         mistake.message = format!("{}; {expected}", mistake.message);

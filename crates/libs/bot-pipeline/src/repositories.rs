@@ -98,7 +98,7 @@ struct Item {
 }
 
 #[derive(Debug)]
-struct Rule {
+pub(crate) struct Rule {
     matcher: GlobMatcher,
     name: Option<String>,
     listed: Listed,
@@ -172,7 +172,7 @@ impl Repositories {
 }
 
 /// The types first; then all that types cannot say, together.
-fn parse(text: &str) -> Result<Vec<Rule>, Vec<YamlMistake>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Rule>, Vec<YamlMistake>> {
     let expected = "expected a list of items such as `- {match: \"https://git.example.org/team/**\", trust: own}`";
     // A file of comments alone lists nothing, on purpose.
     let items: Option<Vec<Item>> = read_yaml(text).map_err(|mut mistake| {

@@ -1,5 +1,5 @@
 //! What tests share: a job's context in memory, bots in conversation without a broker, an S3
-//! server, a machine that lacks programs. A dev-dependency only.
+//! server, a machine that lacks programs, corpora of inputs. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +9,7 @@
 )]
 
 mod conversation;
+pub mod corpus;
 mod job;
 mod programs;
 mod rehearsal;

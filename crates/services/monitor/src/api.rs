@@ -3,12 +3,15 @@
 //! pointing its own name there.
 //!
 //! Errors are `{"success": false, "error": {"message", "code", "timestamp"}}` with 400 `INVALID_FIELD`, 403
-//! `PERMISSION_DENIED`, 404 `NOT_REGISTERED` or `NOT_FOUND`, 409 `AMBIGUOUS`. Ids may be cut to six characters or more.
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! `PERMISSION_DENIED`, 404 `NOT_REGISTERED` or `NOT_FOUND`, 409 `AMBIGUOUS`, 429 `RATE_LIMITED` with `Retry-After`. Ids may be cut to six characters or more.
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, Request, State, rejection::QueryRejection},
+    extract::{ConnectInfo, Path, Query, Request, State, rejection::QueryRejection},
     http::{self, HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -20,6 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    crowd::Crowd,
     fleet::{Bot, Status},
     health::Report,
     lookup::{self, Miss},
@@ -42,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) now: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     /// Whether requests may come under any name.
     pub(crate) allow_remote: bool,
+    /// Who asks how often.
+    pub(crate) crowd: Arc<Crowd>,
 }
 
 impl Api {
@@ -117,7 +123,21 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/readyz", get(ready))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(api.clone(), only_loopback))
+        .layer(middleware::from_fn_with_state(api.clone(), not_too_many))
         .with_state(api)
+}
+
+/// Refuses what an address asks beyond its requests of a minute.
+async fn not_too_many(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.ip());
+    let Err(wait) = api.crowd.admit(address) else {
+        return next.run(request).await;
+    };
+    let (per_minute, wait_s) = (api.crowd.per_minute, wait.as_secs() + 1);
+    let message = format!("more than {per_minute} requests a minute came from {address}: ask again in {wait_s} s");
+    let refusal = api.refusal(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+    ([(header::RETRY_AFTER, wait_s.to_string())], refusal).into_response()
 }
 
 /// Refuses what comes under a foreign name while listening on the loopback interface. HTTP/2 names the host in the address.

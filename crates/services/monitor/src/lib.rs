@@ -33,6 +33,7 @@ mod api;
 mod applications;
 mod applied;
 mod correlations;
+mod crowd;
 mod fleet;
 mod health;
 mod jobs;
@@ -58,6 +59,8 @@ pub struct Config {
     pub listen: String,
     /// Whether `listen` may be reachable from other machines. The API asks nobody who they are.
     pub allow_remote: bool,
+    /// Requests that the API answers to one address.
+    pub requests_per_minute: u32,
     /// A bot that is not heard for so long is silent, seconds. Heartbeats come every 5 s.
     pub silent_after_s: u32,
     /// How often applications are asked, seconds.
@@ -88,6 +91,7 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:0".into(),
             allow_remote: false,
+            requests_per_minute: 6000,
             silent_after_s: 30,
             probe_interval_s: 10,
             probe_timeout_ms: 3000,
@@ -136,6 +140,7 @@ impl Bot for MonitorBot {
         let management = queues::Management::from_settings(&tools.settings, &mut wrong);
         let certificate = tls::Certificate::from_settings(&tools.settings, &mut wrong);
         for (name, value) in [
+            ("requests_per_minute", config.requests_per_minute),
             ("silent_after_s", config.silent_after_s),
             ("probe_interval_s", config.probe_interval_s),
             ("probe_timeout_ms", config.probe_timeout_ms),

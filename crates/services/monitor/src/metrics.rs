@@ -68,10 +68,12 @@ fn fleet(page: &mut Page, bots: &[Bot]) {
 /// Name, meaning, value.
 type Figure<T> = (&'static str, &'static str, fn(&H) -> T);
 
-const COUNTERS: [Figure<u64>; 3] = [
+const COUNTERS: [Figure<u64>; 5] = [
     ("lota_bot_processed", "Deliveries settled since the process started", |h| h.processed),
     ("lota_bot_errors", "Deliveries that failed since the process started", |h| h.errors),
     ("lota_bot_records_dropped", "Log and health records dropped", |h| h.records_dropped),
+    ("lota_bot_rate_deferred", "Messages that waited for a minute with room", |h| h.rate_deferred),
+    ("lota_bot_rate_refused", "Messages refused with RATE_LIMITED", |h| h.rate_refused),
 ];
 
 const GAUGES: [Figure<f64>; 9] = [

@@ -1,6 +1,7 @@
 //! What the monitor does besides handling: it reads the taps, asks applications and the broker how they are, says what
 //! it finds wrong, and serves the API. Decisions are not made here but in `watch.rs`.
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ use crate::{
     MonitorBot,
     alerts::Announcement,
     api::{self, Api},
+    crowd::Crowd,
     memory, queues,
 };
 
@@ -88,15 +90,19 @@ fn client(bot: &MonitorBot) -> anyhow::Result<reqwest::Client> {
 
 async fn serve(bot: Arc<MonitorBot>, cx: Cx, listener: TcpListener, tls: Option<RustlsConfig>) -> anyhow::Result<()> {
     let clock = cx.clone();
-    let api =
-        Api { watch: bot.watch.clone(), now: Arc::new(move || clock.now()), allow_remote: bot.config.allow_remote };
-    let router = api::router(api);
+    let api = Api {
+        watch: bot.watch.clone(),
+        now: Arc::new(move || clock.now()),
+        allow_remote: bot.config.allow_remote,
+        crowd: Arc::new(Crowd::new(bot.config.requests_per_minute)),
+    };
+    let service = api::router(api).into_make_service_with_connect_info::<SocketAddr>();
     let ended = async {
         match tls {
-            None => axum::serve(listener, router).await,
+            None => axum::serve(listener, service).await,
             Some(tls) => {
                 let server = axum_server::from_tcp_rustls(listener.into_std()?, tls)?;
-                server.serve(router.into_make_service()).await
+                server.serve(service).await
             }
         }
     };

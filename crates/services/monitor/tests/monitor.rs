@@ -240,3 +240,21 @@ async fn a_port_that_is_taken_ends_the_service_with_advice() {
     let error = bot.service(ServiceCx::new(CancellationToken::new(), Runtime::new())).await.unwrap_err();
     assert!(error.to_string().contains("change settings.listen"), "{error:#}");
 }
+
+#[tokio::test]
+async fn one_address_gets_so_many_answers_a_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { requests_per_minute: 3, ..Config::default() };
+    let monitor = Running::start_with(dir.path(), &[], config).await;
+    for _ in 0..3 {
+        assert_eq!(monitor.get("/livez").await.0, 200);
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.get(format!("{}/api/v1/health", monitor.base)).send().await.unwrap();
+    let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(answer.status() == 429 && (1..=21).contains(&wait), "{} {wait}", answer.status());
+    let told: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(told["error"]["code"], "RATE_LIMITED");
+    assert!(told["error"]["message"].as_str().unwrap().starts_with("more than 3 requests a minute came from 127."));
+    monitor.stop().await;
+}

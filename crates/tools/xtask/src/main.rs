@@ -3,6 +3,7 @@ mod fleet;
 mod generate;
 mod loops;
 mod new_bot;
+mod sbom;
 mod tidy;
 
 use std::io::{self, Write};
@@ -37,6 +38,11 @@ enum Task {
         /// Such as `NoteBot` or `note-bot`.
         name: String,
     },
+    /// Check the bills of materials that deploy/sbom.sh has made, and put them into target/sbom.
+    Sbom {
+        /// The copy of this checkout that they lie in.
+        made: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -58,5 +64,6 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<ExitCode> {
         Task::Tidy => tidy::run(&root, out),
         Task::Gen { check } => generate::run(&root, *check, out),
         Task::NewBot { name } => new_bot::run(&root, name, out),
+        Task::Sbom { made } => sbom::run(&root, made, out),
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use wire::Properties;
 pub(crate) use wire::{
     ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HEADERS_BYTES_MAX, HOP,
-    PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
+    NOT_BEFORE, PUBLISHER, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
 };
 
 /// How to reach the broker.

@@ -15,6 +15,8 @@ pub(crate) const ATTEMPT: &str = "x-lota-attempt";
 pub(crate) const HOP: &str = "x-lota-hop";
 pub(crate) const PUBLISHER: &str = "x-lota-publisher";
 pub(crate) const REPLAY: &str = "x-lota-replay";
+/// Unix seconds; only what came back through a retry queue is believed.
+pub(crate) const NOT_BEFORE: &str = "x-lota-not-before";
 pub(crate) const ERROR_CODE: &str = "x-lota-error-code";
 pub(crate) const ERROR_MESSAGE: &str = "x-lota-error-message";
 pub(crate) const ERROR_BOT: &str = "x-lota-error-bot";
@@ -23,13 +25,14 @@ pub(crate) const ERROR_TIME: &str = "x-lota-error-time";
 pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const TRACESTATE: &str = "tracestate";
 
-const ALLOWED: [&str; 13] = [
+const ALLOWED: [&str; 14] = [
     CAUSATION_ID,
     SCHEMA,
     ATTEMPT,
     HOP,
     PUBLISHER,
     REPLAY,
+    NOT_BEFORE,
     ERROR_CODE,
     ERROR_MESSAGE,
     ERROR_BOT,

@@ -21,11 +21,41 @@ pub struct Constraints {
     pub timeout: u64,
     /// Attempts.
     pub retry_policy: RetryPolicy,
+    /// Messages a minute.
+    pub rate: Rate,
 }
 
 impl Default for Constraints {
     fn default() -> Self {
-        Self { max_concurrent_jobs: 5, max_waiting_jobs: None, timeout: 3600, retry_policy: RetryPolicy::default() }
+        Self {
+            max_concurrent_jobs: 5,
+            max_waiting_jobs: None,
+            timeout: 3600,
+            retry_policy: RetryPolicy::default(),
+            rate: Rate::default(),
+        }
+    }
+}
+
+/// How many messages a minute are handled of one publisher. What is too much waits, and is refused where it would wait
+/// longer than `waiting_minutes_max`. Retries, replays and what the operator says are not counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rate {
+    /// Of one publisher, 1 to 1 000 000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub publisher_per_minute: u32,
+    /// Of these, about one entity (a repository, an environment), 1 to 1 000 000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub key_per_minute: u32,
+    /// Minutes that a message waits at most, 0 to 60.
+    #[schemars(range(min = 0, max = 60))]
+    pub waiting_minutes_max: u32,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { publisher_per_minute: 3000, key_per_minute: 600, waiting_minutes_max: 10 }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where things stand in a YAML text, so that a mistake can be told with its line.
 use std::fmt;
 
+use bot_messages::pipeline::{YamlMistake, read_yaml};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
@@ -17,13 +18,10 @@ enum Kind {
 }
 
 impl Places {
-    /// An error says what is no YAML, and where if that is known.
+    /// Within limits on depth and on what aliases stand for, so a text that passes may be given to readers without any. An
+    /// error says what is no YAML, and where if that is known.
     pub fn read(text: &str) -> Result<Self, (Option<Place>, String)> {
-        serde_saphyr::from_str::<Node>(text).map(Places).map_err(|e| {
-            let message = e.without_snippet().to_string();
-            let place = e.location().map(|l| (l.line(), l.column()));
-            (place, message.lines().next().unwrap_or_default().to_owned())
-        })
+        read_yaml(text).map(Places).map_err(|YamlMistake { at, message }| (at, message))
     }
 
     /// The place of a JSON pointer, or of the nearest above it that is there.

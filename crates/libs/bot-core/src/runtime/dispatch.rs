@@ -40,8 +40,9 @@ impl Waiting {
     fn priority(&self) -> Priority {
         self.read.as_ref().map_or(Priority::default(), |m| m.envelope.priority)
     }
+    /// Of the entity that is to be handled: what is put off keeps nobody from it.
     fn key(&self) -> Option<&str> {
-        self.read.as_ref().ok().map(|m| m.key.as_str())
+        self.read.as_ref().ok().filter(|m| m.not_before.is_none()).map(|m| m.key.as_str())
     }
 }
 
@@ -107,7 +108,7 @@ impl<B: Bot> Dispatch<B> {
         } else if delivery.redelivered {
             self.suspects.push_back(delivery);
         } else {
-            let read = self.shared.read(&delivery);
+            let read = self.shared.read(&delivery).and_then(|message| self.shared.admit(&delivery, message));
             self.waiting.push_back(Waiting { delivery, read });
         }
     }
@@ -183,8 +184,11 @@ async fn suspect<B: Bot>(shared: Arc<Shared<B>>, delivery: Delivery) -> Finished
             return (None, Err(e));
         }
     };
-    let read =
-        if starts > CRASHES_MAX { Err(shared.crash_letter(&delivery, starts - 1)) } else { shared.read(&delivery) };
+    let read = if starts > CRASHES_MAX {
+        Err(shared.crash_letter(&delivery, starts - 1))
+    } else {
+        shared.read(&delivery).and_then(|message| shared.admit(&delivery, message))
+    };
     let result = shared.settle(&delivery, read).await;
     // Also where the store failed: the message did not end the process.
     let cleared = shared.store.clear_started(&body_hash).await;

@@ -20,6 +20,8 @@ pub(crate) struct Figures {
     pub(crate) in_flight: AtomicU64,
     pub(crate) jobs_running: AtomicU64,
     pub(crate) stale_acks: AtomicU64,
+    pub(crate) rate_deferred: AtomicU64,
+    pub(crate) rate_refused: AtomicU64,
     window: Mutex<VecDeque<Slot>>,
 }
 

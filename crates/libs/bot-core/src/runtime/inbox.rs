@@ -17,10 +17,14 @@ use super::{
     entity::{self, Handled, panic_text},
     origin::{Origin, Refused, check, origin},
     outgoing::Returned,
+    rate,
     shared::Shared,
 };
 use crate::{
-    bus::{ATTEMPT, CAUSATION_ID, Delivery, HEADERS_BYTES_MAX, HOP, Properties, SCHEMA, TRACEPARENT, TRACESTATE},
+    bus::{
+        ATTEMPT, CAUSATION_ID, Delivery, HEADERS_BYTES_MAX, HOP, NOT_BEFORE, Properties, SCHEMA, TRACEPARENT,
+        TRACESTATE,
+    },
     clock, config,
     contract::Bot,
     crash::crash_point,
@@ -48,6 +52,8 @@ pub(crate) struct Message {
     pub(crate) attempt: u32,
     pub(crate) cause: Cause,
     pub(crate) key: String,
+    /// It has to wait for a minute with room; then it is about no entity yet.
+    pub(crate) not_before: Option<DateTime<Utc>>,
     content_hash: String,
 }
 
@@ -96,18 +102,12 @@ impl<B: Bot> Shared<B> {
             causation_id: envelope.id.clone(),
             ..cause_of(properties)
         };
-        let refuse = |code, why: String| {
-            Box::new(Letter {
-                id: Some(envelope.id.clone()),
-                event_type: Some(envelope.event_type.clone()),
-                cause: cause.clone(),
-                ..*self.letter(delivery, code, why)
-            })
-        };
+        let refuse = |code, why: String| self.decoded_letter(delivery, &envelope, &cause, code, why);
         check(&origin, &delivery.routing_key, &envelope, &self.contract).map_err(|r| refuse(r.code, r.message))?;
         let key = self.readable(&envelope, properties, &cause).map_err(|(code, why)| refuse(code, why))?;
         Ok(Message {
             attempt: attempt(&origin, properties),
+            not_before: not_before(&origin, properties),
             content_hash: hash::full(&[envelope.event_type.as_bytes(), envelope.data.to_string().as_bytes()]),
             envelope,
             origin,
@@ -137,6 +137,23 @@ impl<B: Bot> Shared<B> {
             attempt: attempt(&origin, properties),
             origin,
             cause: cause_of(properties),
+        })
+    }
+
+    /// What is known of a delivery that was decoded.
+    pub(crate) fn decoded_letter(
+        &self,
+        delivery: &Delivery,
+        envelope: &Envelope,
+        cause: &Cause,
+        code: Code,
+        why: String,
+    ) -> Box<Letter> {
+        Box::new(Letter {
+            id: Some(envelope.id.clone()),
+            event_type: Some(envelope.event_type.clone()),
+            cause: cause.clone(),
+            ..*self.letter(delivery, code, why)
         })
     }
 
@@ -290,6 +307,9 @@ impl<B: Bot> Shared<B> {
     ) -> Result<(Commit, Verdict), StoreError> {
         let mut commit = Commit::default();
         let event_type = m.envelope.event_type.as_str();
+        if let Some(time) = m.not_before {
+            return Ok(self.put_off(delivery, m, time, now, commit));
+        }
         if !config::is_triggered(&self.triggers, event_type) {
             let why = format!("no trigger of its configuration fits {event_type}");
             return Ok((commit, verdict(Settled::Ignored, why)));
@@ -327,6 +347,22 @@ impl<B: Bot> Shared<B> {
         let mut commit = Commit::default();
         let done = self.fail(delivery, m, &fail, now, &mut commit);
         Ok((commit, done))
+    }
+
+    /// Has a message wait for its minute. It is not one of its attempts.
+    fn put_off(
+        &self,
+        delivery: &Delivery,
+        m: &Message,
+        time: DateTime<Utc>,
+        now: DateTime<Utc>,
+        mut commit: Commit,
+    ) -> (Commit, Verdict) {
+        let tier = rate::tier((time - now).to_std().unwrap_or_default());
+        let priority = m.envelope.priority.amqp();
+        commit.outbox.push(self.speaker.put_off(&Self::returned(delivery, m), time, tier, priority));
+        let why = format!("not before {time}: {} says more than is handled in a minute", m.origin.publisher);
+        (commit, Verdict { uncounted: true, ..verdict(Settled::Retried, why) })
     }
 
     fn fail(&self, delivery: &Delivery, m: &Message, fail: &Fail, now: DateTime<Utc>, commit: &mut Commit) -> Verdict {
@@ -433,6 +469,12 @@ fn word(settled: Settled) -> String {
 /// Which attempt it is: only what came back through a queue of ours says so.
 fn attempt(origin: &Origin, properties: &Properties) -> u32 {
     if origin.returned { properties.count(ATTEMPT).unwrap_or(1).max(1) } else { 1 }
+}
+
+/// Until when it has to wait, likewise.
+fn not_before(origin: &Origin, properties: &Properties) -> Option<DateTime<Utc>> {
+    let seconds = properties.count(NOT_BEFORE).filter(|_| origin.returned)?;
+    DateTime::from_timestamp(seconds.into(), 0).filter(|time| *time > clock::now())
 }
 
 pub(crate) fn cause_of(properties: &Properties) -> Cause {

@@ -10,6 +10,7 @@ mod lease;
 mod origin;
 mod outgoing;
 mod pulse;
+mod rate;
 mod relay;
 mod rerun;
 mod schedules;
@@ -167,13 +168,7 @@ async fn live<B: Bot>(
     tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::listen(shared.clone(), lines.health, stop.relay.clone()));
-    let work = TaskTracker::new();
-    work.spawn(control::govern(shared.clone(), stop.work.clone()));
-    work.spawn(control::control(shared.clone(), lines.control, stop.work.clone()));
-    work.spawn(dispatch::dispatch(shared.clone(), lines.work, intake_rx, stop.work.clone()));
-    work.spawn(timers::timers(shared.clone(), stop.work.clone()));
-    work.spawn(jobs::jobs(shared.clone(), stop.work.clone()));
-    work.spawn(keep_small(shared.clone(), stop.work.clone()));
+    let work = begin_work(&shared, lines.control, lines.work, intake_rx, &stop.work);
     let port = Arc::new(service::Port { shared: shared.clone(), taps: Mutex::new(lines.taps) });
     let mut own_service = tokio::spawn(shared.bot.clone().service(ServiceCx::new(stop.work.clone(), port)));
 
@@ -191,6 +186,25 @@ async fn live<B: Bot>(
     let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
     wind_down(&shared, &stop, work, tasks, &reason).await;
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// What is stopped first.
+fn begin_work<B: Bot>(
+    shared: &Arc<Shared<B>>,
+    commands: mpsc::Receiver<Delivery>,
+    deliveries: mpsc::Receiver<Delivery>,
+    intake: watch::Receiver<Intake>,
+    stop: &CancellationToken,
+) -> TaskTracker {
+    let work = TaskTracker::new();
+    work.spawn(control::govern(shared.clone(), stop.clone()));
+    work.spawn(control::control(shared.clone(), commands, stop.clone()));
+    work.spawn(dispatch::dispatch(shared.clone(), deliveries, intake, stop.clone()));
+    work.spawn(timers::timers(shared.clone(), stop.clone()));
+    work.spawn(jobs::jobs(shared.clone(), stop.clone()));
+    work.spawn(rate::remember(shared.clone(), stop.clone()));
+    work.spawn(keep_small(shared.clone(), stop.clone()));
+    work
 }
 
 /// A line for the log stream, which the broker takes whatever becomes of it.
@@ -241,7 +255,7 @@ impl Lines {
     }
 }
 
-/// Says that the bot is there, and if its configuration is another than last time.
+/// Goes on from what its store keeps; says that the bot is there, and if its configuration is another than last time.
 async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::StoreError> {
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let before = shared.store.meta(CONFIG_HASH_ROW).await?;
@@ -250,6 +264,7 @@ async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::Sto
         shared.announce(shared.speaker.say_core(&changed, &Cause::default(), clock::now())).await?;
     }
     shared.store.set_meta(CONFIG_HASH_ROW, &shared.config_hash).await?;
+    shared.recall_rate().await?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let started = BotStarted { bot, instance, version, config_hash: shared.config_hash.clone() };
     shared.announce(shared.speaker.say_core(&started, &Cause::default(), clock::now())).await

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::{
     bus::{
-        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, PUBLISHER,
-        Properties, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
+        ATTEMPT, CAUSATION_ID, ERROR_ATTEMPTS, ERROR_BOT, ERROR_CODE, ERROR_MESSAGE, ERROR_TIME, HOP, NOT_BEFORE,
+        PUBLISHER, Properties, REPLAY, SCHEMA, TRACEPARENT, TRACESTATE,
     },
     effects::{Effect, Effects},
     envelope::{BODY_BYTES_MAX, Destination, Envelope},
@@ -161,6 +161,12 @@ impl Speaker {
         self.row(self.egress.clone(), keys::retry(&self.slug, tier), m.body.to_vec(), &properties, priority)
     }
 
+    /// The same message to a retry queue, for the same attempt, which is not to begin before `time`.
+    pub(crate) fn put_off(&self, m: &Returned<'_>, time: DateTime<Utc>, tier: Tier, priority: u8) -> Outgoing {
+        let properties = self.copied(m).header(ATTEMPT, m.attempt).header(NOT_BEFORE, time.timestamp());
+        self.row(self.egress.clone(), keys::retry(&self.slug, tier), m.body.to_vec(), &properties, priority)
+    }
+
     /// The same message to the dead letters, with the reason; and the event that says so. None says so of an event of that
     /// kind: who hears them would hear its own for ever.
     pub(crate) fn dead_letter(&self, m: &Returned<'_>, code: Code, why: &str, now: DateTime<Utc>) -> Vec<Outgoing> {
@@ -196,12 +202,11 @@ impl Speaker {
         let mut properties = m.properties.clone();
         // A publisher could have written one: it would make another message of the next attempt.
         properties.headers.remove(REPLAY);
+        properties.headers.remove(NOT_BEFORE);
         properties.app_id = Some(self.name.to_string());
         if properties.message_id.is_none() {
             properties.message_id = m.id.map(ToOwned::to_owned);
         }
-        // What was not believed must not look as if it was ours.
-        properties.headers.remove(REPLAY);
         let properties = traced(properties, &m.cause).header(PUBLISHER, m.publisher);
         if m.replay > 0 { properties.header(REPLAY, m.replay) } else { properties }
     }

@@ -82,6 +82,8 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         outbox_unsent: counts.outbox_unsent,
         records_dropped: shared.bus.light_dropped(),
         stale_acks: figures.stale_acks.load(Ordering::Relaxed),
+        rate_deferred: figures.rate_deferred.load(Ordering::Relaxed),
+        rate_refused: figures.rate_refused.load(Ordering::Relaxed),
         sessions: link.epoch,
         outputs_missing: shared.outputs_missing,
         rss_bytes,

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{figures::Figures, outgoing::Speaker, trouble::StoreTrouble};
+use super::{figures::Figures, outgoing::Speaker, rate::Windows, trouble::StoreTrouble};
 use crate::{
     bus::{Bus, Intake},
     config::{BotConfig, Constraints, Output, Trigger},
@@ -64,6 +64,7 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) handlers: HandlerTable<B>,
     pub(crate) jobs: JobTable<B>,
     pub(crate) figures: Figures,
+    pub(crate) rate: Mutex<Windows>,
     pub(crate) tools: Tools,
     pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
@@ -120,6 +121,7 @@ impl<B: Bot> Shared<B> {
             handlers,
             jobs,
             figures: Figures::default(),
+            rate: Mutex::default(),
             tools: parts.tools,
             spans: parts.spans,
             intake: parts.intake,

@@ -111,10 +111,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(dir: &Path, settings: &[(&str, &str)]) -> Self {
+        let config = Config { probe_interval_s: 1, probe_timeout_ms: 500, ..Config::default() };
+        Self::start_with(dir, settings, config).await
+    }
+    pub(crate) async fn start_with(dir: &Path, settings: &[(&str, &str)], config: Config) -> Self {
         let mut tools = Tools::default();
         tools.dir = dir.to_owned();
         tools.settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let config = Config { probe_interval_s: 1, probe_timeout_ms: 500, ..Config::default() };
         let bot = Arc::new(MonitorBot::new(config, tools).unwrap());
         let (runtime, cancelled) = (Runtime::new(), CancellationToken::new());
         let cx = ServiceCx::new(cancelled.clone(), runtime.clone());
