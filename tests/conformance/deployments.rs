@@ -16,7 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 use tests::processes_naming;
 
-use crate::stage::{Cast, Stage};
+use crate::{cast::Cast, stage::Stage};
 
 const CONFIG: &str = "
 bot: {name: DeployBot, version: '1', enabled: true}

@@ -136,7 +136,7 @@ async fn a_job_that_has_ended_is_done_once_more_for_each_command() {
     stage.command("runs", "control.rerun", json!({"job_id": busy})).await;
     // The same command twice, as a broker may deliver it, and by the beginning of the id.
     for _ in 0..2 {
-        stage.command("once-more", "control.rerun", json!({"job_id": job[..23], "requested_by": "ada"})).await;
+        stage.command("once-more", "control.rerun", json!({"job_id": job[..30], "requested_by": "ada"})).await;
     }
     stage.command("last", "control.probe", json!({})).await;
     stage.until("the last answer", |s| s.said_of("control.replied").len() == 4).await;

@@ -7,6 +7,7 @@
     reason = "a broken assumption ends the test"
 )]
 
+mod cast;
 mod crashes;
 mod dead_letters;
 mod deployments;

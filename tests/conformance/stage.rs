@@ -1,15 +1,14 @@
 //! A broker, a toy bot that can be killed and started again, and everything it said, heard from outside.
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    os::unix::fs::PermissionsExt,
+    fs,
     path::PathBuf,
     process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use bot_messages::{Contract, OutsidePublisher, topology::Topology};
+use bot_messages::{OutsidePublisher, topology::Topology};
 use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Secret, apply};
 use futures_util::StreamExt;
 use lapin::{
@@ -22,19 +21,9 @@ use lapin::{
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
-use tests::{installation, program, toy::ToyBot};
+use tests::{installation, toy::ToyBot};
 
-/// A bot of the workspace that is put on the stage.
-pub(crate) struct Cast {
-    pub(crate) slug: &'static str,
-    pub(crate) contract: Contract,
-    /// Its configuration file.
-    pub(crate) config: String,
-    /// What the publisher `outside` says to it.
-    pub(crate) heard: &'static str,
-    /// Further variables in its environment.
-    pub(crate) variables: Vec<(&'static str, String)>,
-}
+use crate::cast::{Cast, start};
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
@@ -71,7 +60,7 @@ struct Heard {
     traceparent: Option<String>,
 }
 
-fn password(user: &str) -> Secret {
+pub(crate) fn password(user: &str) -> Secret {
     Secret::new(format!("secret of {user}"))
 }
 
@@ -458,32 +447,6 @@ async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 's
             let _ = delivery.ack(BasicAckOptions::default()).await;
         }
     });
-}
-
-fn start(dir: &std::path::Path, amqp_port: u16, cast: &Cast) -> Child {
-    fs::create_dir_all(dir).unwrap();
-    let file = |name: &str, text: &str| -> PathBuf {
-        let path = dir.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        path
-    };
-    let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    // So that a test that is killed leaves no bot behind.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program(cast.slug))
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("LOTA_HOME", dir)
-        .env("LOTA_CONFIG", file("config.yaml", &cast.config))
-        .env("LOTA_AMQP_URL", format!("amqp://127.0.0.1:{amqp_port}/lota"))
-        .env("LOTA_AMQP_PASSWORD_FILE", file("password", password(cast.slug).expose()))
-        .envs(cast.variables.iter().map(|(name, value)| (name, value)))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap()
 }
 
 fn now() -> String {

@@ -40,6 +40,8 @@ fn tools(dir: &Path, slug: &str) -> Tools {
 fn fleet(dir: &Path) -> Conversation {
     std::fs::create_dir_all(dir.join("config")).unwrap();
     std::fs::write(dir.join("config/repositories.yaml"), "- {match: \"/**\", trust: own}\n").unwrap();
+    let publishers = "publishers: [{name: outside, says: [repository.pushed], repositories: [\"/**\"]}]\n";
+    std::fs::write(dir.join("config/publishers.yaml"), publishers).unwrap();
     let environments = tests::workspace().join("deploy/config/environments.yaml");
     std::fs::copy(environments, dir.join("config/environments.yaml")).unwrap();
     Conversation::default()

@@ -92,7 +92,7 @@ fn no_planted_secret_rests_anywhere() {
     fs::create_dir(&beside).unwrap();
     for (n, path) in answers(&fleet).iter().enumerate() {
         let address = fs::read_to_string(fleet.home().join("bots/monitor-bot/http-address")).unwrap();
-        let (status, body) = get(&format!("http://{}{path}", address.trim()));
+        let (status, body) = get(&format!("{}{path}", address.trim()));
         assert_eq!(status, 200, "{path}: {body}");
         fs::write(beside.join(n.to_string()), body).unwrap();
     }
