@@ -3,7 +3,8 @@
 # 4.3 forky's. Each is unpacked once, by debootstrap as root, into $LOTA_CACHE/brokers/SERIES (370 MB).
 set -eu
 cache=${LOTA_CACHE:?names the folder of unpacked packages; make sets it}
-mirror=${LOTA_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Where this machine's own packages come from.
+mirror=${LOTA_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 '/debian/*$' || true)}
 
 not_run() { echo "test-brokers: NOT RUN on RabbitMQ $1: $2" >&2; exit 1; }
 
@@ -16,6 +17,7 @@ unpack() {
     esac
     [ "$(id -u)" = 0 ] || not_run "$1" "debootstrap unpacks it as root, once: sudo LOTA_CACHE=$cache $0 --unpack $1"
     command -v debootstrap >/dev/null || not_run "$1" "debootstrap is missing (apt-get install debootstrap)"
+    [ -n "$mirror" ] || not_run "$1" "no mirror of Debian is known: set LOTA_DEBIAN_MIRROR"
     scripts=/usr/share/debootstrap/scripts
     script=$scripts/$suite
     [ -e "$script" ] || script=$scripts/sid
