@@ -146,15 +146,19 @@ fn write_public(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn now() -> DateTime<Utc> {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
     #[test]
     fn an_authority_stays_and_what_it_issues_is_renewed() {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::open(dir.path(), Utc::now()).unwrap();
+        let authority = Authority::open(dir.path(), now()).unwrap();
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         let (own, purpose) = (read(&authority.certificate()), Purpose::Server(vec!["127.0.0.1".into()]));
         let broker = authority.issue(dir.path(), "broker", &purpose, 30).unwrap();
         let first = read(&broker.certificate);
-        let authority = Authority::open(dir.path(), Utc::now()).unwrap();
+        let authority = Authority::open(dir.path(), now()).unwrap();
         let again = authority.issue(dir.path(), "broker", &purpose, 30).unwrap();
         assert_eq!((read(&authority.certificate()), &again), (own, &broker));
         assert_ne!(read(&again.certificate), first);
@@ -169,7 +173,7 @@ mod tests {
         for name in ["ca.pem", "ca.key"] {
             std::fs::write(dir.path().join(name), "no PEM").unwrap();
         }
-        let told = Authority::open(dir.path(), Utc::now()).map(drop).unwrap_err().to_string();
+        let told = Authority::open(dir.path(), now()).map(drop).unwrap_err().to_string();
         assert!(told.contains(&dir.path().display().to_string()) && told.contains("move that folder away"), "{told}");
     }
 }
