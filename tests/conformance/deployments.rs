@@ -21,7 +21,8 @@ use crate::{cast::Cast, stage::Stage};
 const CONFIG: &str = "
 bot: {name: DeployBot, version: '1', enabled: true}
 constraints: {max_concurrent_jobs: 4, timeout: 120, retry_policy: {max_attempts: 3, backoff: fixed}}
-settings: {check_every: 1s, stop_grace: 2s}
+# Its commands note each run in a file that no walls may hide.
+settings: {check_every: 1s, stop_grace: 2s, sandbox: process-group}
 ";
 const SERVE: &str = "exec python3 -m http.server --bind 127.0.0.1 $PORT";
 

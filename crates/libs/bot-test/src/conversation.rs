@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bot_core::{Bot, Effect, Effects, Fail, GaveUp, JobTable, Jobs, contract_of};
-use bot_messages::{Code, Contract, FailureReason, SafeError};
+use bot_messages::{BotName, Code, Contract, FailureReason, SafeError};
 use chrono::Utc;
 use serde_json::Value;
 
@@ -136,7 +136,9 @@ impl<B: Bot> Player for Seat<B> {
     }
 
     fn hear(&mut self, line: &Line) -> Result<Acts, String> {
-        let heard = self.rehearsal.hear_raw(CORRELATION, &line.source, &line.event_type, &line.data);
+        // As the broker proves it.
+        let publisher = line.source.parse::<BotName>().map_or_else(|_| line.source.clone(), |name| name.slug());
+        let heard = self.rehearsal.hear_raw(CORRELATION, &publisher, &line.event_type, &line.data);
         heard.map_err(|fail| fail.message())
     }
 
