@@ -264,7 +264,8 @@ mod tests {
     fn bot_test_is_for_tests() {
         let bad: &[(&str, &[&str])] =
             &[("crates/tools/lota", &["bot-test"]), ("crates/libs/bot-messages", &["-bot-test"])];
-        assert_eq!(judged(direction, bad), ["bot-messages depends on bot-test", "lota depends on bot-test"]);
+        // Its own tests may, where its corpora are read.
+        assert_eq!(judged(direction, bad), ["lota depends on bot-test"]);
     }
 
     #[test]
