@@ -31,7 +31,7 @@ fn each_kind_of_project_has_its_end() {
         push("site", fixtures::SITE),
     ];
     let submodule = fleet.push(&fixtures::with_submodule(&fleet.beside("repositories/submodule")).path);
-    let database = fixtures::with_postgresql(&fleet.beside("repositories/database"), &fixtures::postgresql_bin());
+    let database = fixtures::with_postgresql(&fleet.beside("repositories/database"), &bot_test::postgresql_bin());
     let database = fleet.push(&database.path);
 
     // What is recognised is built and tested, and its tests are counted.

@@ -1,5 +1,5 @@
 //! Small projects of each kind, for which a machine needs no network: what their files are, and repositories of them.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::Repository;
 
@@ -101,13 +101,6 @@ test:
         bin = bin.display()
     );
     Repository::create(path, &[(".lotabots.yaml", &pipeline)])
-}
-
-/// Where PostgreSQL's programs are; the server's are on nobody's path.
-pub fn postgresql_bin() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let bin = versions.map(|version| version.path().join("bin")).find(|bin| bin.join("postgres").exists());
-    bin.expect("PostgreSQL is missing: apt-get install --no-install-recommends postgresql")
 }
 
 /// Its pipeline file has a mistake.

@@ -1,6 +1,5 @@
 //! What holds of any bytes that stand in environments.yaml. The tests check it over the files in `tests/corpus`, the targets in `fuzz/`
 //! over whatever cargo-fuzz finds; what does not hold is a panic.
-#![allow(clippy::expect_used, reason = "a check that fails has to end")]
 
 use std::path::Path;
 

@@ -178,9 +178,7 @@ async fn a_service_that_cannot_be_used_is_named_with_its_last_lines() {
 
 #[tokio::test]
 async fn a_real_postgresql_can_be_used_by_a_suite() {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let bin = versions.map(|version| version.path().join("bin")).find(|bin| bin.join("postgres").exists());
-    let bin = bin.expect("this test runs PostgreSQL: apt-get install --no-install-recommends postgresql");
+    let bin = bot_test::postgresql_bin();
     let bwrap = std::env::var_os("LOTA_TEST_BWRAP").map(PathBuf::from);
     let bwrap = bwrap.or_else(|| Some(PathBuf::from("/usr/bin/bwrap")).filter(|bwrap| bwrap.exists()));
     // PostgreSQL does not run as root; behind walls nobody is.

@@ -1,6 +1,5 @@
 //! What holds of any bytes that stand in repositories.yaml or publishers.yaml. The tests check it over the files in `tests/corpus`, the targets in `fuzz/`
 //! over whatever cargo-fuzz finds; what does not hold is a panic.
-#![allow(clippy::expect_used, reason = "a check that fails has to end")]
 
 use bot_messages::pipeline::YamlMistake;
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -127,18 +128,8 @@ impl Sandbox {
         let mut argv = vec![tools.setsid.clone()];
         argv.extend(limit_words(tools, &command.limits, false));
         argv.extend([landlock.program.display().to_string(), SUPERVISE.to_owned()]);
-        let mut env = markers;
-        env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        let launch = Launch {
-            argv,
-            env,
-            inherits_env: false,
-            cwd: "/".into(),
-            stdin: Some(stdin),
-            sink: Sink::Pipes,
-            // Whoever kills the launcher first loses sight of what it would have ended.
-            dies_with_handle: false,
-        };
+        // Whoever kills the launcher first loses sight of what it would have ended.
+        let launch = Launch { dies_with_handle: false, ..keepers(argv, markers, stdin) };
         Ok(Plan { launch, keeper: Keeper::Launcher(report), marker, tmp: None })
     }
 
@@ -187,17 +178,7 @@ impl Sandbox {
         let mut argv = vec![tools.setsid.clone()];
         argv.extend(limit_words(tools, &command.limits, true));
         argv.extend(words);
-        let mut env = markers;
-        env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
-        let launch = Launch {
-            argv,
-            env,
-            inherits_env: false,
-            cwd: "/".into(),
-            stdin: Some(stdin),
-            sink: Sink::Pipes,
-            dies_with_handle: true,
-        };
+        let launch = keepers(argv, markers, stdin);
         Ok(Plan { launch, keeper: Keeper::Bubblewrap(status), marker, tmp: None })
     }
 
@@ -206,6 +187,21 @@ impl Sandbox {
             Program::Argv(argv) => argv.clone(),
             Program::Shell(line) => vec![self.inner.tools.shell.clone(), "-c".to_owned(), line.clone()],
         }
+    }
+}
+
+/// How a keeper is started: outside of what it keeps, with nothing of the command's but the markers.
+fn keepers(argv: Vec<String>, markers: BTreeMap<String, String>, stdin: OwnedFd) -> Launch {
+    let mut env = markers;
+    env.insert("PATH".to_owned(), SYSTEM_PATH.to_owned());
+    Launch {
+        argv,
+        env,
+        inherits_env: false,
+        cwd: "/".into(),
+        stdin: Some(stdin),
+        sink: Sink::Pipes,
+        dies_with_handle: true,
     }
 }
 

@@ -17,6 +17,6 @@ mod s3;
 
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
-pub use programs::programs_without;
+pub use programs::{postgresql_bin, programs_without};
 pub use rehearsal::{Acts, Rehearsal};
 pub use s3::S3Server;
