@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-brokers test-containers bench check sbom fuzz gen upgrade-record new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-brokers test-containers bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -56,6 +56,9 @@ sbom: doctor ## what the released programs are made of, as CycloneDX files in ta
 
 fuzz: ## inputs that break a reader, looked for with cargo-fuzz and a nightly compiler; SECONDS=60 each
 	@deploy/fuzz.sh $(SECONDS)
+
+install: ## as root: a fleet of this host as systemd's units, of what `make release` compiled; DESTDIR=folder
+	@DESTDIR="$(DESTDIR)" deploy/install.sh
 
 gen: ## write the files that follow from the contracts
 	cargo run --package xtask -- gen
