@@ -1,5 +1,9 @@
 //! The bot's own section of its configuration file.
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bot_messages::pipeline::Span;
 use bot_sandbox::SandboxKind;
@@ -29,6 +33,13 @@ pub struct Settings {
     pub allow_weak_sandbox: bool,
     /// How often applications are looked after.
     pub check_every: Span,
+    /// The first and the last of the ports that are picked, where an environment says `port: auto`.
+    pub ports: (u16, u16),
+    /// The address that applications are told to listen on, as `HOST`. Where DeployBot is in a container, `0.0.0.0`: what
+    /// listens on 127.0.0.1 there is reached from nowhere else.
+    pub listen: IpAddr,
+    /// By which name other processes of the fleet reach applications: the monitor asks there how they are.
+    pub reached_at: String,
 }
 
 impl Default for Settings {
@@ -43,6 +54,9 @@ impl Default for Settings {
             sandbox: None,
             allow_weak_sandbox: false,
             check_every: Span(Duration::from_secs(5)),
+            ports: (20_000, 29_999),
+            listen: Ipv4Addr::LOCALHOST.into(),
+            reached_at: "127.0.0.1".into(),
         }
     }
 }
