@@ -14,7 +14,12 @@ use bot_messages::pipeline::Serve;
 use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains, split_path};
 use sha2::{Digest as _, Sha256};
 
-use crate::{environments::Environment, history::History, release::Releases, settings::Settings};
+use crate::{
+    environments::Environment,
+    history::History,
+    release::Releases,
+    settings::{Ports, Settings},
+};
 
 const TAIL_BYTES: u64 = 16 * 1024;
 const TAIL_LINES: usize = 40;
@@ -27,8 +32,8 @@ pub(crate) struct Host {
     pub(crate) sandbox: Sandbox,
     pub(crate) toolchains: Toolchains,
     stop_grace: Duration,
-    /// First and last of those that are picked.
-    ports: (u16, u16),
+    /// Those that one is picked from.
+    ports: Ports,
     listen: IpAddr,
 }
 
@@ -146,13 +151,10 @@ impl Host {
             port
         } else {
             let folder = Sha256::digest(environment.root.as_os_str().as_encoded_bytes());
-            let (first, last) = self.ports;
-            let count = u32::from(last - first) + 1;
-            let begin = u32::from(u16::from_be_bytes([folder[6], folder[7]]));
-            let picked = (0..count).map(|n| first + ((begin + n) % count) as u16);
-            let kept = kept.filter(|port| (first..=last).contains(port));
+            let kept = kept.filter(|port| self.ports.holds(*port));
+            let picked = self.ports.from_seed(u16::from_be_bytes([folder[6], folder[7]]));
             let port = kept.into_iter().chain(picked).find(free);
-            port.with_context(|| format!("no port from {first} to {last} is free"))?
+            port.with_context(|| format!("none of the ports {} is free", self.ports))?
         };
         if kept != Some(port) {
             let new = environment.root.join(".port.new");

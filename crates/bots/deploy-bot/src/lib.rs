@@ -174,11 +174,6 @@ impl Bot for DeployBot {
     fn new(settings: Settings, mut tools: Tools) -> anyhow::Result<Self> {
         tools.dir = std::path::absolute(&tools.dir).context("the bot's folder has no absolute path")?;
         anyhow::ensure!(!settings.check_every.0.is_zero(), "settings.check_every is zero: expected such as 5s");
-        let (first, last) = settings.ports;
-        anyhow::ensure!(
-            0 < first && first <= last,
-            "settings.ports is [{first}, {last}]: expected the first and the last of some ports, such as [20000, 20099]"
-        );
         let base = Base { bot: &tools.dir, config: &tools.config_dir };
         let environments = environments::read(&tools.config_dir.join(&settings.environments), base)?;
         let repositories = Repositories::read(&tools.config_dir).map_err(anyhow::Error::msg)?;
