@@ -26,8 +26,10 @@ fn every_bot_is_installed_with_a_user_a_folder_and_a_place_in_the_target() {
     for bot in bots() {
         assert!(target.contains(&format!("lotabots@{bot}.service")), "the target does not start {bot}");
         assert!(users.contains(&format!("u lota-{bot} ")), "{bot} has no user");
-        for folder in ["bots", "secrets"] {
-            let line = format!("d /var/lib/lotabots/{folder}/{bot} 0700 lota-{bot} lotabots\n");
+        for line in [
+            format!("d /var/lib/lotabots/bots/{bot} 0700 lota-{bot} lotabots\n"),
+            format!("d /var/lib/lotabots/secrets/{bot} 0750 root lota-{bot}\n"),
+        ] {
             assert!(folders.contains(&line), "{bot} has no folder of its own: {line}");
         }
         assert!(dir.path().join("usr/local/lib/lotabots").join(&bot).is_file(), "{bot} is not installed");
