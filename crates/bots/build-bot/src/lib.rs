@@ -100,6 +100,8 @@ impl Bot for BuildBot {
         observes: &[],
     };
     const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
+    const LOOPS: &'static [(&'static [&'static str], &'static str)] =
+        &[(&["repository.pushed"], "it says it only where a schedule of its configuration is due, never for one it heard")];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
     type Jobs = (BuildJob, (LookJob, ()));
