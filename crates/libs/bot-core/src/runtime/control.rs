@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    entity::STATE_BYTES_MAX, inbox::proven_publisher, origin, outgoing::Returned, pulse, rerun, shared::Shared,
+    entity::STATE_BYTES_MAX, holding, inbox::proven_publisher, origin, outgoing::Returned, pulse, rerun, shared::Shared,
 };
 use crate::{
     bus::{Delivery, Intake, Properties},
@@ -132,6 +132,8 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
         },
         ControlResume::TYPE => {
             set_pause(shared, None).await?;
+            // Whoever says so may know that what was missing is there again.
+            shared.relief(|r| r.try_now(clock::now()));
             Ok(json!({"paused": false}))
         }
         ControlCancel::TYPE => match data::<ControlCancel>(envelope) {
@@ -187,7 +189,8 @@ pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
             _ = tick.tick() => {}
             () = cancelled.cancelled() => break,
         }
-        if let Err(e) = look(&shared).await {
+        let looked = look(&shared).await;
+        if let Err(e) = looked.and(holding::tell(&shared).await) {
             shared.store_failed(&e);
         }
         if shared.condition(|c| c.store.is_due(Instant::now())) {
@@ -247,10 +250,10 @@ async fn announce_change<B: Bot>(shared: &Arc<Shared<B>>, before: Paused, paused
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let said = match (before, paused) {
         (None, Some((reason, by))) => {
-            shared.speaker.say_core(&BotPaused { bot, instance, reason, by }, &Cause::default(), clock::now())
+            shared.speaker.say_core(&BotPaused { bot, instance, reason, by, what: None, dependency: None, error: None }, &Cause::default(), clock::now())
         }
         (Some((_, by)), None) => {
-            shared.speaker.say_core(&BotResumed { bot, instance, by }, &Cause::default(), clock::now())
+            shared.speaker.say_core(&BotResumed { bot, instance, by, what: None, dependency: None }, &Cause::default(), clock::now())
         }
         _ => return Ok(()),
     };

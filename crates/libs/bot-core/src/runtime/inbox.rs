@@ -18,6 +18,7 @@ use super::{
     origin::{Origin, Refused, check, origin},
     outgoing::Returned,
     rate,
+    relief::MESSAGES,
     shared::Shared,
 };
 use crate::{
@@ -330,6 +331,7 @@ impl<B: Bot> Shared<B> {
             Handled::Ran { outcome, state } => (outcome, state),
             Handled::Unreadable(why) => (Err(Fail::reject(Code::UnsupportedSchema, anyhow::anyhow!(why))), None),
         };
+        let held = self.note_outcome(MESSAGES, outcome.as_ref().err());
         let fail = match outcome {
             Ok(effects) => {
                 let acted = !effects.list.is_empty() || state.is_some();
@@ -345,6 +347,13 @@ impl<B: Bot> Shared<B> {
             Err(fail) => fail,
         };
         let mut commit = Commit::default();
+        if let Some(wait) = held {
+            let tier = Tier::at_least(wait.to_std().unwrap_or_default());
+            let priority = m.envelope.priority.amqp();
+            commit.outbox.push(self.speaker.retry(&Self::returned(delivery, m), m.attempt, tier, priority));
+            let why = format!("held back: {}", fail.message());
+            return Ok((commit, Verdict { uncounted: true, ..verdict(Settled::Retried, why) }));
+        }
         let done = self.fail(delivery, m, &fail, now, &mut commit);
         Ok((commit, done))
     }
@@ -379,7 +388,7 @@ impl<B: Bot> Shared<B> {
                 ));
                 return Verdict { uncounted: true, ..verdict(Settled::Retried, format!("not now: {why}")) };
             }
-            Fail::Retry(_) if m.attempt < policy.max_attempts => {
+            Fail::Retry(_) | Fail::Outside { .. } if m.attempt < policy.max_attempts => {
                 let tier = Tier::at_least(retry::delay_after(policy.backoff, m.attempt));
                 commit.outbox.push(self.speaker.retry(&returned, m.attempt + 1, tier, m.envelope.priority.amqp()));
                 return verdict(
@@ -392,7 +401,7 @@ impl<B: Bot> Shared<B> {
                     ),
                 );
             }
-            Fail::Retry(_) => (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt)),
+            Fail::Retry(_) | Fail::Outside { .. } => (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt)),
             Fail::Reject { code, .. } => (*code, why),
             Fail::LeaseLost => (Code::Rejected, why),
         };

@@ -4,6 +4,7 @@ mod control;
 mod dispatch;
 mod entity;
 mod figures;
+mod holding;
 mod inbox;
 mod jobs;
 mod lease;
@@ -12,6 +13,7 @@ mod outgoing;
 mod pulse;
 mod rate;
 mod relay;
+mod relief;
 mod rerun;
 mod schedules;
 mod service;
@@ -19,6 +21,7 @@ mod settings;
 mod shared;
 mod timers;
 mod trouble;
+mod watchdog;
 
 use std::{
     collections::BTreeMap,
@@ -50,6 +53,7 @@ use crate::{
     meta::Cause,
     service::ServiceCx,
     telemetry,
+    tools::Tools,
 };
 
 /// The configuration or the machine is wrong; starting again does not help.
@@ -129,6 +133,10 @@ async fn live<B: Bot>(
     config: config::BotConfig<B::Config>,
     config_hash: String,
 ) -> Result<(), Ending> {
+    let loops = bot_messages::topology::loops::undeclared(std::slice::from_ref(&contract));
+    if !loops.is_empty() {
+        return Err(Ending::Config(loops.join("\n")));
+    }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
     let telemetry =
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
@@ -141,6 +149,7 @@ async fn live<B: Bot>(
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
+    features_fit(&contract, &tools).map_err(Ending::Config)?;
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
@@ -164,6 +173,7 @@ async fn live<B: Bot>(
     schedules::plan(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
     // Before any job begins: it may have been paused when it ended.
     control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    holding::recall(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
     tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));
@@ -174,6 +184,7 @@ async fn live<B: Bot>(
 
     let ending = tokio::select! {
         reason = told_to_stop() => Ok(reason),
+        why = watchdog::watchdog(shared.clone(), stop.work.clone()) => Err(why),
         ended = &mut own_service => Err(match ended {
             Ok(Ok(())) => "its service ended by itself".to_owned(),
             Ok(Err(e)) => format!("{e:#}"),
@@ -186,6 +197,15 @@ async fn live<B: Bot>(
     let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
     wind_down(&shared, &stop, work, tasks, &reason).await;
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// What a bot switches off has to be what its contract says it can go on without.
+fn features_fit(contract: &Contract, tools: &Tools) -> Result<(), String> {
+    let is_declared = |name: &str| contract.features.iter().any(|f| f.name == name && !f.essential);
+    match tools.notes().optional.keys().find(|name| !is_declared(name)) {
+        Some(name) => Err(format!("{} has no optional feature `{name}`: name it in `FEATURES`", contract.name)),
+        None => Ok(()),
+    }
 }
 
 /// What is stopped first.

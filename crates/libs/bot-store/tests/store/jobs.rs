@@ -120,7 +120,7 @@ async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
-    let old = store.claim("a", Duration::ZERO, 1, &[]).await.unwrap().remove(0);
+    let old = store.claim("a", Duration::ZERO, 1, &[], &[]).await.unwrap().remove(0);
     assert_eq!(store.renew("j1", old.token, LEASE).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond().await;
     assert_eq!(ids(&claim(&store, 10).await), [""; 0]);
@@ -128,7 +128,7 @@ async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
     assert_eq!(store.renew("j1", old.token, Duration::ZERO).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond().await;
     assert_eq!(store.next_job_in().await.unwrap(), Some(Duration::ZERO));
-    let by_itself = store.claim("a", LEASE, 10, &["j1".to_owned()]).await.unwrap();
+    let by_itself = store.claim("a", LEASE, 10, &["j1".to_owned()], &[]).await.unwrap();
     assert_eq!(ids(&by_itself), [""; 0], "who still runs it takes it from nobody");
     let taken = claim(&store, 10).await;
     assert_eq!(ids(&taken), ["j1"], "it still holds its exclusive key");
