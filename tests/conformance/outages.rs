@@ -95,7 +95,8 @@ async fn messages_that_fail_for_one_reason_outside_wait_in_their_queue() {
 async fn an_optional_feature_that_fails_is_switched_off_and_told() {
     let mut stage = Stage::set().await;
     stage.until("the bot to be there", |s| !s.said_of("bot.started").is_empty()).await;
-    let word = |s: &Stage, of: &str| s.said("build.completed", of)[0]["payload"]["data"]["steps"][1]["name"].to_string();
+    let word =
+        |s: &Stage, of: &str| s.said("build.completed", of)[0]["payload"]["data"]["steps"][1]["name"].to_string();
     stage.wish("1", "with", "fetch").await;
     stage.until("the first", |s| !s.said("build.completed", "with").is_empty()).await;
     assert!(word(&stage, "with").contains("with extras"));
@@ -110,4 +111,45 @@ async fn an_optional_feature_that_fails_is_switched_off_and_told() {
     stage.wish("3", "not-yet", "fetch").await;
     stage.until("the third", |s| !s.said("build.completed", "not-yet").is_empty()).await;
     assert!(word(&stage, "not-yet").contains("goes on without extras"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_wait_keep_further_messages_at_the_broker() {
+    let one = |name| (name, "1".to_owned());
+    let mut stage =
+        Stage::set_with(vec![one("LOTA_CONFIG__CONSTRAINTS__MAX_CONCURRENT_JOBS"), (WAITING, "2".to_owned())]).await;
+    stage.wish("first", "first", "play:3").await;
+    stage.until("the one that runs", |s| !s.said("build.started", "first").is_empty()).await;
+    let job = stage.said("build.started", "first")[0]["payload"]["data"]["job_id"].clone();
+    for n in 0..2 {
+        stage.wish(&format!("waits-{n}"), "waits", "play:5").await;
+    }
+    stage.until("a heartbeat that tells", |s| s.states().iter().any(|(_, why)| why.contains("2 jobs wait"))).await;
+    stage.wish("kept", "kept", "play:5").await;
+    let beats = stage.states().len();
+    stage.until("a heartbeat more", |s| s.states().len() > beats).await;
+    assert_eq!(stage.calls("kept"), 0, "it stays at the broker");
+    stage.command("stop", "control.cancel", json!({"job_id": job, "reason": "a test"})).await;
+    stage.until("it to be taken as well", |s| !s.said("build.completed", "kept").is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_is_written_once_and_a_command_answered_once() {
+    let crashes = tempfile::tempdir().unwrap();
+    std::fs::write(crashes.path().join("at"), "letter: committed").unwrap();
+    let folder = crashes.path().to_string_lossy().into_owned();
+    let mut stage = Stage::set_with(vec![("LOTA_TEST_CRASHES", folder)]).await;
+    stage.event("outside", "unread", "repository.pushed", json!({"repository": 7})).await;
+    stage.until("the process to end over it", |s| s.starts() == 2).await;
+    stage.until("it to be seen again", |s| s.logged("it is among the dead letters already") == 1).await;
+    let letters = stage.said_of("message.dead_lettered");
+    assert_eq!((letters.len(), data(&letters)[0]["message_id"].as_str()), (1, Some("unread")));
+    assert_eq!(stage.management.peek("lota", "toy-bot.dead", 10).await.unwrap().len(), 1);
+    for _ in 0..2 {
+        stage.command("same", "control.pause", json!({"reason": "a test"})).await;
+    }
+    stage.command("last", "control.resume", json!({})).await;
+    stage.until("the last answer", |s| s.said_of("bot.resumed").len() == 1).await;
+    stage.until("both answers", |s| s.said_of("control.replied").len() >= 2).await;
+    assert_eq!(stage.said_of("control.replied").len(), 2);
 }

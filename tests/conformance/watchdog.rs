@@ -9,7 +9,11 @@ async fn a_consumer_that_the_broker_silently_dropped_is_found() {
     stage.drop_consumer("toy-bot.work").await;
     stage.wish("2", "after", "say").await;
     stage.until("the answer to what waited", |s| !s.said("build.started", "after").is_empty()).await;
-    assert_eq!(stage.logged("messages wait in toy-bot.work, and none is handled"), 2, "found, and the session ended for it");
+    assert_eq!(
+        stage.logged("messages wait in toy-bot.work, and none is handled"),
+        2,
+        "found, and the session ended for it"
+    );
     assert_eq!((stage.sessions(), stage.starts()), (2, 1), "a new session was enough");
     stage.until("a heartbeat that all is well", |s| s.heartbeat()["state"] == "running").await;
 }

@@ -108,8 +108,10 @@ impl Bot for BuildBot {
         Feature::optional(CACHE, "keeps what builds of one repository share"),
         Feature::optional(REUSE, "finds what was built before from the same"),
     ];
-    const LOOPS: &'static [(&'static [&'static str], &'static str)] =
-        &[(&["repository.pushed"], "it says it only where a schedule of its configuration is due, never for one it heard")];
+    const LOOPS: &'static [(&'static [&'static str], &'static str)] = &[(
+        &["repository.pushed"],
+        "it says it only where a schedule of its configuration is due, never for one it heard",
+    )];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
     type Jobs = (BuildJob, (LookJob, ()));

@@ -188,10 +188,8 @@ impl Bot for TestBot {
         observes: &[],
     };
     const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
-    const FEATURES: &'static [Feature] = &[
-        Feature::essential(OBJECTS, "holds what is tested"),
-        Feature::optional(LOGS, "keeps the logs of suites"),
-    ];
+    const FEATURES: &'static [Feature] =
+        &[Feature::essential(OBJECTS, "holds what is tested"), Feature::optional(LOGS, "keeps the logs of suites")];
     type Hears = (BuildCompleted, (TestReportRequested, ()));
     type Says = (TestStarted, (TestCompleted, (TestFailed, (TestReported, ()))));
     type Jobs = (TestJob, ());

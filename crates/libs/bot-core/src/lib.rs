@@ -29,7 +29,9 @@ pub use bus::{
     Bus, BusOptions, DeadLetters, GivenUp, Letter, Link, Password, Properties, PublishError, TlsFiles, Why, watch,
 };
 pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
-pub use contract::{About, Bot, Data, Feature, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
+pub use contract::{
+    About, Bot, Data, Feature, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of,
+};
 pub use crash::{arm_crash_points, crash_point};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};

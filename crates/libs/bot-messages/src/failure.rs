@@ -207,7 +207,14 @@ mod tests {
 
     #[test]
     fn codes_are_written_as_serde_writes_them() {
-        for code in [Code::InvalidJson, Code::PermissionDenied, Code::UnknownError, Code::CrashLoop, Code::NoTests, Code::HostNotFound] {
+        for code in [
+            Code::InvalidJson,
+            Code::PermissionDenied,
+            Code::UnknownError,
+            Code::CrashLoop,
+            Code::NoTests,
+            Code::HostNotFound,
+        ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }

@@ -8,6 +8,7 @@ mod holding;
 mod inbox;
 mod jobs;
 mod lease;
+mod letters;
 mod origin;
 mod outgoing;
 mod pulse;
@@ -324,7 +325,8 @@ async fn wind_down<B: Bot>(shared: &Arc<Shared<B>>, stop: &Stop, work: TaskTrack
     stop.session.cancel();
     tasks.close();
     let _ = tokio::time::timeout(FLUSH_GRACE, tasks.wait()).await;
-    shared.store.close().await;
+    // Code of the bot that never returns may hold what the store waits for.
+    let _ = tokio::time::timeout(FLUSH_GRACE, shared.store.close()).await;
 }
 
 /// Forgets what is too old, once an hour.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    inbox::{Letter, Message},
+    inbox::Message,
+    letters::Letter,
     shared::Shared,
 };
 use crate::{bus::Delivery, clock, config::Rate, contract::Bot};

@@ -337,7 +337,8 @@ mod tests {
 
     #[test]
     fn it_can_be_switched_off() {
-        let mut r = Relief::new(&AutoPause { enabled: false, ..AutoPause::default() }, BTreeSet::from(["objects".into()]));
+        let mut r =
+            Relief::new(&AutoPause { enabled: false, ..AutoPause::default() }, BTreeSet::from(["objects".into()]));
         for s in 0..50 {
             assert_eq!(r.failed(BUILD, &refused("objects"), at(s)), None);
         }

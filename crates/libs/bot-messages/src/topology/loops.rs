@@ -130,12 +130,11 @@ mod tests {
 
     #[test]
     fn there_is_no_topology_with_a_loop() {
-        let ring = [
-            bot("A", &["build.completed"], &["test.completed"]),
-            bot("B", &["test.completed"], &["build.completed"]),
-        ];
+        let ring =
+            [bot("A", &["build.completed"], &["test.completed"]), bot("B", &["test.completed"], &["build.completed"])];
         let refused = Topology::new(&ring, &[]).unwrap_err().to_string();
-        let told = "build.completed, heard by A, which may say test.completed, heard by B, which may say build.completed;";
+        let told =
+            "build.completed, heard by A, which may say test.completed, heard by B, which may say build.completed;";
         assert!(refused.contains(told), "{refused}");
     }
 }

@@ -232,3 +232,18 @@ async fn a_job_is_found_by_the_beginning_of_its_id() {
     assert_eq!((known.status, known.key.as_str(), known.weight), (JobStatus::Done, "shop", 1));
     assert_eq!((known.payload, known.meta), (json!({"of": "abc-1"}), json!({"hop": 1})));
 }
+
+#[tokio::test]
+async fn a_kind_that_is_held_is_not_claimed_but_to_be_stopped() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let other = bot_store::NewJob { kind: "collect".to_owned(), ..job("j2", None) };
+    add_jobs(&store, vec![job("j1", None), other, job("j3", None)]).await;
+    let held = ["deploy".to_owned()];
+    let claimed = store.claim("a", LEASE, 10, &[], &held).await.unwrap();
+    assert_eq!(ids(&claimed), ["j2"]);
+    assert!(store.request_cancel("j3", "not needed").await.unwrap());
+    assert_eq!(ids(&store.claim("a", Duration::ZERO, 10, &[], &held).await.unwrap()), ["j3"]);
+    next_millisecond().await;
+    assert_eq!(ids(&claim(&store, 10).await), ["j3", "j1"]);
+}
