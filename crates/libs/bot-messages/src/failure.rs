@@ -140,9 +140,13 @@ impl Code {
     pub fn severity(self) -> Severity {
         match self {
             Self::Unavailable | Self::ConnectionRefused | Self::HostNotFound | Self::OutOfMemory => Severity::Critical,
-            Self::ConstraintViolated | Self::NotFound => Severity::Warning,
-            // What the fleet itself is to be asked about: a bug, a forgery, a loop, or a broker that takes nothing.
-            Self::CrashLoop | Self::HopLimit | Self::PermissionDenied | Self::Undeliverable => Severity::Warning,
+            // The last four are about the fleet itself: a bug, a loop, a forgery, a broker that takes nothing.
+            Self::ConstraintViolated
+            | Self::NotFound
+            | Self::CrashLoop
+            | Self::HopLimit
+            | Self::PermissionDenied
+            | Self::Undeliverable => Severity::Warning,
             _ => Severity::Standard,
         }
     }

@@ -26,8 +26,8 @@ pub(crate) struct Letter {
     pub(crate) why: String,
     pub(super) id: Option<String>,
     pub(super) event_type: Option<String>,
-    origin: Origin,
-    attempt: u32,
+    pub(super) origin: Origin,
+    pub(super) attempt: u32,
     pub(super) cause: Cause,
 }
 
