@@ -139,10 +139,6 @@ async fn live<B: Bot>(
     config: config::BotConfig<B::Config>,
     config_hash: String,
 ) -> Result<(), Ending> {
-    let loops = bot_messages::topology::loops::undeclared(std::slice::from_ref(&contract));
-    if !loops.is_empty() {
-        return Err(Ending::Config(loops.join("\n")));
-    }
     let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
     let telemetry =
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
@@ -155,7 +151,7 @@ async fn live<B: Bot>(
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
-    features_fit(&contract, &tools).map_err(Ending::Config)?;
+    contract_fits(&contract, &tools).map_err(Ending::Config)?;
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
@@ -206,8 +202,12 @@ async fn live<B: Bot>(
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
 }
 
-/// What a bot switches off has to be what its contract says it can go on without.
-fn features_fit(contract: &Contract, tools: &Tools) -> Result<(), String> {
+/// What a bot switches off has to be what its contract says it can go on without; and it must not be a loop by itself.
+fn contract_fits(contract: &Contract, tools: &Tools) -> Result<(), String> {
+    let loops = bot_messages::topology::loops::undeclared(std::slice::from_ref(contract));
+    if !loops.is_empty() {
+        return Err(loops.join("\n"));
+    }
     let is_declared = |name: &str| contract.features.iter().any(|f| f.name == name && !f.essential);
     match tools.notes().optional.keys().find(|name| !is_declared(name)) {
         Some(name) => Err(format!("{} has no optional feature `{name}`: name it in `FEATURES`", contract.name)),
