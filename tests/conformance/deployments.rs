@@ -14,9 +14,9 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use tests::processes_naming;
+use tests::{cast::Cast, processes_naming};
 
-use crate::{cast::Cast, stage::Stage};
+use crate::stage::Stage;
 
 const CONFIG: &str = "
 bot: {name: DeployBot, version: '1', enabled: true}

@@ -1,0 +1,182 @@
+//! A chain of two bots, whose processes, network, broker and stores fail at random while messages go through: nothing is lost,
+//! and every message has one effect. docs/chaos/README.md says how to read and repeat a run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a broken assumption ends the test"
+)]
+
+mod faults;
+mod ground;
+mod oracle;
+mod player;
+mod publisher;
+mod report;
+mod schedule;
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use ground::Ground;
+use report::{Recovery, Run};
+use schedule::{Round, Who, schedule};
+use tests::chain::Kind;
+
+/// Enough for every kind of fault and some more; `make chaos` asks for more.
+const MESSAGES: u64 = 3000;
+const ROUNDS_MIN: usize = 26;
+const MESSAGES_OF_A_ROUND: u64 = 250;
+const PER_SECOND: u64 = 150;
+/// A round after which nothing comes through for so long is a finding.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
+/// The end is waited for as long as anything comes through.
+const IDLE_LIMIT: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What `make chaos` may say.
+struct Options {
+    seed: u64,
+    messages: u64,
+    report: Option<PathBuf>,
+}
+
+impl Options {
+    fn read() -> Self {
+        let number = |name: &str| {
+            let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+            Some(text.parse().unwrap_or_else(|e| panic!("{name} is `{text}` ({e}): expected a number")))
+        };
+        Self {
+            seed: number("LOTA_CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>())),
+            messages: number("LOTA_CHAOS_MESSAGES").unwrap_or(MESSAGES),
+            report: std::env::var_os("LOTA_CHAOS_REPORT").map(PathBuf::from),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_every_message_has_one_effect() {
+    let options = Options::read();
+    let (seed, total) = (options.seed, options.messages);
+    eprintln!("chaos: seed {seed}, {total} messages; LOTA_CHAOS_SEED={seed} repeats the schedule");
+    let ground = Ground::lay(seed, total, PER_SECOND).await;
+    let rounds = schedule(seed, ROUNDS_MIN.max((total / MESSAGES_OF_A_ROUND) as usize), ground.nodes.len());
+    tokio::spawn(ground.publisher.clone().run());
+    let begun = Instant::now();
+    let recoveries = suffer_all(&ground, &rounds, total).await;
+    settle(&ground).await;
+    let took = begun.elapsed();
+
+    let unrouted = ground.unrouted().await;
+    let kept = ground.read_stores(total).await;
+    let (sent, books) = (ground.publisher.sent(), ground.oracle.look(Clone::clone));
+    let run = Run {
+        seed,
+        nodes: ground.nodes.len(),
+        took,
+        sent: &sent,
+        repeated: ground.publisher.repeated(),
+        books: &books,
+        kept: &kept,
+        unrouted,
+        starts: Who::BOTH.map(|who| ground.player(who).starts()),
+        recoveries: &recoveries,
+    };
+    eprintln!("{}", serde_json::to_string_pretty(&run.json()).unwrap());
+    if let Some(dir) = &options.report {
+        run.write(dir);
+    }
+    let mut findings = run.findings();
+    findings.extend(unknown_places(&ground));
+    findings.extend(missing_kinds(&recoveries));
+    if !findings.is_empty() {
+        show_logs(&ground);
+    }
+    assert!(findings.is_empty(), "seed {seed}:\n{}", findings.join("\n"));
+}
+
+/// One round after the other, each with its share of the messages: half of them may be sent before it is over.
+async fn suffer_all(ground: &Ground, rounds: &[Round], total: u64) -> Vec<Recovery> {
+    let share = total / rounds.len() as u64;
+    let mut recoveries = Vec::new();
+    for (n, round) in rounds.iter().enumerate() {
+        let first = share * n as u64;
+        eprintln!("chaos: round {} of {}: {round}", n + 1, rounds.len());
+        ground.publisher.allow(first + share / 2);
+        let ended = ground.suffer(n, *round).await;
+        ground.publisher.allow(if n + 1 == rounds.len() { total } else { first + share });
+        let recovered = loop {
+            if let Some(at) = first_through(ground, ended) {
+                break at;
+            }
+            if ended.elapsed() > RECOVERY_LIMIT {
+                show_logs(ground);
+                panic!("{} s after the end of {round} nothing has come through", RECOVERY_LIMIT.as_secs());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        let took = recovered.duration_since(ended);
+        eprintln!("chaos:   recovered after {} ms", took.as_millis());
+        recoveries.push(Recovery { kind: round.fault.kind(), took });
+    }
+    recoveries
+}
+
+/// When the first message that was sent after `ended`, and that nothing makes wait, had come through.
+fn first_through(ground: &Ground, ended: Instant) -> Option<Instant> {
+    let sent = ground.publisher.sent();
+    let after = sent.iter().rev().take_while(|(_, sent)| sent.at >= ended).filter(|(_, sent)| sent.kind == Kind::Say);
+    ground.oracle.look(|books| after.filter_map(|(number, _)| books.through.get(number)).min().copied())
+}
+
+/// Waits until everything was sent and has come to its end, or nothing moves any more.
+async fn settle(ground: &Ground) {
+    let (mut seen, mut moved) = (0, Instant::now());
+    loop {
+        let is_done = ground.publisher.is_done();
+        let sent = ground.publisher.sent();
+        let (ended, copies) = ground.oracle.look(|books| {
+            let ended = |number: &u64| {
+                books.through.contains_key(number) || books.letters.contains_key(&publisher::id_of(*number))
+            };
+            (sent.keys().filter(|number| ended(number)).count(), books.copies)
+        });
+        if is_done && ended == sent.len() {
+            return;
+        }
+        if copies != seen {
+            (seen, moved) = (copies, Instant::now());
+        }
+        if moved.elapsed() > IDLE_LIMIT {
+            eprintln!("chaos: nothing moves any more, and {} of {} have come to their end", ended, sent.len());
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY * 10).await;
+    }
+}
+
+/// Places that the list does not know, and places of the list that nobody came to.
+fn unknown_places(ground: &Ground) -> Vec<String> {
+    let reached: Vec<String> = Who::BOTH.iter().map(|who| ground.player(*who).reached()).collect();
+    let reached: BTreeSet<&str> = reached.iter().flat_map(|text| text.lines()).collect();
+    let known: BTreeSet<&str> = schedule::PLACES.into();
+    let rare: BTreeSet<&str> = schedule::RARE.into();
+    let differ: BTreeSet<&str> = &(&reached ^ &known) - &rare;
+    differ.into_iter().map(|place| format!("schedule::PLACES and what was reached differ in `{place}`")).collect()
+}
+
+fn missing_kinds(recoveries: &[Recovery]) -> Vec<String> {
+    let happened: BTreeSet<&str> = recoveries.iter().map(|r| r.kind).collect();
+    let all: BTreeSet<&str> = schedule(0, 0, 1).iter().map(|round| round.fault.kind()).collect();
+    all.difference(&happened).map(|kind| format!("it did not happen: {kind}")).collect()
+}
+
+fn show_logs(ground: &Ground) {
+    for who in Who::BOTH {
+        eprintln!("== {}\n{}", who.slug(), ground.player(who).last_lines(40));
+    }
+}
