@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bot_messages::{OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Secret, apply};
+use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Passwords, apply};
 use bot_store::{Store, StoreOptions};
 use nix::sys::signal::Signal;
 use serde::Deserialize as _;
@@ -65,7 +65,7 @@ impl Ground {
         let contracts = [bot_core::contract_of::<WorkBot>(), bot_core::contract_of::<CountBot>()];
         let outside = OutsidePublisher::new("outside".parse().unwrap(), &["repository.pushed"]);
         let topology = Topology::new(&contracts, &[outside, OutsidePublisher::operator()]).unwrap();
-        provision(&management[0], &topology).await;
+        provision(&management[0], &topology, &password).await;
         Oracle::declare(&management[0]).await;
 
         let addresses = |user: &str, password: &Secret| -> Vec<String> {
@@ -119,7 +119,11 @@ impl Ground {
 
     /// Restores what is missing, as `lota topology apply` does.
     pub(crate) async fn apply(&self) {
-        provision(&self.management().await, &self.topology).await;
+        let passwords = |user: &str| match [&self.work, &self.count].into_iter().find(|player| player.slug() == user) {
+            Some(player) => player.password(),
+            None => password(user),
+        };
+        provision(&self.management().await, &self.topology, &passwords).await;
     }
 
     /// Ends the bots in order, and reads what they keep: per message, how often it was acted on; and how much is left to do.
@@ -156,10 +160,10 @@ pub(crate) struct Kept {
     pub(crate) left: u64,
 }
 
-async fn provision(management: &Management, topology: &Topology) {
+async fn provision(management: &Management, topology: &Topology, passwords: Passwords<'_>) {
     let options = ApplyOptions { dry_run: false, drain: false, figures_every: FIGURES_EVERY };
     let mut tries = 0;
-    while let Err(e) = apply(management, topology, &password, options).await {
+    while let Err(e) = apply(management, topology, passwords, options).await {
         tries += 1;
         assert!(tries < 30, "the topology cannot be applied: {e}");
         tokio::time::sleep(Duration::from_secs(1)).await;

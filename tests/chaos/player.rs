@@ -107,6 +107,10 @@ impl Player {
         self.process.lock().unwrap().pages_max = pages_max;
     }
 
+    pub(crate) fn password(&self) -> Secret {
+        self.process.lock().unwrap().password.clone()
+    }
+
     /// Its password from now on; it reads it from the file.
     pub(crate) fn write_password(&self, password: Secret) {
         cast::private(&self.dir, "password", password.expose());

@@ -1,11 +1,11 @@
 //! What goes wrong, when and for how long: a pure function of the seed. Nothing here touches anything.
 use std::fmt;
 
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use ::tests::{chain::Kind, proxy::Cut};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 /// Every place of the core at which WorkBot's or CountBot's process is ended. A run that reaches another one fails.
-pub(crate) const PLACES: [&str; 22] = [
+pub(crate) const PLACES: [&str; 21] = [
     "inbox: read",
     "inbox: handled",
     "inbox: committed",
@@ -21,7 +21,6 @@ pub(crate) const PLACES: [&str; 22] = [
     "job: claimed",
     "job: done",
     "job: committed",
-    "job: renewed",
     "step begun: done",
     "step begun: committed",
     "step put: done",
@@ -29,8 +28,6 @@ pub(crate) const PLACES: [&str; 22] = [
     "step noting: done",
     "step noting: committed",
 ];
-/// A job has to last longer than this run's for its lease to be renewed.
-pub(crate) const RARE: [&str; 1] = ["job: renewed"];
 
 /// One of the two bots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

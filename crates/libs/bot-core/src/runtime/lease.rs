@@ -5,7 +5,7 @@ use bot_store::Renewed;
 use tokio::time::Instant;
 
 use super::jobs::{Port, STOP_GRACE};
-use crate::{contract::Bot, crash::crash_point};
+use crate::contract::Bot;
 
 /// From a claim or a renewal on, nobody else takes the job for so long.
 pub(crate) const LENGTH: Duration = Duration::from_secs(60);
@@ -50,7 +50,6 @@ impl Lease {
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err(format!("the store did not answer within {} s", RENEW_AGAIN.as_secs())),
         };
-        crash_point("job: renewed");
         let (news, trouble) = self.note(answer, asked);
         if let Some(why) = trouble {
             tracing::warn!(job_id = port.job, lost = news == LeaseNews::Lost, "the lease cannot be renewed: {why}");
