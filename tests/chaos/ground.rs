@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bot_messages::{OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Passwords, apply};
+use bot_provision::{ApplyOptions, Management, NodeOptions, Passwords, Secret, apply};
 use bot_store::{Store, StoreOptions};
 use nix::sys::signal::Signal;
 use serde::Deserialize as _;
@@ -14,6 +14,7 @@ use tests::{
 use tokio::sync::Mutex;
 
 use crate::{
+    broker::Broker,
     oracle::Oracle,
     player::Player,
     publisher::{Publisher, entities},
@@ -23,7 +24,7 @@ use crate::{
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Ground {
-    pub(crate) nodes: Vec<Mutex<Node>>,
+    pub(crate) broker: Mutex<Broker>,
     management: Vec<Management>,
     topology: Topology,
     pub(crate) publisher: Arc<Publisher>,
@@ -55,28 +56,29 @@ outputs: [{{type: message, destination: '*'}}]
 }
 
 impl Ground {
-    pub(crate) async fn lay(seed: u64, total: u64, per_second: u64) -> Self {
+    pub(crate) async fn lay(seed: u64, total: u64, nodes: usize, per_second: u64) -> Self {
         let dir = tempfile::Builder::new().prefix("lota-chaos-").tempdir().unwrap();
         let mut options = NodeOptions::new(dir.path().join("node"), installation().await);
         options.die_with_parent = true;
         options.figures_every = FIGURES_EVERY;
-        let nodes = vec![Node::start(options, &|line| eprintln!("  {line}")).await.unwrap()];
-        let management: Vec<Management> = nodes.iter().map(|node| node.management().unwrap()).collect();
+        let broker = Broker::start(options, nodes).await;
+        let management = broker.management();
         let contracts = [bot_core::contract_of::<WorkBot>(), bot_core::contract_of::<CountBot>()];
         let outside = OutsidePublisher::new("outside".parse().unwrap(), &["repository.pushed"]);
         let topology = Topology::new(&contracts, &[outside, OutsidePublisher::operator()]).unwrap();
         provision(&management[0], &topology, &password).await;
         Oracle::declare(&management[0]).await;
 
+        let ports = broker.ports();
         let addresses = |user: &str, password: &Secret| -> Vec<String> {
             let password = password.expose().replace(' ', "%20");
-            nodes.iter().map(|n| format!("amqp://{user}:{password}@127.0.0.1:{}/lota", n.amqp_port())).collect()
+            ports.iter().map(|port| format!("amqp://{user}:{password}@127.0.0.1:{port}/lota")).collect()
         };
         let oracle = Oracle::default();
-        oracle.listen(&addresses(nodes[0].admin(), nodes[0].admin_password()));
+        let (admin, admin_password) = broker.admin();
+        oracle.listen(&addresses(&admin, &admin_password));
         let publisher = Publisher::new(addresses("outside", &password("outside")), seed, total, per_second);
         let target = oracle.serve_target().await;
-        let ports: Vec<u16> = nodes.iter().map(Node::amqp_port).collect();
         let [work_contract, count_contract] = contracts;
         let cast = |who: Who, contract, config, heard| {
             let crashes = dir.path().join(who.slug()).join("crashes").to_string_lossy().into_owned();
@@ -89,7 +91,7 @@ impl Ground {
         Self {
             work: Player::start(dir.path().join(Who::Work.slug()), work, &ports).await,
             count: Player::start(dir.path().join(Who::Count.slug()), count, &ports).await,
-            nodes: nodes.into_iter().map(Mutex::new).collect(),
+            broker: Mutex::new(broker),
             management,
             topology,
             publisher,

@@ -7,6 +7,7 @@
     reason = "a broken assumption ends the test"
 )]
 
+mod broker;
 mod faults;
 mod ground;
 mod oracle;
@@ -28,6 +29,7 @@ use tests::chain::Kind;
 
 /// Enough for every kind of fault and some more; `make chaos` asks for more.
 const MESSAGES: u64 = 3000;
+const NODES: usize = 3;
 const ROUNDS_MIN: usize = 26;
 const MESSAGES_OF_A_ROUND: u64 = 250;
 const PER_SECOND: u64 = 150;
@@ -41,6 +43,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 struct Options {
     seed: u64,
     messages: u64,
+    nodes: usize,
     report: Option<PathBuf>,
 }
 
@@ -53,6 +56,7 @@ impl Options {
         Self {
             seed: number("LOTA_CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>())),
             messages: number("LOTA_CHAOS_MESSAGES").unwrap_or(MESSAGES),
+            nodes: number("LOTA_CHAOS_NODES").map_or(NODES, |nodes| nodes as usize),
             report: std::env::var_os("LOTA_CHAOS_REPORT").map(PathBuf::from),
         }
     }
@@ -61,13 +65,29 @@ impl Options {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_every_message_has_one_effect() {
     let options = Options::read();
-    let (seed, total) = (options.seed, options.messages);
-    eprintln!("chaos: seed {seed}, {total} messages; LOTA_CHAOS_SEED={seed} repeats the schedule");
-    let ground = Ground::lay(seed, total, PER_SECOND).await;
-    let rounds = schedule(seed, ROUNDS_MIN.max((total / MESSAGES_OF_A_ROUND) as usize), ground.nodes.len());
+    let rounds = ROUNDS_MIN.max((options.messages / MESSAGES_OF_A_ROUND) as usize);
+    let rounds = schedule(options.seed, rounds, options.nodes);
+    let mut findings = run(&options, &rounds).await;
+    findings.extend(missing_kinds(&rounds));
+    assert!(findings.is_empty(), "seed {}:\n{}", options.seed, findings.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_goes_on_from_every_place_at_which_its_bot_ends() {
+    let rounds = schedule::every_place();
+    let options = Options { seed: 0, messages: 100 * rounds.len() as u64, nodes: 1, report: None };
+    let findings = run(&options, &rounds).await;
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
+
+/// Has every round happen while the messages go through; gives what was wrong.
+async fn run(options: &Options, rounds: &[Round]) -> Vec<String> {
+    let &Options { seed, messages: total, nodes, .. } = options;
+    eprintln!("chaos: seed {seed}, {total} messages, {nodes} nodes; LOTA_CHAOS_SEED={seed} repeats the schedule");
+    let ground = Ground::lay(seed, total, nodes, PER_SECOND).await;
     tokio::spawn(ground.publisher.clone().run());
     let begun = Instant::now();
-    let recoveries = suffer_all(&ground, &rounds, total).await;
+    let recoveries = suffer_all(&ground, rounds, total).await;
     settle(&ground).await;
     let took = begun.elapsed();
 
@@ -76,7 +96,7 @@ async fn nothing_is_lost_and_every_message_has_one_effect() {
     let (sent, books) = (ground.publisher.sent(), ground.oracle.look(Clone::clone));
     let run = Run {
         seed,
-        nodes: ground.nodes.len(),
+        nodes,
         took,
         sent: &sent,
         repeated: ground.publisher.repeated(),
@@ -92,11 +112,10 @@ async fn nothing_is_lost_and_every_message_has_one_effect() {
     }
     let mut findings = run.findings();
     findings.extend(unknown_places(&ground));
-    findings.extend(missing_kinds(&recoveries));
     if !findings.is_empty() {
         show_logs(&ground);
     }
-    assert!(findings.is_empty(), "seed {seed}:\n{}", findings.join("\n"));
+    findings
 }
 
 /// One round after the other, each with its share of the messages: half of them may be sent before it is over.
@@ -170,8 +189,9 @@ fn unknown_places(ground: &Ground) -> Vec<String> {
         .collect()
 }
 
-fn missing_kinds(recoveries: &[Recovery]) -> Vec<String> {
-    let happened: BTreeSet<&str> = recoveries.iter().map(|r| r.kind).collect();
+/// Every round has happened; so these kinds did not.
+fn missing_kinds(rounds: &[Round]) -> Vec<String> {
+    let happened: BTreeSet<&str> = rounds.iter().map(|round| round.fault.kind()).collect();
     let all: BTreeSet<&str> = schedule(0, 0, 1).iter().map(|round| round.fault.kind()).collect();
     all.difference(&happened).map(|kind| format!("it did not happen: {kind}")).collect()
 }

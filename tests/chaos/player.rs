@@ -129,13 +129,9 @@ impl Player {
         }
     }
 
-    /// Has its process end at a place, the next time it comes there; `None` takes that back.
-    pub(crate) fn end_at(&self, place: Option<&str>) {
-        let at = self.dir.join("crashes/at");
-        match place {
-            Some(place) => drop(cast::private(&self.dir.join("crashes"), "at", place)),
-            None => drop(fs::remove_file(at)),
-        }
+    /// Has its process end at a place, the next time it comes there.
+    pub(crate) fn end_at(&self, place: &str) {
+        cast::private(&self.dir.join("crashes"), "at", place);
     }
 
     /// Whether it came to the place that was named last.
