@@ -1,7 +1,7 @@
 //! How each fault begins and how it ends.
 use std::time::{Duration, Instant};
 
-use bot_provision::{Management, Secret};
+use bot_provision::Secret;
 use lapin::{
     Channel, Connection, ConnectionProperties,
     options::{QueueBindOptions, QueueDeclareOptions},
@@ -243,11 +243,5 @@ impl Ground {
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
         channel.queue_bind("tmp.narrow".into(), "lota.events".into(), "#".into(), options, none).await.unwrap();
         (connection, channel)
-    }
-
-    /// Messages that have no place.
-    pub(crate) async fn unrouted(&self) -> u64 {
-        let management: Management = self.management().await;
-        management.peek("lota", "unrouted", 1000).await.unwrap().len() as u64
     }
 }

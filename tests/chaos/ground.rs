@@ -1,11 +1,16 @@
 //! What the chain stands on: a broker, its topology, the two bots, the outside publisher, the oracle.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bot_messages::{OutsidePublisher, topology::Topology};
 use bot_provision::{ApplyOptions, Management, NodeOptions, Passwords, Secret, apply};
 use bot_store::{Store, StoreOptions};
 use nix::sys::signal::Signal;
 use serde::Deserialize as _;
+use serde_json::Value;
 use tests::{
     cast::{Cast, password},
     chain::{CountBot, Tally, WorkBot},
@@ -21,6 +26,8 @@ use crate::{
     schedule::Who,
 };
 
+/// More than there are in any run.
+const LETTERS_MAX: u32 = 20_000;
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Ground {
@@ -126,6 +133,23 @@ impl Ground {
             None => password(user),
         };
         provision(&self.management().await, &self.topology, &passwords).await;
+    }
+
+    /// How many messages have no place.
+    pub(crate) async fn unrouted(&self) -> u64 {
+        self.management().await.peek("lota", "unrouted", LETTERS_MAX).await.unwrap().len() as u64
+    }
+
+    /// The ids of the messages among the dead letters of both bots.
+    pub(crate) async fn letters(&self) -> BTreeSet<String> {
+        let (management, mut ids) = (self.management().await, BTreeSet::new());
+        for who in Who::BOTH {
+            let letters = management.peek("lota", &format!("{}.dead", who.slug()), LETTERS_MAX).await.unwrap();
+            let bodies =
+                letters.iter().map(|letter| serde_json::from_str::<Value>(&letter.payload).unwrap_or_default());
+            ids.extend(bodies.map(|body| body["id"].as_str().unwrap_or_default().to_owned()));
+        }
+        ids
     }
 
     /// Ends the bots in order, and reads what they keep: per message, how often it was acted on; and how much is left to do.

@@ -35,8 +35,9 @@ const MESSAGES_OF_A_ROUND: u64 = 250;
 const PER_SECOND: u64 = 150;
 /// A round after which nothing comes through for so long is a finding.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
-/// The end is waited for as long as anything comes through.
+/// The end is waited for as long as anything comes through, but not for ever.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
+const SETTLE_LIMIT: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What `make chaos` may say.
@@ -88,12 +89,12 @@ async fn run(options: &Options, rounds: &[Round]) -> Vec<String> {
     tokio::spawn(ground.publisher.clone().run());
     let begun = Instant::now();
     let recoveries = suffer_all(&ground, rounds, total).await;
-    settle(&ground).await;
+    settle(&ground, total).await;
     let took = begun.elapsed();
 
-    let unrouted = ground.unrouted().await;
+    let (unrouted, letters) = (ground.unrouted().await, ground.letters().await);
     let kept = ground.read_stores(total).await;
-    let (sent, books) = (ground.publisher.sent(), ground.oracle.look(Clone::clone));
+    let (sent, books) = (ground.publisher.look(Clone::clone), ground.oracle.look(Clone::clone));
     let run = Run {
         seed,
         nodes,
@@ -103,6 +104,7 @@ async fn run(options: &Options, rounds: &[Round]) -> Vec<String> {
         books: &books,
         kept: &kept,
         unrouted,
+        letters: &letters,
         starts: Who::BOTH.map(|who| ground.player(who).starts()),
         recoveries: &recoveries,
     };
@@ -147,31 +149,31 @@ async fn suffer_all(ground: &Ground, rounds: &[Round], total: u64) -> Vec<Recove
 
 /// When the first message that was sent after `ended`, and that nothing makes wait, had come through.
 fn first_through(ground: &Ground, ended: Instant) -> Option<Instant> {
-    let sent = ground.publisher.sent();
-    let after = sent.iter().rev().take_while(|(_, sent)| sent.at >= ended).filter(|(_, sent)| sent.kind == Kind::Say);
-    ground.oracle.look(|books| after.filter_map(|(number, _)| books.through.get(number)).min().copied())
+    let after: Vec<u64> = ground.publisher.look(|sent| {
+        let after = sent.iter().rev().take_while(|(_, sent)| sent.at >= ended);
+        after.filter(|(_, sent)| sent.kind == Kind::Say).map(|(number, _)| *number).collect()
+    });
+    ground.oracle.look(|books| after.iter().filter_map(|number| books.through.get(number)).min().copied())
 }
 
 /// Waits until everything was sent and has come to its end, or nothing moves any more.
-async fn settle(ground: &Ground) {
-    let (mut seen, mut moved) = (0, Instant::now());
+async fn settle(ground: &Ground, total: u64) {
+    let begun = Instant::now();
+    let (mut seen, mut moved) = (0, begun);
     loop {
-        let is_done = ground.publisher.is_done();
-        let sent = ground.publisher.sent();
+        let sent: Vec<u64> = ground.publisher.look(|sent| sent.keys().copied().collect());
         let (ended, copies) = ground.oracle.look(|books| {
-            let ended = |number: &u64| {
-                books.through.contains_key(number) || books.letters.contains_key(&publisher::id_of(*number))
-            };
-            (sent.keys().filter(|number| ended(number)).count(), books.copies)
+            let ended = |number: &&u64| books.has_ended(**number);
+            (sent.iter().filter(ended).count(), books.copies)
         });
-        if is_done && ended == sent.len() {
+        if ended as u64 == total {
             return;
         }
         if copies != seen {
             (seen, moved) = (copies, Instant::now());
         }
-        if moved.elapsed() > IDLE_LIMIT {
-            eprintln!("chaos: nothing moves any more, and {} of {} have come to their end", ended, sent.len());
+        if moved.elapsed() > IDLE_LIMIT || begun.elapsed() > SETTLE_LIMIT {
+            eprintln!("chaos: it does not settle: {} sent, {ended} have come to their end", sent.len());
             return;
         }
         tokio::time::sleep(LOOK_EVERY * 10).await;

@@ -21,6 +21,8 @@ use lapin::{
 use serde_json::Value;
 use tokio::{net::TcpListener, time::timeout};
 
+use crate::publisher::id_of;
+
 /// The provisioner leaves queues of such names alone.
 const EVENTS: &str = "tmp.oracle.events";
 /// Heartbeats and log records, which may be lost.
@@ -151,6 +153,11 @@ impl Books {
         self.heartbeats += 1;
         let instance = format!("{} {}", body["bot"], body["instance"]);
         self.records_dropped.insert(instance, body["records_dropped"].as_u64().unwrap_or_default());
+    }
+
+    /// Whether the end of the chain was heard of it, or that it was put aside.
+    pub(crate) fn has_ended(&self, number: u64) -> bool {
+        self.through.contains_key(&number) || self.letters.contains_key(&id_of(number))
     }
 
     /// The different ids of what was said about a message.

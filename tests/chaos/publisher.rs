@@ -84,12 +84,9 @@ impl Publisher {
         self.allowed.send_replace(number.min(self.total));
     }
 
-    pub(crate) fn sent(&self) -> BTreeMap<u64, Sent> {
-        self.sent.lock().unwrap().clone()
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        self.sent.lock().unwrap().len() as u64 == self.total
+    /// All that is confirmed so far.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&BTreeMap<u64, Sent>) -> T) -> T {
+        look(&self.sent.lock().unwrap())
     }
 
     /// Publishes that were not confirmed, and went out again.

@@ -36,6 +36,8 @@ pub(crate) struct Run<'a> {
     pub(crate) books: &'a Books,
     pub(crate) kept: &'a [Kept; 2],
     pub(crate) unrouted: u64,
+    /// The ids of what lies among the dead letters.
+    pub(crate) letters: &'a BTreeSet<String>,
     pub(crate) starts: [u32; 2],
     pub(crate) recoveries: &'a [Recovery],
 }
@@ -102,6 +104,9 @@ impl Run<'_> {
         let letters = self.books.letters.get(&id_of(number)).map_or(0, BTreeMap::len);
         counted.never(number, "build.failed", said("build.failed"));
         match kind {
+            Kind::Reject | Kind::Unreadable if !self.letters.contains(&id_of(number)) => {
+                return counted.once(number, "letter among the dead ones", 0);
+            }
             Kind::Reject => return counted.once(number, "dead letter", letters),
             // Where nobody can say what it is about, the letter has no place in the inbox: it may be written twice.
             Kind::Unreadable => return counted.once(number, "dead letter", letters.min(1)),

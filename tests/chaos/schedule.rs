@@ -29,6 +29,9 @@ pub(crate) const PLACES: [&str; 21] = [
     "step noting: committed",
 ];
 
+/// Longer than AMQP's heartbeats wait for each other.
+const LONG_MS: u64 = 25_000;
+
 /// One of the two bots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Who {
@@ -139,7 +142,7 @@ impl fmt::Display for Round {
     }
 }
 
-/// Every kind of fault once in some order, then any.
+/// Every kind of fault once in some order, then any, of which some last long.
 pub(crate) fn schedule(seed: u64, rounds: usize, nodes: usize) -> Vec<Round> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut faults = every_kind(&mut dice, nodes);
@@ -148,12 +151,13 @@ pub(crate) fn schedule(seed: u64, rounds: usize, nodes: usize) -> Vec<Round> {
         let again = every_kind(&mut dice, nodes);
         faults.push(again[dice.random_range(0..again.len())]);
     }
-    let rounds = faults.into_iter().map(|fault| Round {
-        fault,
-        hold_ms: dice.random_range(800..4000),
-        also_killed: dice.random_bool(0.2).then(|| who(&mut dice)),
-    });
-    rounds.collect()
+    let kinds = every_kind(&mut dice, nodes).len();
+    let round = |(n, fault)| {
+        let is_long = n >= kinds && dice.random_bool(0.05);
+        let hold_ms = if is_long { LONG_MS } else { dice.random_range(800..4000) };
+        Round { fault, hold_ms, also_killed: dice.random_bool(0.2).then(|| who(&mut dice)) }
+    };
+    faults.into_iter().enumerate().map(round).collect()
 }
 
 /// One of each kind.
