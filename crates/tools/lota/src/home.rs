@@ -10,7 +10,7 @@ use bot_core::{BusOptions, TlsFiles};
 use bot_provision::{Identity, Management, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::place::Place;
+use crate::{place::Place, up::environment};
 
 /// About 238 bits.
 pub(crate) const PASSWORD_LETTERS: usize = 40;
@@ -82,8 +82,10 @@ impl Home {
     pub(crate) fn log(&self, slug: &str) -> PathBuf {
         self.0.join("logs").join(format!("{slug}.log"))
     }
+    /// A folder `secrets/<user>`, where there is one, holds it instead: it can be a volume that this user alone is given.
     pub(crate) fn password_file(&self, user: &str) -> PathBuf {
-        self.0.join("secrets").join(format!("{user}.password"))
+        let (secrets, own) = (self.0.join("secrets"), self.0.join("secrets").join(user));
+        if own.is_dir() { own.join("password") } else { secrets.join(format!("{user}.password")) }
     }
 
     /// Certificates and keys of a fleet that issues its own.
@@ -189,6 +191,9 @@ impl Home {
 
     /// Where the monitor answers, once it does.
     pub(crate) fn monitor_url(&self) -> anyhow::Result<String> {
+        if let Some(url) = environment::monitor_url() {
+            return Ok(url);
+        }
         let file = self.bot("monitor-bot").join("http-address");
         match fs::read_to_string(&file) {
             Ok(address) => Ok(address.trim().to_owned()),
@@ -214,4 +219,20 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_password_lies_in_the_users_own_folder_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::new(dir.path()).unwrap();
+        home.create().unwrap();
+        fs::create_dir(home.join("secrets/build-bot")).unwrap();
+        let (own, shared) = (home.password("build-bot").unwrap(), home.password("test-bot").unwrap());
+        assert_eq!(fs::read_to_string(home.join("secrets/build-bot/password")).unwrap(), own.expose());
+        assert_eq!(fs::read_to_string(home.join("secrets/test-bot.password")).unwrap(), shared.expose());
+    }
 }
