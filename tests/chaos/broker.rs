@@ -18,7 +18,7 @@ impl Broker {
     pub(crate) async fn start(options: NodeOptions, nodes: usize) -> Self {
         match nodes {
             1 => Self::One(Box::new(Node::start(options, &tell).await.unwrap())),
-            3 => Self::Three(Box::new(Cluster::start(options, &tell).await.unwrap())),
+            3 => Self::Three(Box::new(Box::pin(Cluster::start(options, &tell)).await.unwrap())),
             other => panic!("{other} nodes: expected 1 or 3"),
         }
     }
@@ -64,7 +64,7 @@ impl Broker {
     pub(crate) async fn bring_back(&mut self) {
         match self {
             Self::One(node) => node.restart(&|_| ()).await.unwrap(),
-            Self::Three(cluster) => cluster.bring_back(&|_| ()).await.unwrap(),
+            Self::Three(cluster) => Box::pin(cluster.bring_back(&|_| ())).await.unwrap(),
         }
     }
 
