@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-brokers test-containers bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-brokers test-containers chaos bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -40,6 +40,11 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	cargo test --locked --package bot-provision --test container -- --ignored
 	cargo test --locked --package tests --test local -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
+
+chaos: doctor ## messages through a fleet whose every part fails at random; MESSAGES=100000 SEED=any NODES=3, report in docs/chaos
+	cargo build --locked --package tests --bins
+	LOTA_CHAOS_MESSAGES=$(or $(MESSAGES),100000) LOTA_CHAOS_SEED=$(SEED) LOTA_CHAOS_NODES=$(NODES) LOTA_CHAOS_REPORT=$(CURDIR)/docs/chaos \
+	cargo test --locked --package tests --test chaos -- --exact --nocapture nothing_is_lost_and_every_message_has_one_effect
 
 bench: build-demo ## what the fleet adds to a push, in milliseconds, measured on this machine
 	cargo bench --locked --profile demo --package tests --bench flow

@@ -7,7 +7,6 @@
     reason = "a broken assumption ends the test"
 )]
 
-mod cast;
 mod crashes;
 mod dead_letters;
 mod deployments;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bot_messages::{OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Management, Node, NodeOptions, Secret, apply};
+use bot_provision::{ApplyOptions, Management, Node, NodeOptions, apply};
 use futures_util::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -21,9 +21,11 @@ use lapin::{
 };
 use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
-use tests::{installation, toy::ToyBot};
-
-use crate::cast::{Cast, start};
+use tests::{
+    cast::{Cast, password, start},
+    installation,
+    toy::ToyBot,
+};
 
 const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
@@ -58,10 +60,6 @@ pub(crate) struct Stage {
 struct Heard {
     body: Value,
     traceparent: Option<String>,
-}
-
-pub(crate) fn password(user: &str) -> Secret {
-    Secret::new(format!("secret of {user}"))
 }
 
 impl Stage {
@@ -101,7 +99,7 @@ impl Stage {
         let ears = heard.clone();
         listen(&channel, "outside.tap.events", move |heard| ears.lock().unwrap().push(heard)).await;
         let (admin, heartbeats) = hear_heartbeats(&node).await;
-        let bot = start(&dir.path().join("bot"), node.amqp_port(), &cast);
+        let bot = start(&dir.path().join("bot"), &node.amqp_url(), &password(cast.slug), &cast);
         Self {
             management,
             dir,
@@ -388,7 +386,7 @@ impl Stage {
     }
 
     pub(crate) fn start(&mut self) {
-        self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port(), &self.cast);
+        self.bot = start(&self.dir.path().join("bot"), &self.node.amqp_url(), &password(self.cast.slug), &self.cast);
         self.starts += 1;
     }
 

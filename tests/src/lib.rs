@@ -7,7 +7,10 @@
     reason = "test support: a broken assumption ends the test"
 )]
 
+pub mod cast;
+pub mod chain;
 pub mod fixtures;
+pub mod proxy;
 mod repository;
 pub mod toy;
 

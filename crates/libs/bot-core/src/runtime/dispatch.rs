@@ -22,6 +22,7 @@ use super::{
 use crate::{
     bus::{Delivery, Intake},
     contract::Bot,
+    crash::crash_point,
     hash,
 };
 
@@ -185,6 +186,7 @@ async fn suspect<B: Bot>(shared: Arc<Shared<B>>, delivery: Delivery) -> Finished
             return (None, Err(e));
         }
     };
+    crash_point("suspect: marked");
     let read = if starts > CRASHES_MAX {
         Err(shared.crash_letter(&delivery, starts - 1))
     } else {
@@ -193,5 +195,6 @@ async fn suspect<B: Bot>(shared: Arc<Shared<B>>, delivery: Delivery) -> Finished
     let result = shared.settle(&delivery, read).await;
     // Also where the store failed: the message did not end the process.
     let cleared = shared.store.clear_started(&body_hash).await;
+    crash_point("suspect: cleared");
     (None, result.and(cleared))
 }

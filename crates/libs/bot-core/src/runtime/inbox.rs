@@ -167,6 +167,7 @@ impl<B: Bot> Shared<B> {
             Err(l) => (l.cause.clone(), l.id.clone(), l.event_type.clone()),
         };
         let mut span = self.begin_span(delivery, id.as_deref(), event_type.as_deref(), &mut cause);
+        crash_point("inbox: read");
         let done = match read {
             Ok(message) => self.handle(delivery, &Message { cause: cause.clone(), ..message }).await,
             Err(letter) => self.bury_unread(delivery, &Letter { cause: cause.clone(), ..*letter }).await,
@@ -185,6 +186,7 @@ impl<B: Bot> Shared<B> {
         if !delivery.ack().await {
             self.figures.stale_acks.fetch_add(1, Ordering::Relaxed);
         }
+        crash_point("inbox: acknowledged");
         let failed = matches!(done.settled, Settled::Retried | Settled::DeadLettered);
         let took = begun.elapsed();
         self.figures.settled(took, failed, Instant::now());

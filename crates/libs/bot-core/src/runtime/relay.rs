@@ -122,6 +122,7 @@ impl Relay {
         if !self.confirmed.is_empty() {
             shared.store.mark_sent(self.confirmed.clone()).await?;
             self.confirmed.clear();
+            crash_point("relay: forgotten");
         }
         Ok(())
     }

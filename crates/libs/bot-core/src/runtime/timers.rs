@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock,
     contract::{Bot, TimerDue},
+    crash::crash_point,
     effects::Fail,
     meta::{Cause, Meta},
 };
@@ -46,7 +47,9 @@ async fn fire_due<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
         return Ok(());
     }
     for timer in shared.store.due_timers(AT_A_TIME).await? {
+        crash_point("timer: due");
         while fire(shared, &timer).await? == Committed::Stale {}
+        crash_point("timer: committed");
     }
     Ok(())
 }
@@ -81,6 +84,7 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
             match shared.speaker.write(effects.list, &cause, now, &mut commit) {
                 Ok(()) => {
                     commit.set_timers.extend(next);
+                    crash_point("timer: handled");
                     return shared.commit(commit).await;
                 }
                 Err(why) => Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)),

@@ -71,6 +71,8 @@ impl Files {
         let mut lines = listeners(record);
         let definitions = self.dir.join("definitions.json");
         lines.extend(settings::configuration(limits(record), &definitions.to_string_lossy(), LogTo::File));
+        let peers = record.peers.iter().enumerate();
+        lines.extend(peers.map(|(n, peer)| format!("cluster_formation.classic_config.nodes.{} = {peer}", n + 1)));
         lines.extend(record.config.iter().cloned());
         lines.join("\n") + "\n"
     }

@@ -1,0 +1,4 @@
+//! The program of the first bot of the chain, which chaos kills and starts again.
+fn main() -> std::process::ExitCode {
+    bot_core::run::<tests::chain::WorkBot>()
+}
