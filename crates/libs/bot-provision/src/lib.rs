@@ -31,7 +31,7 @@ pub use management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
     TopicPermissionInfo, UserInfo, UserLimits,
 };
-pub use node::{Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, NodeTls, ProcessId};
+pub use node::{Cluster, Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, NodeTls, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};
 pub use ports::{PortError, free_port, free_ports, is_free};
 

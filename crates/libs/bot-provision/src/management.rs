@@ -93,6 +93,18 @@ impl Management {
         self.get(&["overview"]).await
     }
 
+    /// The nodes of its cluster that run, as the one that is asked sees them.
+    pub async fn running_nodes(&self) -> Result<Vec<String>, ManagementError> {
+        #[derive(serde::Deserialize)]
+        struct Seen {
+            name: String,
+            #[serde(default)]
+            running: bool,
+        }
+        let seen: Vec<Seen> = self.get(&["nodes"]).await?;
+        Ok(seen.into_iter().filter(|node| node.running).map(|node| node.name).collect())
+    }
+
     pub async fn vhosts(&self) -> Result<Vec<String>, ManagementError> {
         let vhosts: Vec<VhostInfo> = self.get(&["vhosts"]).await?;
         Ok(vhosts.into_iter().map(|vhost| vhost.name).collect())

@@ -1,6 +1,7 @@
 //! A private RabbitMQ node: started, found again, stopped. Its files are written in `node/config.rs`, its processes
 //! handled in `node/process.rs`, its record kept in `node/record.rs`.
 
+mod cluster;
 mod config;
 mod installation;
 mod process;
@@ -16,6 +17,7 @@ use crate::management::{Management, ManagementError};
 use crate::ports::{PortError, free_ports};
 use crate::ready::{listens, readiness, taken};
 use crate::{DebsError, Progress, Secret};
+pub use cluster::Cluster;
 use config::Files;
 pub use installation::Installation;
 pub use process::ProcessId;
@@ -83,6 +85,8 @@ pub struct NodeOptions {
     pub config: Vec<String>,
     /// AMQP and the management API over TLS alone.
     pub tls: Option<NodeTls>,
+    /// The whole names of a cluster's nodes, its own too; none for a node that is alone. See [`Cluster`].
+    pub peers: Vec<String>,
     /// The kernel kills the node when this process ends, however it ends. For tests.
     pub die_with_parent: bool,
 }
@@ -112,6 +116,7 @@ impl NodeOptions {
             plugins: Vec::new(),
             config: Vec::new(),
             tls: None,
+            peers: Vec::new(),
             die_with_parent: false,
         }
     }
@@ -155,10 +160,10 @@ impl Node {
                 NodePorts { amqp, management, distribution, epmd }
             }
         };
-        if let Some(port) = taken(&ports.all()).await {
+        let record = NodeRecord::new(&options, ports);
+        if let Some(port) = taken(&ports.own(record.has_epmd())).await {
             return Err(NodeError::PortTaken { port, dir });
         }
-        let record = NodeRecord::new(&options, ports);
         // Before anything runs: should this process die now, the next start finds the same ports.
         record.write(&dir)?;
         let password = files.write(&record)?;
@@ -302,13 +307,15 @@ impl Node {
 
     async fn launch(&mut self, files: &Files, progress: Progress<'_>) -> Result<(), NodeError> {
         let begun = Instant::now();
-        let epmd = spawn(files.epmd_command(&self.record)?).map_err(|source| at(&self.dir, source))?;
-        self.record.epmd = Some(epmd.id);
-        self.record.write(&self.dir)?;
-        // A node that finds no epmd starts one of its own, as a daemon that nobody ends.
-        while let Err(last) = listens("epmd", self.record.ports.epmd).await {
-            self.check(epmd.ended(), begun, &last)?;
-            tokio::time::sleep(LOOK_EVERY).await;
+        if self.record.has_epmd() {
+            let epmd = spawn(files.epmd_command(&self.record)?).map_err(|source| at(&self.dir, source))?;
+            self.record.epmd = Some(epmd.id);
+            self.record.write(&self.dir)?;
+            // A node that finds no epmd starts one of its own, as a daemon that nobody ends.
+            while let Err(last) = listens("epmd", self.record.ports.epmd).await {
+                self.check(epmd.ended(), begun, &last)?;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
         let server = spawn(files.server_command(&self.record)?).map_err(|source| at(&self.dir, source))?;
         self.record.process = Some(server.id);

@@ -13,6 +13,7 @@ use crate::password::{HASHING, rabbit_hash};
 
 const PASSWORD_FILE: &str = "admin.password";
 const PASSWORD_LETTERS: usize = 32;
+const COOKIE_FILE: &str = ".erlang.cookie";
 const COOKIE_LETTERS: usize = 40;
 
 /// How large and how busy a broker may be.
@@ -83,12 +84,20 @@ pub(crate) fn password_once(dir: &Path) -> io::Result<Secret> {
 
 /// The Erlang cookie of a node whose HOME is `home`; made on first use.
 pub(crate) fn cookie_once(home: &Path) -> io::Result<()> {
-    let file = home.join(".erlang.cookie");
+    let file = home.join(COOKIE_FILE);
     if file.exists() {
         return Ok(());
     }
     // Erlang accepts it only if nobody else may read it.
     write_private(&file, Secret::random(COOKIE_LETTERS).expose().as_bytes())
+}
+
+/// Gives a node the password and the cookie of another.
+pub(crate) fn copy_secrets(from: &Path, to: &Path) -> io::Result<()> {
+    for file in [PASSWORD_FILE, COOKIE_FILE] {
+        write_private(&to.join(file), &std::fs::read(from.join(file))?)?;
+    }
+    Ok(())
 }
 
 /// Replaces `path` in one step by a file that only its owner may read.

@@ -70,6 +70,8 @@ impl Files {
     fn configuration(&self, record: &NodeRecord) -> String {
         let mut lines = listeners(record);
         lines.extend(settings::configuration(limits(record), &self.dir.join("definitions.json").to_string_lossy()));
+        let peers = record.peers.iter().enumerate();
+        lines.extend(peers.map(|(n, peer)| format!("cluster_formation.classic_config.nodes.{} = {peer}", n + 1)));
         lines.extend(record.config.iter().cloned());
         lines.join("\n") + "\n"
     }

@@ -22,8 +22,11 @@ pub struct NodePorts {
 }
 
 impl NodePorts {
-    pub(super) fn all(self) -> [u16; 4] {
-        [self.amqp, self.management, self.distribution, self.epmd]
+    /// Those that nobody may listen on when a node starts.
+    pub(super) fn own(self, has_epmd: bool) -> Vec<u16> {
+        let mut ports = vec![self.amqp, self.management, self.distribution];
+        ports.extend(has_epmd.then_some(self.epmd));
+        ports
     }
 }
 
@@ -43,6 +46,8 @@ pub struct NodeRecord {
     pub config: Vec<String>,
     #[serde(default)]
     pub tls: Option<NodeTls>,
+    #[serde(default)]
+    pub peers: Vec<String>,
     pub die_with_parent: bool,
     /// The leader of the server's process group; none after a stop.
     pub process: Option<ProcessId>,
@@ -50,6 +55,11 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// Whether it starts the epmd it is found by; that of a cluster is there before its nodes.
+    pub(super) fn has_epmd(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     pub(super) fn new(options: &NodeOptions, ports: NodePorts) -> Self {
         let options = options.clone();
         let fits = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -67,6 +77,7 @@ impl NodeRecord {
             plugins: options.plugins,
             config: options.config,
             tls: options.tls,
+            peers: options.peers,
             die_with_parent: options.die_with_parent,
             process: None,
             epmd: None,
@@ -89,6 +100,7 @@ impl NodeRecord {
             plugins: record.plugins,
             config: record.config,
             tls: record.tls,
+            peers: record.peers,
             die_with_parent: record.die_with_parent,
         }
     }

@@ -1,4 +1,4 @@
-//! One private RabbitMQ for all of this file: packages unpacked, node started, topology applied, node killed and back.
+//! One private RabbitMQ for all of this file, and three that are one broker: packages unpacked, node started, topology applied, node killed and back.
 //! A broker that cannot be had fails the test with the command that gets it.
 
 #![allow(
@@ -8,6 +8,8 @@
     clippy::disallowed_methods,
     reason = "a test"
 )]
+
+mod cluster;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
