@@ -4,7 +4,9 @@
 //! session, and a new one begins on the next address, for ever. lapin's own recovery stays off: it leaves a consumer whose
 //! channel was closed by the broker pending.
 
+mod address;
 mod consume;
+mod course;
 mod letters;
 mod light;
 mod observe;
@@ -14,6 +16,7 @@ mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+pub(crate) use address::addresses;
 use bot_secrets::{Handle, Secret, Sources, known};
 use bot_store::Outgoing;
 pub(crate) use consume::{Consumer, Delivery, Intake};
