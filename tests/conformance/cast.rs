@@ -6,10 +6,10 @@ use std::{
     process::{Child, Command},
 };
 
-use bot_messages::Contract;
-use tests::program;
+use bot_messages::{Contract, OutsidePublisher, topology::Topology};
+use tests::{program, toy::ToyBot};
 
-use crate::stage::password;
+use crate::stage::{CONFIG, password};
 
 /// A bot of the workspace that is put on the stage.
 pub(crate) struct Cast {
@@ -23,7 +23,25 @@ pub(crate) struct Cast {
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
-pub(crate) fn start(dir: &Path, amqp_port: u16, cast: &Cast) -> Child {
+impl Cast {
+    /// The toy bot, with further variables in its environment.
+    pub(crate) fn toy(variables: Vec<(&'static str, String)>) -> Self {
+        let (contract, config) = (bot_core::contract_of::<ToyBot>(), CONFIG.to_owned());
+        Self { slug: "toy-bot", contract, config, heard: "repository.pushed", variables }
+    }
+
+    /// The bot's, two publishers' and the operator's.
+    pub(crate) fn topology(&self) -> Topology {
+        let publisher = |name: &str, hears_all| OutsidePublisher {
+            hears_all,
+            ..OutsidePublisher::new(name.parse().unwrap(), &[self.heard])
+        };
+        let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
+        Topology::new(std::slice::from_ref(&self.contract), &outside).unwrap()
+    }
+}
+
+pub(crate) fn start(dir: &Path, amqp_urls: &str, cast: &Cast) -> Child {
     fs::create_dir_all(dir).unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = dir.join(name);
@@ -40,7 +58,7 @@ pub(crate) fn start(dir: &Path, amqp_port: u16, cast: &Cast) -> Child {
         .env("PATH", "/usr/bin:/bin")
         .env("LOTA_HOME", dir)
         .env("LOTA_CONFIG", file("config.yaml", &cast.config))
-        .env("LOTA_AMQP_URL", format!("amqp://127.0.0.1:{amqp_port}/lota"))
+        .env("LOTA_AMQP_URL", amqp_urls)
         .env("LOTA_AMQP_PASSWORD_FILE", file("password", password(cast.slug).expose()))
         .envs(cast.variables.iter().map(|(name, value)| (name, value)))
         .stdout(log.try_clone().unwrap())

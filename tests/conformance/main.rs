@@ -7,6 +7,7 @@
     reason = "a broken assumption ends the test"
 )]
 
+mod broker;
 mod cast;
 mod crashes;
 mod dead_letters;
@@ -15,8 +16,11 @@ mod forgeries;
 mod jobs;
 mod limits;
 mod outcomes;
+mod places;
+mod promises;
 mod rates;
 mod schedules;
 mod stage;
+mod suite;
 mod traces;
 mod traffic;

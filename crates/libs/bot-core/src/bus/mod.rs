@@ -9,12 +9,14 @@ mod consume;
 mod course;
 mod letters;
 mod light;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 mod observe;
 mod publish;
 mod session;
 mod wire;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 pub(crate) use address::addresses;
 use bot_secrets::{Handle, Secret, Sources, known};
@@ -107,11 +109,24 @@ pub struct Link {
 /// Makes a harmless message that the broker takes at any time, to learn whether it takes any.
 pub(crate) type Probe = Arc<dyn Fn() -> Outgoing + Send + Sync>;
 
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What takes messages away: the sessions with a broker, or in tests a broker in memory.
+trait Line: Send + Sync {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> Boxed<'a, Vec<Result<(), PublishError>>>;
+}
+
+/// What a delivery is settled with. `false`: it is not ours any more, and comes again.
+trait Settle: std::fmt::Debug + Send + Sync {
+    fn ack(&self) -> Boxed<'_, bool>;
+    fn give_back(&self) -> Boxed<'_, bool>;
+}
+
 /// A handle to the bus; clones share it.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) link: watch::Receiver<Link>,
-    publisher: publish::Publisher,
+    line: Arc<dyn Line>,
     light: Arc<Light>,
 }
 
@@ -148,13 +163,13 @@ impl Bus {
         let supervisor =
             session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
         tasks.spawn(supervisor.run(cancelled));
-        Self { link, publisher, light }
+        Self { link, line: Arc::new(publisher), light }
     }
 
     /// Publishes messages, persistent and mandatory, and waits until the broker has confirmed or refused each. Waits for
     /// a session first; a bot's bus also for as long as the broker holds back publishers.
     pub async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
-        self.publisher.publish(batch).await
+        self.line.publish(batch).await
     }
 
     /// Sends a transient message once there is a session. When the buffer is full the oldest is dropped and counted.

@@ -15,7 +15,7 @@ use lapin::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Link, Probe,
+    Boxed, Line, Link, Probe,
     course::{Answered, Step},
     session::SessionFault,
     wire::Properties,
@@ -66,7 +66,6 @@ async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
     Ok(channel)
 }
 
-#[derive(Clone)]
 pub(super) struct Publisher {
     pub(super) session: watch::Receiver<Option<Arc<PublishSession>>>,
     pub(super) link: watch::Receiver<Link>,
@@ -97,7 +96,7 @@ impl Answer {
 }
 
 impl Publisher {
-    pub(super) async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
+    async fn deliver(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         let gone = || vec![Err(PublishError::Unknown("the bus is closed".to_owned())); batch.len()];
         let mut session = self.session.clone();
         let Ok(current) = session.wait_for(Option::is_some).await.map(|s| s.clone()) else {
@@ -208,6 +207,12 @@ impl Publisher {
         let _ = timeout(CLOSE_TIMEOUT, old.close(200, "replaced".into())).await;
         tracing::info!(channel = session.channel().id(), "publishing goes on, on another channel");
         Ok(())
+    }
+}
+
+impl Line for Publisher {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> Boxed<'a, Vec<Result<(), PublishError>>> {
+        Box::pin(self.deliver(batch))
     }
 }
 

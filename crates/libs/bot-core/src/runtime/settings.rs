@@ -91,7 +91,7 @@ pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
     read(contract, &args, &vars)
 }
 
-fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
+pub(super) fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
     let (mut config_file, mut only) = (vars.get("LOTA_CONFIG").map(PathBuf::from), None);
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
