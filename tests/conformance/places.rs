@@ -150,7 +150,8 @@ impl Place {
             Self::Memory(memory) => {
                 let mut heard = memory.heard.lock().unwrap();
                 let new = memory.broker.take("outside.tap.events");
-                heard.extend(new.iter().map(|message| serde_json::from_slice::<Value>(&message.body).unwrap()));
+                // What a publisher said may be no JSON.
+                heard.extend(new.iter().map(|m| serde_json::from_slice::<Value>(&m.body).unwrap_or_default()));
                 let mut ids = BTreeSet::new();
                 let of = heard.iter().filter(|m| m["type"] == event_type && ids.insert(m["id"].to_string()));
                 of.cloned().collect()

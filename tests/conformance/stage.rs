@@ -468,7 +468,8 @@ async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 's
                 Some(AMQPValue::LongString(text)) => Some(text.to_string()),
                 _ => None,
             };
-            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap(), traceparent });
+            // What a publisher said may be no JSON.
+            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap_or_default(), traceparent });
             let _ = delivery.ack(BasicAckOptions::default()).await;
         }
     });

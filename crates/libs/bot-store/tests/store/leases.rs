@@ -46,7 +46,7 @@ enum Step {
         claim: Index,
         counts: bool,
     },
-    /// The store is opened again; whoever held something has forgotten it, but still answers late.
+    /// The store of one instance is opened again: what ran waits, and who held it may still answer late.
     Crash,
 }
 
@@ -121,8 +121,9 @@ impl Run {
             (true, true) => Committed::StepDone,
             (true, false) => Committed::Done,
         };
+        let done = expected == Committed::Done;
         prop_assert_eq!(self.store.commit(commit).await.unwrap(), expected, "token {} of {:?}", claim.token, truth);
-        if expected == Committed::Done {
+        if done {
             truth.steps.push(step);
         }
         Ok(())
@@ -174,7 +175,7 @@ impl Run {
                 let error = "handed back".to_owned();
                 self.end(&claim, JobOutcome::Again { after: Duration::ZERO, error, counts }).await?;
             }
-            Step::Crash => {}
+            Step::Crash => self.jobs.values_mut().for_each(|truth| truth.running = false),
         }
         // What is over at once is over for the database's clock.
         next_millisecond().await;
