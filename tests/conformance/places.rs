@@ -126,6 +126,24 @@ impl Place {
         }
     }
 
+    /// Takes away a binding of the topology (exchange, queue, key), or puts it back.
+    pub(crate) async fn bound(&self, (exchange, queue, key): (&str, &str, &str), bound: bool) {
+        match self {
+            Self::Broker(stage) => {
+                let api = &stage.management;
+                if bound {
+                    let to = (bot_provision::Destination::Queue, queue);
+                    return api.put_binding("lota", exchange, to, key).await.unwrap();
+                }
+                let all = api.bindings("lota").await.unwrap();
+                let fits = |b: &&bot_provision::BindingInfo| b.source == exchange && b.routing_key == key;
+                api.delete_binding("lota", all.iter().find(fits).unwrap()).await.unwrap();
+            }
+            Self::Memory(memory) if bound => memory.broker.bind(exchange, queue, key),
+            Self::Memory(memory) => memory.broker.unbind(exchange, queue, key),
+        }
+    }
+
     /// What waits in a queue, which keeps it.
     pub(crate) async fn waiting(&self, queue: &str) -> Vec<Waiting> {
         match self {
@@ -184,12 +202,17 @@ impl Place {
         let end = Instant::now() + Duration::from_secs(180);
         while !look(self) {
             assert!(Instant::now() < end, "waited 180 s for {what}");
-            match self {
-                Self::Broker(stage) => stage.look_after().await,
-                Self::Memory(memory) => {
-                    memory.broker.pass(FLIES);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
+            self.rest().await;
+        }
+    }
+
+    /// The moment between two looks.
+    pub(crate) async fn rest(&mut self) {
+        match self {
+            Self::Broker(stage) => stage.look_after().await,
+            Self::Memory(memory) => {
+                memory.broker.pass(FLIES);
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     }

@@ -86,11 +86,17 @@ async fn returned(place: &mut Place) -> Result<(), Cannot> {
 }
 
 async fn without_a_target(place: &mut Place) -> Result<(), Cannot> {
-    for (exchange, key) in [("lota.dead", "dead.gone-bot"), ("lota.requeue", "requeue.gone-bot")] {
-        assert!(place.publish(exchange, key, "of a bot that is no more").await, "{exchange} leads {key} nowhere");
+    let binding = ("lota.requeue", "toy-bot.work", "requeue.toy-bot");
+    place.bound(binding, false).await;
+    let body = wished("no-target", "no-target", "say").to_string();
+    assert!(place.publish("lota.egress.toy-bot", "retry.toy-bot.5s", &body).await);
+    let begun = std::time::Instant::now();
+    while place.waiting("unrouted").await.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "what had no target is gone");
+        place.rest().await;
     }
-    let kept = place.waiting("unrouted").await;
-    assert_eq!(kept.iter().filter(|letter| letter.body.contains("no more")).count(), 2);
+    place.bound(binding, true).await;
+    assert!(place.waiting("unrouted").await[0].body.contains("no-target"));
     Ok(())
 }
 

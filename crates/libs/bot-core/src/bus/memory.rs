@@ -52,6 +52,7 @@ struct State {
     /// Bindings by exchange: pattern, kind and name of the destination.
     bindings: BTreeMap<String, Vec<(String, DestinationType, String)>>,
     alternates: BTreeMap<String, String>,
+    internal: BTreeSet<String>,
     queues: BTreeMap<String, Queue>,
 }
 
@@ -70,6 +71,9 @@ impl MemoryBroker {
         let mut state = State::default();
         for exchange in &topology.exchanges {
             state.bindings.insert(exchange.name.clone(), Vec::new());
+            if exchange.internal {
+                state.internal.insert(exchange.name.clone());
+            }
             let alternate = setting(topology, &exchange.name, "exchanges", "alternate-exchange");
             if let Some(alternate) = alternate.as_ref().and_then(Value::as_str) {
                 state.alternates.insert(exchange.name.clone(), alternate.to_owned());
@@ -104,10 +108,22 @@ impl MemoryBroker {
         });
     }
 
-    /// `false`: no queue is bound to where it was sent, so it comes back.
+    /// Takes a binding to a queue away.
+    pub fn unbind(&self, exchange: &str, queue: &str, pattern: &str) {
+        self.change(|state| {
+            if let Some(bound) = state.bindings.get_mut(exchange) {
+                bound.retain(|(key, _, name)| key != pattern || name != queue);
+            }
+        });
+    }
+
+    /// `false`: no queue is bound to where it was sent, so it comes back; or only the broker itself publishes there.
     pub fn publish(&self, exchange: &str, routing_key: &str, properties: BasicProperties, body: &[u8]) -> bool {
         let (exchange, routing_key, body) = (exchange.to_owned(), routing_key.to_owned(), body.to_vec());
         self.change(|state| {
+            if state.internal.contains(&exchange) {
+                return false;
+            }
             let entered = state.now;
             state.enter(Stored { exchange, routing_key, properties, body, deliveries: 0, entered })
         })
