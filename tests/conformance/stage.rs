@@ -405,7 +405,8 @@ impl Stage {
             assert!(Instant::now() < end, "closed connections led to no new session:\n{}", self.log());
             for connection in self.management.connections().await.unwrap() {
                 if connection.user.as_deref() == Some("toy-bot") {
-                    self.management.close_connection(&connection.name, "a test").await.unwrap();
+                    // One that is about to be gone by itself cannot be closed; another look shows what is left.
+                    let _ = self.management.close_connection(&connection.name, "a test").await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -11,8 +11,10 @@ use bot_messages::Contract;
 
 use bot_secrets::{Handle, Sources};
 
+use super::health_file;
 use crate::{
     bus::{self, BusOptions, Password, TlsFiles},
+    clock,
     config::ENV_PREFIX,
     guard,
     telemetry::TelemetryOptions,
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) telemetry: TelemetryOptions,
     /// Pages of 4 KiB that the store may have; as many as the disk holds where absent.
     pub(crate) store_pages_max: Option<u32>,
+    /// Where each heartbeat is written too.
+    pub(crate) health_file: Option<PathBuf>,
     pub(crate) tools: Tools,
 }
 
@@ -50,6 +54,8 @@ pub(crate) enum Instead {
     Done(String),
     /// It was told something wrong.
     Wrong(String),
+    /// It was asked how the bot is, which is not well.
+    Unwell(String),
 }
 
 const PASSWORD: &str = "LOTA_AMQP_PASSWORD";
@@ -105,6 +111,10 @@ pub(super) fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String,
             "--version" => {
                 return Err(Instead::Done(format!("{} {}", contract.name, env!("CARGO_PKG_VERSION"))));
             }
+            "--health" => {
+                let answer = health_file::answer(given(vars, health_file::VARIABLE).map(PathBuf::from), clock::now());
+                return Err(answer.map_or_else(Instead::Unwell, Instead::Done));
+            }
             "--help" => return Err(Instead::Done(help(contract))),
             other => {
                 return Err(Instead::Wrong(format!(
@@ -150,6 +160,7 @@ pub(super) fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String,
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
         store_pages_max,
+        health_file: path(health_file::VARIABLE),
         tools,
     })
 }
@@ -221,7 +232,7 @@ fn instance(vars: &BTreeMap<String, String>) -> String {
 fn help(contract: &Contract) -> String {
     let name = &contract.name;
     format!(
-        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--version]\n\n\
+        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--health] [--version]\n\n\
          LOTA_AMQP_URL            amqp://host:port/vhost; of a cluster one for each node, joined by commas, tried in turn\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
          LOTA_AMQP_PASSWORD       instead of the file, secret://NAME\n\
@@ -233,6 +244,7 @@ fn help(contract: &Contract) -> String {
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
          LOTA_OBJECTS             object store: a folder or s3://bucket/prefix (default LOTA_HOME/objects)\n\
          LOTA_STORE_PAGES_MAX     pages of 4 KiB that the bot's store may have (default: what the disk holds)\n\
+         LOTA_HEALTH_FILE         rewritten by each heartbeat; --health with the same says how the bot is, 0 if well\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
         contract.responsibility,
