@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::Secret;
 use crate::management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
-    TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
+    QueueMembers, TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
 };
 use crate::password::{HASHING, rabbit_hash};
 
@@ -228,7 +228,7 @@ impl Management {
         self.get(&["queues", vhost]).await
     }
 
-    pub async fn queue(&self, vhost: &str, name: &str) -> Result<QueueInfo, QueueMembers, ManagementError> {
+    pub async fn queue(&self, vhost: &str, name: &str) -> Result<QueueInfo, ManagementError> {
         self.get(&["queues", vhost, name]).await
     }
 
