@@ -26,7 +26,7 @@ test: doctor ## run all tests, with cargo-nextest where it is installed
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
 	else echo 'test: cargo-nextest is not installed, so cargo runs the tests (cargo install --locked cargo-nextest)'; cargo test --locked --workspace --no-fail-fast --lib --bins --tests -- --test-threads 2; fi
 
-test-brokers: doctor ## the tests that look closely at the broker, on RabbitMQ 4.0 and 4.3; debootstrap fetches them as root
+test-brokers: doctor ## the tests that look closely at the broker, on RabbitMQ 4.0 and 4.3, alone and as clusters; debootstrap fetches them as root
 	@cargo build --locked --workspace --bins
 	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; tests/brokers.sh 4.0 4.3
 

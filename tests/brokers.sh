@@ -45,5 +45,6 @@ for series in "$@"; do
     unshare --mount $map true 2>/dev/null || not_run "$series" "neither root nor user namespaces are to be had here"
     echo "test-brokers: RabbitMQ $series"
     LOTA_TEST_RABBITMQ=$series cargo test --locked --package bot-provision --test node
-    LOTA_TEST_RABBITMQ=$series cargo test --locked --package tests --test matrix --test conformance -- --test-threads 2
+    # All promises on a cluster too, and 10 000 messages through a crash.
+    LOTA_TEST_WHOLE=1 LOTA_TEST_RABBITMQ=$series cargo test --locked --package tests --test matrix --test conformance -- --test-threads 2
 done

@@ -7,6 +7,7 @@
     reason = "a broken assumption ends the test"
 )]
 
+mod broker;
 mod crashes;
 mod dead_letters;
 mod deployments;
@@ -15,9 +16,12 @@ mod jobs;
 mod limits;
 mod outages;
 mod outcomes;
+mod places;
+mod promises;
 mod rates;
 mod schedules;
 mod stage;
+mod suite;
 mod traces;
 mod traffic;
 mod watchdog;

@@ -4,15 +4,15 @@ use std::{
     fs,
     path::PathBuf,
     process::{Child, Command, ExitStatus},
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use bot_messages::{OutsidePublisher, topology::Topology};
-use bot_provision::{ApplyOptions, Management, Node, NodeOptions, apply};
+use bot_messages::topology::Topology;
+use bot_provision::{ApplyOptions, Management, Node, apply};
 use futures_util::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
         ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
@@ -23,11 +23,12 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::{Value, json};
 use tests::{
     cast::{Cast, password, start},
-    installation,
     toy::ToyBot,
 };
 
-const CONFIG: &str = "
+use crate::broker::Broker;
+
+pub(crate) const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
 triggers:
   - {type: event, pattern: repository.pushed}
@@ -41,11 +42,17 @@ dependencies: []
 outputs: [{type: message, destination: '*'}]
 ";
 
+/// The toy bot, with further variables in its environment.
+pub(crate) fn toy(variables: Vec<(&'static str, String)>) -> Cast {
+    let contract = bot_core::contract_of::<ToyBot>();
+    Cast { slug: "toy-bot", contract, config: CONFIG.to_owned(), heard: "repository.pushed", variables }
+}
+
 pub(crate) struct Stage {
     pub(crate) management: Management,
     dir: tempfile::TempDir,
     // Dies with this process, or with this value.
-    node: Node,
+    broker: Broker,
     channel: Channel,
     // Closed with the last value; the second is the admin's.
     connections: [Connection; 2],
@@ -70,24 +77,26 @@ impl Stage {
     /// With further variables in the bot's environment.
     pub(crate) async fn set_with(variables: Vec<(&'static str, String)>) -> Self {
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
-        let contract = bot_core::contract_of::<ToyBot>();
-        let (config, heard) = (CONFIG.to_owned(), "repository.pushed");
-        Self::set_for(dir, Cast { slug: "toy-bot", contract, config, heard, variables }).await
+        Self::set_for(dir, toy(variables)).await
+    }
+
+    /// On a cluster of three nodes.
+    pub(crate) async fn set_on_cluster(variables: Vec<(&'static str, String)>) -> Self {
+        let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
+        let broker = Broker::cluster(&dir.path().join("cluster")).await;
+        Self::lay(dir, broker, toy(variables)).await
     }
 
     /// With another bot, whose home is `bot` in this folder.
     pub(crate) async fn set_for(dir: tempfile::TempDir, cast: Cast) -> Self {
-        let tell = |line: &str| eprintln!("  {line}");
-        let mut options = NodeOptions::new(dir.path().join("node"), installation().await);
-        options.die_with_parent = true;
-        let node = Node::start(options, &tell).await.unwrap();
+        let broker = Broker::node(&dir.path().join("node")).await;
+        Self::lay(dir, broker, cast).await
+    }
+
+    async fn lay(dir: tempfile::TempDir, broker: Broker, cast: Cast) -> Self {
+        let node = broker.ours();
         let management = node.management().unwrap();
-        let publisher = |name: &str, hears_all| OutsidePublisher {
-            hears_all,
-            ..OutsidePublisher::new(name.parse().unwrap(), &[cast.heard])
-        };
-        let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
-        let topology = Topology::new(std::slice::from_ref(&cast.contract), &outside).unwrap();
+        let topology = cast.topology();
         let applied = ApplyOptions { dry_run: false, drain: false, figures_every: Duration::from_secs(5) };
         apply(&management, &topology, &password, applied).await.unwrap();
 
@@ -98,12 +107,12 @@ impl Stage {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = heard.clone();
         listen(&channel, "outside.tap.events", move |heard| ears.lock().unwrap().push(heard)).await;
-        let (admin, heartbeats) = hear_heartbeats(&node).await;
-        let bot = start(&dir.path().join("bot"), &node.amqp_url(), &password(cast.slug), &cast);
+        let (admin, heartbeats) = hear_heartbeats(node).await;
+        let bot = start(&dir.path().join("bot"), &broker.urls(), &password(cast.slug), &cast);
         Self {
             management,
             dir,
-            node,
+            broker,
             channel,
             connections: [connection, admin],
             heard,
@@ -148,12 +157,12 @@ impl Stage {
         let home = self.beside("home");
         if !home.exists() {
             fs::create_dir_all(home.join("secrets")).unwrap();
+            let node = self.broker.ours();
             let record = json!({
-                "amqp_url": format!("amqp://127.0.0.1:{}/lota", self.node.amqp_port()),
-                "management_url": self.node.management_url(), "admin": self.node.admin(),
+                "amqp_url": node.amqp_url(), "management_url": node.management_url(), "admin": node.admin(),
             });
             fs::write(home.join("fleet.json"), record.to_string()).unwrap();
-            let secrets = [("operator", password("operator")), (self.node.admin(), self.node.admin_password().clone())];
+            let secrets = [("operator", password("operator")), (node.admin(), node.admin_password().clone())];
             for (user, secret) in secrets {
                 fs::write(home.join(format!("secrets/{user}.password")), secret.expose()).unwrap();
             }
@@ -195,12 +204,12 @@ impl Stage {
     /// Has the broker take nothing from any publisher, as when it is short of memory; or as before.
     pub(crate) async fn hold_back_publishers(&self, held: bool) {
         let watermark = if held { "0.0001" } else { "0.8" };
-        self.node.ctl(&["set_vm_memory_high_watermark", watermark]).await.unwrap();
+        self.broker.ours().ctl(&["set_vm_memory_high_watermark", watermark]).await.unwrap();
     }
 
     /// Has the broker's process stand still, or go on.
     pub(crate) fn freeze_broker(&self, frozen: bool) {
-        let pid = Pid::from_raw(self.node.record().process.unwrap().pid.cast_signed());
+        let pid = Pid::from_raw(self.broker.ours().record().process.unwrap().pid.cast_signed());
         let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
         nix::sys::signal::kill(pid, signal).unwrap();
     }
@@ -227,7 +236,7 @@ impl Stage {
              rabbit_fifo:make_checkout({{element(2, C), element(1, C)}}, cancel, #{{}})) end \
              || C <- rabbit_amqqueue:consumers(Q)]."
         );
-        self.node.ctl(&["eval", &drop]).await.unwrap();
+        self.broker.ours().ctl(&["eval", &drop]).await.unwrap();
     }
 
     /// What the bot's heartbeats gave as reasons, with the state.
@@ -272,22 +281,37 @@ impl Stage {
 
     /// The same, with headers.
     pub(crate) async fn wish_with(&self, id: &str, repository: &str, wish: &str, headers: FieldTable) {
-        let body = wished(id, repository, wish);
+        let properties = BasicProperties::default().with_message_id(id.into()).with_headers(headers);
+        let body = wished(id, repository, wish).to_string();
+        let taken = self.publish_all(vec![(properties, body.into_bytes())]).await;
+        assert_eq!(taken, [true], "returned: nobody hears it");
+    }
+
+    /// Publishes what `outside` says, persistent; which of it the broker confirmed without giving it back.
+    pub(crate) async fn publish_all(&self, messages: Vec<(BasicProperties, Vec<u8>)>) -> Vec<bool> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties =
-            BasicProperties::default().with_delivery_mode(2).with_message_id(id.into()).with_headers(headers);
-        let confirm = self
-            .channel
-            .basic_publish(
-                "lota.egress.outside".into(),
-                "repository.pushed".into(),
-                options,
-                body.to_string().as_bytes(),
-                properties,
-            )
-            .await
-            .unwrap();
-        assert!(confirm.await.unwrap().take_message().is_none(), "returned: nobody hears it");
+        let (exchange, key) = ("lota.egress.outside", self.cast.heard);
+        let mut confirms = Vec::new();
+        for (properties, body) in messages {
+            let properties = properties.with_delivery_mode(2);
+            let sent = self.channel.basic_publish(exchange.into(), key.into(), options, &body, properties);
+            confirms.push(sent.await.unwrap());
+        }
+        let mut taken = Vec::new();
+        for confirm in confirms {
+            taken.push(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
+        }
+        taken
+    }
+
+    /// What it stands on.
+    pub(crate) fn broker(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+
+    /// What the bot's queues are made from.
+    pub(crate) fn topology(&self) -> Topology {
+        self.cast.topology()
     }
 
     /// Different messages of a type about an entity: the same id twice is one message.
@@ -351,11 +375,16 @@ impl Stage {
         let end = Instant::now() + Duration::from_secs(90);
         while !look(self) {
             assert!(Instant::now() < end, "waited 90 s for {what}; the bot said:\n{}", self.log());
-            if self.bot.try_wait().unwrap().is_some_and(|status| !status.success()) {
-                self.start();
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.look_after().await;
         }
+    }
+
+    /// A moment in which a bot that died is started again.
+    pub(crate) async fn look_after(&mut self) {
+        if self.bot.try_wait().unwrap().is_some_and(|status| !status.success()) {
+            self.start();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     /// Sends the bot a signal and waits for its end.
@@ -386,7 +415,7 @@ impl Stage {
     }
 
     pub(crate) fn start(&mut self) {
-        self.bot = start(&self.dir.path().join("bot"), &self.node.amqp_url(), &password(self.cast.slug), &self.cast);
+        self.bot = start(&self.dir.path().join("bot"), &self.broker.urls(), &password(self.cast.slug), &self.cast);
         self.starts += 1;
     }
 
@@ -404,7 +433,8 @@ impl Stage {
             assert!(Instant::now() < end, "closed connections led to no new session:\n{}", self.log());
             for connection in self.management.connections().await.unwrap() {
                 if connection.user.as_deref() == Some("toy-bot") {
-                    self.management.close_connection(&connection.name, "a test").await.unwrap();
+                    // One that is about to be gone by itself cannot be closed; another look shows what is left.
+                    let _ = self.management.close_connection(&connection.name, "a test").await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -429,9 +459,10 @@ impl Stage {
     }
 }
 
-fn wished(id: &str, repository: &str, wish: &str) -> Value {
+pub(crate) fn wished(id: &str, repository: &str, wish: &str) -> Value {
+    static BEGUN: LazyLock<String> = LazyLock::new(now);
     json!({
-        "id": id, "timestamp": now(), "source": "outside", "destination": "*", "type": "repository.pushed",
+        "id": id, "timestamp": *BEGUN, "source": "outside", "destination": "*", "type": "repository.pushed",
         "payload": {"data": {"repository": repository, "url": wish, "ref": "refs/heads/main", "commit": "a".repeat(40)}},
     })
 }
@@ -466,7 +497,8 @@ async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 's
                 Some(AMQPValue::LongString(text)) => Some(text.to_string()),
                 _ => None,
             };
-            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap(), traceparent });
+            // What a publisher said may be no JSON.
+            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap_or_default(), traceparent });
             let _ = delivery.ack(BasicAckOptions::default()).await;
         }
     });

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command},
 };
 
-use bot_messages::Contract;
+use bot_messages::{Contract, OutsidePublisher, topology::Topology};
 use bot_provision::Secret;
 
 use crate::program;
@@ -24,6 +24,18 @@ pub struct Cast {
     pub heard: &'static str,
     /// Further variables in its environment.
     pub variables: Vec<(&'static str, String)>,
+}
+
+impl Cast {
+    /// The bot's, two publishers' and the operator's.
+    pub fn topology(&self) -> Topology {
+        let publisher = |name: &str, hears_all| OutsidePublisher {
+            hears_all,
+            ..OutsidePublisher::new(name.parse().unwrap(), &[self.heard])
+        };
+        let outside = [publisher("outside", true), publisher("another", false), OutsidePublisher::operator()];
+        Topology::new(std::slice::from_ref(&self.contract), &outside).unwrap()
+    }
 }
 
 /// The password of a user before anyone changes it.

@@ -25,6 +25,8 @@ mod tools;
 mod trace;
 
 pub use breaker::{Breaker, BreakerOptions, BreakerState, Disabled, Permit};
+#[cfg(feature = "testing")]
+pub use bus::memory::{MemoryBroker, Stored};
 pub use bus::{
     Bus, BusOptions, DeadLetters, GivenUp, Letter, Link, Password, Properties, PublishError, TlsFiles, Why, watch,
 };
@@ -37,6 +39,8 @@ pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
 pub use job::{Again, Asked, Boxed, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
 pub use meta::{Cause, Meta};
+#[cfg(feature = "testing")]
+pub use runtime::InProcess;
 pub use runtime::{bus_options, run};
 pub use service::{Observed, ServiceCx, ServicePort};
 pub use tools::{Optional, Tools};

@@ -29,7 +29,7 @@ pub use debs::{Bundle, DebsError, PackageCache, library_path};
 pub use management::{Management, ManagementError};
 pub use management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
-    TopicPermissionInfo, UserInfo, UserLimits,
+    QueueMembers, TopicPermissionInfo, UserInfo, UserLimits,
 };
 pub use node::{Cluster, Installation, Node, NodeError, NodeOptions, NodePorts, NodeRecord, NodeTls, ProcessId};
 pub use plan::{Action, Change, Drift, DriftKind};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::Secret;
 use crate::management_types::{
     BindingInfo, ConnectionInfo, Destination, ExchangeInfo, MessageGot, Overview, Permission, PolicyInfo, QueueInfo,
-    TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
+    QueueMembers, TopicPermissionInfo, UserInfo, UserLimits, VhostInfo,
 };
 use crate::password::{HASHING, rabbit_hash};
 
@@ -233,6 +233,16 @@ impl Management {
     }
 
     /// A durable queue; `kind` is `quorum` or `classic`.
+    /// Where a quorum queue lives.
+    pub async fn queue_members(&self, vhost: &str, name: &str) -> Result<QueueMembers, ManagementError> {
+        // RabbitMQ says some of these fields twice, which a document takes and a struct does not.
+        let queue: Value = self.get(&["queues", vhost, name]).await?;
+        serde_json::from_value(queue).map_err(|error| ManagementError::Malformed {
+            path: format!("queues/{vhost}/{name}"),
+            reason: error.to_string(),
+        })
+    }
+
     pub async fn put_queue(&self, vhost: &str, name: &str, kind: &str) -> Result<(), ManagementError> {
         let body = json!({ "durable": true, "auto_delete": false, "arguments": { "x-queue-type": kind } });
         self.put(&["queues", vhost, name], body).await

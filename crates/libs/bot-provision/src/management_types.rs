@@ -110,6 +110,16 @@ pub struct QueueInfo {
     pub leader: Option<String>,
 }
 
+/// The nodes of a cluster that a quorum queue lives on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct QueueMembers {
+    pub members: Vec<String>,
+    /// Those of them that run.
+    pub online: Vec<String>,
+    pub leader: Option<String>,
+}
+
 /// What a binding leads to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -15,6 +15,7 @@ mod programs;
 mod rehearsal;
 mod s3;
 
+pub use bot_core::{InProcess, MemoryBroker, Stored};
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
 pub use programs::{postgresql_bin, programs_without};

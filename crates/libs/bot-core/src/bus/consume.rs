@@ -7,7 +7,7 @@ use lapin::{
 };
 use tokio::sync::{mpsc, watch};
 
-use super::{session::SessionFault, wire::Properties};
+use super::{Boxed, Settle, session::SessionFault, wire::Properties};
 
 /// Which queue is consumed, and how.
 #[derive(Clone)]
@@ -40,17 +40,27 @@ pub(crate) struct Delivery {
     /// `Err`: size of headers that are too large.
     pub(crate) properties: Result<Properties, usize>,
     pub(crate) body: Vec<u8>,
-    acker: Acker,
+    pub(super) settle: Box<dyn Settle>,
 }
 
 impl Delivery {
     /// Settles it. `false`: the session it came in is over, and the broker delivers it again.
     pub(crate) async fn ack(&self) -> bool {
-        matches!(self.acker.ack(BasicAckOptions::default()).await, Ok(true))
+        self.settle.ack().await
     }
     /// Gives it back.
     pub(crate) async fn give_back(&self) -> bool {
-        matches!(self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await, Ok(true))
+        self.settle.give_back().await
+    }
+}
+
+impl Settle for Acker {
+    fn ack(&self) -> Boxed<'_, bool> {
+        Box::pin(async { matches!(Acker::ack(self, BasicAckOptions::default()).await, Ok(true)) })
+    }
+    fn give_back(&self) -> Boxed<'_, bool> {
+        let back = BasicNackOptions { requeue: true, multiple: false };
+        Box::pin(async move { matches!(self.nack(back).await, Ok(true)) })
     }
 }
 
@@ -140,6 +150,6 @@ fn read(d: lapin::message::Delivery) -> Delivery {
         redelivered: d.redelivered,
         properties: Properties::read(&d.properties),
         body: d.data,
-        acker: d.acker,
+        settle: Box::new(d.acker),
     }
 }

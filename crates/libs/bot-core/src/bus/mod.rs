@@ -4,16 +4,21 @@
 //! session, and a new one begins on the next address, for ever. lapin's own recovery stays off: it leaves a consumer whose
 //! channel was closed by the broker pending.
 
+mod address;
 mod consume;
+mod course;
 mod letters;
 mod light;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 mod observe;
 mod publish;
 mod session;
 mod wire;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
+pub(crate) use address::addresses;
 use bot_secrets::{Handle, Secret, Sources, known};
 use bot_store::Outgoing;
 pub(crate) use consume::{Consumer, Delivery, Intake};
@@ -104,11 +109,28 @@ pub struct Link {
 /// Makes a harmless message that the broker takes at any time, to learn whether it takes any.
 pub(crate) type Probe = Arc<dyn Fn() -> Outgoing + Send + Sync>;
 
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What takes messages away: the sessions with a broker, or in tests a broker in memory.
+trait Line: Send + Sync {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> Boxed<'a, Vec<Result<(), PublishError>>>;
+    /// How many messages are ready in a queue.
+    fn ready<'a>(&'a self, queue: &'a str) -> Boxed<'a, Result<u32, String>>;
+    /// Ends the session, so that a new one begins.
+    fn renew(&self, why: &str);
+}
+
+/// What a delivery is settled with. `false`: it is not ours any more, and comes again.
+trait Settle: std::fmt::Debug + Send + Sync {
+    fn ack(&self) -> Boxed<'_, bool>;
+    fn give_back(&self) -> Boxed<'_, bool>;
+}
+
 /// A handle to the bus; clones share it.
 #[derive(Clone)]
 pub struct Bus {
     pub(crate) link: watch::Receiver<Link>,
-    publisher: publish::Publisher,
+    line: Arc<dyn Line>,
     light: Arc<Light>,
 }
 
@@ -145,13 +167,13 @@ impl Bus {
         let supervisor =
             session::Supervisor { options, consumers, link: link_tx, session: session_tx, light: light.clone() };
         tasks.spawn(supervisor.run(cancelled));
-        Self { link, publisher, light }
+        Self { link, line: Arc::new(publisher), light }
     }
 
     /// Publishes messages, persistent and mandatory, and waits until the broker has confirmed or refused each. Waits for
     /// a session first; a bot's bus also for as long as the broker holds back publishers.
     pub async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
-        self.publisher.publish(batch).await
+        self.line.publish(batch).await
     }
 
     /// Sends a transient message once there is a session. When the buffer is full the oldest is dropped and counted.
@@ -166,12 +188,12 @@ impl Bus {
 
     /// How many messages are ready in a queue, as the broker says now.
     pub(crate) async fn ready(&self, queue: &str) -> Result<u32, String> {
-        self.publisher.ready(queue).await
+        self.line.ready(queue).await
     }
 
     /// Ends the session, so that a new one begins.
     pub(crate) fn renew(&self, why: &str) {
-        self.publisher.renew(why);
+        self.line.renew(why);
     }
 
     /// What is known of the session now.

@@ -15,7 +15,12 @@ use lapin::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{Link, Probe, session::SessionFault, wire::Properties};
+use super::{
+    Boxed, Line, Link, Probe,
+    course::{Answered, Step},
+    session::SessionFault,
+    wire::Properties,
+};
 
 /// A message was not taken. It goes out again, with the same id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +69,6 @@ async fn confirming(connection: &Connection) -> Result<Channel, lapin::Error> {
     Ok(channel)
 }
 
-#[derive(Clone)]
 pub(super) struct Publisher {
     pub(super) session: watch::Receiver<Option<Arc<PublishSession>>>,
     pub(super) link: watch::Receiver<Link>,
@@ -83,8 +87,19 @@ enum Answer {
     Broken(String),
 }
 
+impl Answer {
+    fn seen(&self) -> Answered {
+        match self {
+            Self::Taken(_) => Answered::Taken,
+            Self::Nack => Answered::Refused,
+            Self::Late => Answered::Late,
+            Self::Broken(_) => Answered::Broken,
+        }
+    }
+}
+
 impl Publisher {
-    pub(super) async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
+    async fn deliver(&self, batch: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         let gone = || vec![Err(PublishError::Unknown("the bus is closed".to_owned())); batch.len()];
         let mut session = self.session.clone();
         let Ok(current) = session.wait_for(Option::is_some).await.map(|s| s.clone()) else {
@@ -109,7 +124,7 @@ impl Publisher {
     }
 
     /// Looks at a queue, on a channel of its own, as the broker closes it where there is no such queue.
-    pub(super) async fn ready(&self, queue: &str) -> Result<u32, String> {
+    async fn look(&self, queue: &str) -> Result<u32, String> {
         let session = self.session.borrow().clone().ok_or("there is no session")?;
         let look = async {
             let channel = session.connection.create_channel().await?;
@@ -120,12 +135,6 @@ impl Publisher {
         };
         let looked = timeout(LOOK_TIMEOUT, look).await;
         looked.map_err(|_| "the broker does not answer".to_owned())?.map_err(|e| e.to_string())
-    }
-
-    pub(super) fn renew(&self, why: &str) {
-        if let Some(session) = self.session.borrow().as_ref() {
-            session.fault.report(why.to_owned());
-        }
     }
 
     fn told(&self, message: &Outgoing, answer: &Answer, returned: &HashSet<&str>) -> Result<(), PublishError> {
@@ -177,46 +186,38 @@ impl Publisher {
         }
     }
 
-    /// What the answers say of the channel and the session.
+    /// Acts on what the answers say of the channel and the session.
     async fn judge(&self, session: &PublishSession, answers: &[Answer]) {
-        let mut late = false;
-        for answer in answers {
-            match answer {
-                Answer::Taken(_) => session.fault.taken(),
-                Answer::Nack => session.fault.not_taken(),
-                Answer::Late => {
-                    late = true;
-                    session.fault.not_taken();
-                }
-                Answer::Broken(why) => return session.fault.report(format!("publishing failed: {why}")),
-            }
-        }
-        if late {
+        let step = session.fault.trust(|trust| trust.judge(answers.iter().map(Answer::seen)));
+        if answers.iter().any(|answer| matches!(answer, Answer::Late)) {
             tracing::warn!("a publish was not confirmed within {} s: a fresh channel", self.confirm_timeout.as_secs());
         }
-        // A confirm that comes late could carry off the return of another message, so its channel is given up.
-        if (late || session.fault.is_doubtful())
-            && let Err(why) = self.replace_channel(session).await
-        {
+        let done = match step {
+            Step::GoOn => Ok(()),
+            Step::FreshChannel => self.replace_channel(session, false).await,
+            Step::Probe => self.replace_channel(session, true).await,
+            Step::Over => Err(format!("publishing failed: {}", broken(answers))),
+        };
+        if let Err(why) = done {
             session.fault.report(why);
         }
     }
 
-    /// Puts a fresh channel in the place of one that did not answer, or took nothing. In the second case the fresh one
-    /// has to take something first: after a cluster node's death every channel of a connection may refuse for ever, while
-    /// a queue that refuses is no reason to begin anew.
-    async fn replace_channel(&self, session: &PublishSession) -> Result<(), String> {
+    /// Puts a fresh channel in the place of the session's; one that is `doubted` has to take a probe first.
+    async fn replace_channel(&self, session: &PublishSession, doubted: bool) -> Result<(), String> {
         let fresh = timeout(self.confirm_timeout, confirming(&session.connection))
             .await
             .map_err(|_| "no fresh channel in time".to_owned())?
             .map_err(|e| format!("no fresh channel: {e}"))?;
-        if session.fault.is_doubtful() {
+        if doubted {
             let probe = self.probe.as_ref().ok_or("several publishes in a row were not taken")?;
-            match self.one(&fresh, &probe()).await {
-                Answer::Taken(_) => session.fault.taken(),
-                Answer::Nack => return Err("several publishes in a row were refused, and a probe as well".to_owned()),
-                Answer::Late => return Err("several publishes in a row were not taken, nor was a probe".to_owned()),
-                Answer::Broken(why) => return Err(format!("probing failed: {why}")),
+            let answer = self.one(&fresh, &probe()).await;
+            if session.fault.trust(|trust| trust.probed(answer.seen())) == Step::Over {
+                return Err(match answer {
+                    Answer::Broken(why) => format!("probing failed: {why}"),
+                    Answer::Nack => "several publishes in a row were refused, and a probe as well".to_owned(),
+                    _ => "several publishes in a row were not taken, nor was a probe".to_owned(),
+                });
             }
         }
         let old = std::mem::replace(&mut *session.channel.lock().unwrap_or_else(PoisonError::into_inner), fresh);
@@ -224,6 +225,30 @@ impl Publisher {
         tracing::info!(channel = session.channel().id(), "publishing goes on, on another channel");
         Ok(())
     }
+}
+
+impl Line for Publisher {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> Boxed<'a, Vec<Result<(), PublishError>>> {
+        Box::pin(self.deliver(batch))
+    }
+
+    fn ready<'a>(&'a self, queue: &'a str) -> Boxed<'a, Result<u32, String>> {
+        Box::pin(self.look(queue))
+    }
+
+    fn renew(&self, why: &str) {
+        if let Some(session) = self.session.borrow().as_ref() {
+            session.fault.report(why.to_owned());
+        }
+    }
+}
+
+/// Why one of them is broken.
+fn broken(answers: &[Answer]) -> &str {
+    answers
+        .iter()
+        .find_map(|answer| if let Answer::Broken(why) = answer { Some(why.as_str()) } else { None })
+        .unwrap_or_default()
 }
 
 /// What comes of `publish`; `None` when it takes longer than `limit`, the time in which the broker holds back publishers

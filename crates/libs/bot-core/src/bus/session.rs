@@ -1,10 +1,7 @@
 //! One session after the other: connect, consume, publish, until something ends; then again on the next address.
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,16 +19,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BusOptions, Consumer, Link, TlsFiles, light::Light, publish::PublishSession, wire::Properties};
-use crate::retry::{Reconnect, jitter};
+use super::{
+    BusOptions, Consumer, Link, TlsFiles,
+    course::{Course, Trust, Try},
+    light::Light,
+    publish::PublishSession,
+    wire::Properties,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A session that lasted so long is followed by the next without a longer wait.
-const SETTLED: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const AMQP_HEARTBEAT_S: u16 = 10;
-/// After so many publishes in a row that were not taken, a probe shows whether the session takes any.
-const NOT_TAKEN_MAX: u32 = 3;
 
 pub(super) struct Supervisor {
     pub(super) options: BusOptions,
@@ -45,26 +43,19 @@ pub(super) struct Supervisor {
 #[derive(Clone)]
 pub(crate) struct SessionFault {
     over: mpsc::Sender<String>,
-    /// Publishes in a row that were not taken.
-    not_taken: Arc<AtomicU32>,
+    trust: Arc<Mutex<Trust>>,
 }
 
 impl SessionFault {
     fn new() -> (Self, mpsc::Receiver<String>) {
         let (over, rx) = mpsc::channel(1);
-        (Self { over, not_taken: Arc::default() }, rx)
+        (Self { over, trust: Arc::default() }, rx)
     }
     pub(crate) fn report(&self, why: String) {
         let _ = self.over.try_send(why);
     }
-    pub(super) fn taken(&self) {
-        self.not_taken.store(0, Ordering::Relaxed);
-    }
-    pub(super) fn not_taken(&self) {
-        self.not_taken.fetch_add(1, Ordering::Relaxed);
-    }
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.not_taken.load(Ordering::Relaxed) >= NOT_TAKEN_MAX
+    pub(super) fn trust<T>(&self, f: impl FnOnce(&mut Trust) -> T) -> T {
+        f(&mut self.trust.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -77,21 +68,16 @@ struct Session {
 
 impl Supervisor {
     pub(super) async fn run(self, cancelled: CancellationToken) {
-        let mut delay = Reconnect::new();
-        for n in 0_usize.. {
-            let address = &self.options.addresses[n % self.options.addresses.len().max(1)];
+        let mut course = Course::new(self.options.addresses.clone());
+        while let Some(Try { address, epoch }) = course.next() {
             let begun = tokio::select! {
-                s = self.begin(address) => s,
+                s = self.begin(&address, epoch) => s,
                 () = cancelled.cancelled() => break,
             };
             match begun {
                 Ok(mut session) => {
-                    let begun = Instant::now();
+                    course.begun(Instant::now());
                     let why = Self::attend(&mut session, &cancelled).await;
-                    // A session that ends at once is no better than none.
-                    if begun.elapsed() > SETTLED {
-                        delay.reset();
-                    }
                     self.end(session, &why).await;
                 }
                 Err(why) => {
@@ -103,24 +89,23 @@ impl Supervisor {
                 break;
             }
             tokio::select! {
-                () = tokio::time::sleep(jitter(delay.next())) => {}
+                () = tokio::time::sleep(course.over(Instant::now())) => {}
                 () = cancelled.cancelled() => break,
             }
         }
         self.session.send_replace(None);
     }
 
-    async fn begin(&self, address: &str) -> Result<Session, String> {
-        timeout(CONNECT_TIMEOUT, self.open(address))
+    async fn begin(&self, address: &str, epoch: u64) -> Result<Session, String> {
+        timeout(CONNECT_TIMEOUT, self.open(address, epoch))
             .await
             .map_err(|_| format!("{address} did not answer within {} s", CONNECT_TIMEOUT.as_secs()))?
     }
 
-    async fn open(&self, address: &str) -> Result<Session, String> {
+    async fn open(&self, address: &str, epoch: u64) -> Result<Session, String> {
         let publish = Arc::new(connect(&self.options, address, "publish").await?);
         let consume = connect(&self.options, address, "consume").await?;
         let (fault, over) = SessionFault::new();
-        let epoch = self.link.borrow().epoch + 1;
         let mut tasks = JoinSet::new();
         let light = publish.create_channel().await.map_err(|e| e.to_string())?;
         let confirmed = PublishSession::open(publish.clone(), fault.clone()).await?;

@@ -21,12 +21,15 @@ mod schedules;
 mod service;
 mod settings;
 mod shared;
+#[cfg(feature = "testing")]
+mod testing;
 mod timers;
 mod trouble;
 mod watchdog;
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     process::ExitCode,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
@@ -44,6 +47,8 @@ use outgoing::Speaker;
 pub(crate) use settings::complain;
 use settings::{Only, Settings};
 use shared::{Parts, Shared};
+#[cfg(feature = "testing")]
+pub use testing::InProcess;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -129,17 +134,25 @@ async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<
             settings::print(&format!("{config_hash} {}", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-        None => live::<B>(contract, settings, loaded.config, config_hash).await,
+        None => {
+            let options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
+            let connect = |lines: Vec<Consumer>, probe: Probe, tasks: &TaskTracker, cancelled: CancellationToken| {
+                Bus::start(options, lines, probe, tasks, cancelled)
+            };
+            live::<B>(contract, settings, loaded.config, config_hash, connect, told_to_stop()).await
+        }
     }
 }
 
+/// The life of a bot on the bus that `connect` makes, until `told` says why it has to end.
 async fn live<B: Bot>(
     contract: Contract,
     settings: Settings,
     config: config::BotConfig<B::Config>,
     config_hash: String,
+    connect: impl FnOnce(Vec<Consumer>, Probe, &TaskTracker, CancellationToken) -> Bus,
+    told: impl Future<Output = String>,
 ) -> Result<(), Ending> {
-    let bus_options = settings.bus.clone().ok_or_else(|| Ending::Config(settings::NO_BROKER.to_owned()))?;
     let telemetry =
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
@@ -157,8 +170,8 @@ async fn live<B: Bot>(
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
-    let password_file = bus_options.password.file();
-    let bus = Bus::start(bus_options, lines.consumers, probe, &tasks, stop.session.clone());
+    let password_file = settings.bus.as_ref().and_then(|bus| bus.password.file());
+    let bus = connect(lines.consumers, probe, &tasks, stop.session.clone());
     let parts = Parts {
         bot: Arc::new(bot),
         config,
@@ -186,7 +199,7 @@ async fn live<B: Bot>(
     let mut own_service = tokio::spawn(shared.bot.clone().service(ServiceCx::new(stop.work.clone(), port)));
 
     let ending = tokio::select! {
-        reason = told_to_stop() => Ok(reason),
+        reason = told => Ok(reason),
         why = watchdog::watchdog(shared.clone(), stop.work.clone()) => Err(why),
         ended = &mut own_service => Err(match ended {
             Ok(Ok(())) => "its service ended by itself".to_owned(),

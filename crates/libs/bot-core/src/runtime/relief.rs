@@ -69,12 +69,15 @@ pub(crate) enum Leave {
     None,
 }
 
+/// When something ended, and what outside it failed for.
+type Outcome = (DateTime<Utc>, Option<Outside>);
+
 /// All that is held back, and what is remembered to decide about it.
 #[derive(Debug, Default)]
 pub(crate) struct Relief {
     rules: AutoPause,
     essential: BTreeSet<String>,
-    recent: BTreeMap<String, VecDeque<(DateTime<Utc>, Option<Outside>)>>,
+    recent: BTreeMap<String, VecDeque<Outcome>>,
     held: BTreeMap<String, Hold>,
     /// What was held back lately.
     over: BTreeMap<String, (DateTime<Utc>, Hold)>,

@@ -13,7 +13,7 @@ use bot_secrets::{Handle, Sources};
 
 use super::health_file;
 use crate::{
-    bus::{BusOptions, Password, TlsFiles},
+    bus::{self, BusOptions, Password, TlsFiles},
     clock,
     config::ENV_PREFIX,
     guard,
@@ -97,7 +97,7 @@ pub(crate) fn from_process(contract: &Contract) -> Result<Settings, Instead> {
     read(contract, &args, &vars)
 }
 
-fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
+pub(super) fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -> Result<Settings, Instead> {
     let (mut config_file, mut only) = (vars.get("LOTA_CONFIG").map(PathBuf::from), None);
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
@@ -132,8 +132,10 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
     let mut tools = tools(contract, vars, &config_dir, &home);
     tools.secrets = sources(vars).map_err(Instead::Wrong)?;
     let password = password(vars, &tools.secrets).map_err(Instead::Wrong)?;
-    let bus = vars.get("LOTA_AMQP_URL").zip(password).map(|(urls, password)| BusOptions {
-        addresses: urls.split(',').map(|u| u.trim().to_owned()).collect(),
+    let urls = given(vars, "LOTA_AMQP_URL").map(|urls| bus::addresses(urls));
+    let urls = urls.transpose().map_err(|why| Instead::Wrong(format!("LOTA_AMQP_URL: {why}")))?;
+    let bus = urls.zip(password).map(|(addresses, password)| BusOptions {
+        addresses,
         user: vars.get("LOTA_AMQP_USER").cloned().unwrap_or_else(|| slug.clone()),
         password,
         tls: TlsFiles {
@@ -231,7 +233,7 @@ fn help(contract: &Contract) -> String {
     let name = &contract.name;
     format!(
         "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--health] [--version]\n\n\
-         LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
+         LOTA_AMQP_URL            amqp://host:port/vhost; of a cluster one for each node, joined by commas, tried in turn\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
          LOTA_AMQP_PASSWORD       instead of the file, secret://NAME\n\
          LOTA_SECRET_<NAME>       a secret for where NAME is named\n\
@@ -288,6 +290,13 @@ mod tests {
         assert_eq!(s.overrides.len(), 1);
         assert_eq!(s.tools.objects, "s3://bucket/prefix");
         assert!(s.tools.instance.starts_with("my-host-"));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_told() {
+        let vars = [("LOTA_AMQP_URL", "amqp://a/lota,b"), ("LOTA_AMQP_PASSWORD_FILE", "/p")];
+        let Err(Instead::Wrong(told)) = from(&[], &vars) else { panic!("taken") };
+        assert!(told.starts_with("LOTA_AMQP_URL: `b` is no address"), "{told}");
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Drop for Cluster {
 
 async fn run(node: &mut Option<Node>, options: &NodeOptions, progress: Progress<'_>) -> Result<(), NodeError> {
     if !node.as_ref().is_some_and(Node::is_running) {
-        *node = Some(Node::start(options.clone(), progress).await?);
+        *node = Some(Box::pin(Node::start(options.clone(), progress)).await?);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bot_provision::{Cluster, Management, Node, NodeOptions, QueueInfo, is_free};
+use bot_provision::{Cluster, Management, Node, NodeOptions, QueueMembers, is_free};
 use serde_json::json;
 
 use crate::{FIGURES_EVERY, installation, tell};
@@ -14,10 +14,10 @@ fn api(cluster: &Cluster) -> Management {
 }
 
 /// Figures and members are known a moment later.
-async fn until(cluster: &Cluster, what: &str, holds: impl Fn(&QueueInfo) -> bool) -> QueueInfo {
+async fn until(cluster: &Cluster, what: &str, holds: impl Fn(&QueueMembers) -> bool) -> QueueMembers {
     let begun = Instant::now();
     loop {
-        let found = api(cluster).queue("lota", "kept.work").await;
+        let found = api(cluster).queue_members("lota", "kept.work").await;
         match found {
             Ok(queue) if holds(&queue) => return queue,
             found => assert!(begun.elapsed() < Duration::from_secs(30), "{what} never came: {found:?}"),
@@ -58,7 +58,8 @@ async fn three_nodes_are_one_broker_that_outlives_any_of_them() {
     assert!(cluster.stop().await.unwrap(), "one had to be killed");
     assert!(ports.iter().all(|port| is_free(*port)));
     cluster.bring_back(&tell).await.unwrap();
-    until(&cluster, "all messages", |queue| queue.messages == Some(MESSAGES + 1)).await;
+    until(&cluster, "all members", |queue| queue.online.len() == 3).await;
+    assert_eq!(api(&cluster).peek("lota", "kept.work", 10).await.unwrap().len() as u64, MESSAGES + 1);
 
     let all = cluster.nodes().map(|node| node.record().ports);
     let all: Vec<u16> = all.flat_map(|ports| [ports.amqp, ports.management, ports.distribution, ports.epmd]).collect();

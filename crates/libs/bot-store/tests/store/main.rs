@@ -3,11 +3,13 @@
 
 mod answers;
 mod crash;
+mod deliveries;
 mod files;
 mod fixture;
 mod full;
 mod group;
 mod jobs;
+mod leases;
 mod model;
 mod outbox;
 mod timers;
