@@ -391,7 +391,7 @@ impl Stage {
     /// The bot's own store, which only one process at a time may hold.
     pub(crate) async fn store(&self) -> bot_store::Store {
         let dir = self.dir.path().join("bot/bots/toy-bot/store");
-        bot_store::Store::open(bot_store::StoreOptions { dir, max_page_count: None }).await.unwrap()
+        bot_store::Store::open(bot_store::StoreOptions::Sqlite { dir, max_page_count: None }).await.unwrap()
     }
 
     /// How often the bot's process was started.

@@ -18,5 +18,5 @@ pub use model::{
     Claimed, Commit, Committed, Counts, Guard, InboxEntry, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, JobView,
     KnownJob, NewJob, NewTimer, Outgoing, Queued, Renewed, StateWrite, StoreError, Timer,
 };
-pub use postgres::PostgresOptions;
+pub use postgres::{PostgresOptions, StoreLogin, apply_stores};
 pub use store::{Store, StoreOptions};

@@ -2,6 +2,7 @@
 //! schema for the length of a transaction, so writes are applied one after the other as in `SQLite`, and every answer is
 //! the same. The SQL lives in the modules below.
 
+mod apply;
 mod claim;
 mod commit;
 mod listen;
@@ -23,6 +24,7 @@ use crate::line::Line;
 use crate::model::StoreError;
 use crate::signals::Signals;
 
+pub use apply::{StoreLogin, apply_stores};
 pub(crate) use claim::next_job_in;
 pub(crate) use open::open;
 pub use options::PostgresOptions;
@@ -58,6 +60,10 @@ impl Database {
         doing: &'static str,
         reading: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
+        // It may have to connect, and the password may be another by now.
+        if self.reads.num_idle() == 0 {
+            self.reads.set_connect_options(self.server.connecting()?);
+        }
         match tokio::time::timeout(ANSWER_MAX, reading).await {
             Ok(outcome) => outcome.map_err(|error| self.server.error(doing, error)),
             Err(_) => Err(self.server.silent()),

@@ -34,7 +34,7 @@ use bot_messages::{
     keys,
     telemetry::RecordKind,
 };
-use bot_store::{Store, StoreOptions};
+use bot_store::{Store, StoreError};
 use outgoing::Speaker;
 pub(crate) use settings::complain;
 use settings::{Only, Settings};
@@ -54,6 +54,8 @@ use crate::{
 
 /// The configuration or the machine is wrong; starting again does not help.
 const EXIT_CONFIG: u8 = 78;
+/// What it needs does not answer; started again later, it may.
+const EXIT_UNAVAILABLE: u8 = 69;
 const CONFIG_HASH_ROW: &str = "config.hash";
 const ENDED_JOBS_KEPT: Duration = Duration::from_hours(24 * 14);
 /// For jobs to clean up, and for the last messages to be confirmed.
@@ -93,6 +95,10 @@ pub fn run<B: Bot>() -> ExitCode {
             complain(&why);
             ExitCode::from(EXIT_CONFIG)
         }
+        Err(Ending::Unavailable(why)) => {
+            complain(&why);
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
         Err(Ending::Failed(why)) => {
             complain(&why);
             ExitCode::FAILURE
@@ -102,6 +108,7 @@ pub fn run<B: Bot>() -> ExitCode {
 
 enum Ending {
     Config(String),
+    Unavailable(String),
     Failed(String),
 }
 
@@ -134,9 +141,10 @@ async fn live<B: Bot>(
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
     tools.max_concurrent_jobs = config.constraints.max_concurrent_jobs;
-    let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: settings.store_pages_max })
-        .await
-        .map_err(|e| Ending::Config(e.to_string()))?;
+    let store = Store::open(settings.store.clone()).await.map_err(|e| match e {
+        StoreError::Unreachable { .. } => Ending::Unavailable(e.to_string()),
+        _ => Ending::Config(e.to_string()),
+    })?;
     let bot = B::new(config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
@@ -256,7 +264,7 @@ impl Lines {
 }
 
 /// Goes on from what its store keeps; says that the bot is there, and if its configuration is another than last time.
-async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::StoreError> {
+async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let before = shared.store.meta(CONFIG_HASH_ROW).await?;
     if let Some(from) = before.filter(|h| *h != shared.config_hash) {

@@ -55,8 +55,7 @@ impl PostgresOptions {
         if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
             return Err(format!("it sets `{name}`: expected only {}", PARAMETERS.join(", ")));
         }
-        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if schema.is_empty() || schema.len() > NAME_BYTES_MAX || !schema.chars().all(letters) {
+        if !Self::is_name(schema) {
             return Err(format!(
                 "`{schema}` is no name of a schema: expected lower-case letters, digits and _, at most {NAME_BYTES_MAX}"
             ));
@@ -73,6 +72,19 @@ impl PostgresOptions {
             None => format!("{}:{}/{database}", connect.get_host(), connect.get_port()),
         };
         Ok(Self { connect, place: place.into(), schema: schema.to_owned(), password_file, dir: dir.into() })
+    }
+
+    /// Whether it can be the name of a login and a schema without quotes.
+    pub(super) fn is_name(name: &str) -> bool {
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.len() <= NAME_BYTES_MAX
+            && !name.starts_with("pg_")
+            && name.chars().all(letters)
+    }
+
+    pub(super) fn database(&self) -> String {
+        self.connect.get_database().unwrap_or_default().to_owned()
     }
 
     pub(super) fn dir(&self) -> PathBuf {
