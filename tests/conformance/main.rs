@@ -16,6 +16,7 @@ mod jobs;
 mod limits;
 mod outcomes;
 mod rates;
+mod replicas;
 mod schedules;
 mod stage;
 mod traces;

@@ -1,6 +1,6 @@
 //! A broker, a toy bot that can be killed and started again, and everything it said, heard from outside.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     process::{Child, Command, ExitStatus},
@@ -51,6 +51,8 @@ pub(crate) struct Stage {
     heartbeats: Arc<Mutex<Vec<Value>>>,
     cast: Cast,
     bot: Child,
+    /// Further instances of it, by their number, each with a folder of its own.
+    replicas: BTreeMap<usize, Child>,
     starts: u32,
 }
 
@@ -112,6 +114,7 @@ impl Stage {
             heartbeats,
             cast,
             bot,
+            replicas: BTreeMap::new(),
             starts: 1,
         }
     }
@@ -346,7 +349,7 @@ impl Stage {
         self.send(Signal::SIGTERM);
     }
 
-    fn send(&self, signal: Signal) {
+    pub(crate) fn send(&self, signal: Signal) {
         nix::sys::signal::kill(Pid::from_raw(self.bot.id().try_into().unwrap()), signal).unwrap();
     }
 
@@ -365,6 +368,27 @@ impl Stage {
     pub(crate) fn start(&mut self) {
         self.bot = start(&self.dir.path().join("bot"), self.node.amqp_port(), &self.cast);
         self.starts += 1;
+    }
+
+    /// Starts another instance beside those that run.
+    pub(crate) fn start_replica(&mut self, number: usize) {
+        let child = start(&self.replica_dir(number), self.node.amqp_port(), &self.cast);
+        self.replicas.insert(number, child);
+    }
+
+    fn replica_dir(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("replica-{number}"))
+    }
+
+    /// Sends a signal to such an instance.
+    pub(crate) fn send_replica(&self, number: usize, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.replicas[&number].id().cast_signed()), signal).unwrap();
+    }
+
+    /// How many lines of such an instance's log contain `text`.
+    pub(crate) fn logged_by(&self, number: usize, text: &str) -> usize {
+        let log = fs::read_to_string(self.replica_dir(number).join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
     }
 
     /// How many sessions with the broker the bot has begun, over all its processes.
@@ -457,6 +481,10 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _ = self.bot.kill();
         let _ = self.bot.wait();
+        for replica in self.replicas.values_mut() {
+            let _ = replica.kill();
+            let _ = replica.wait();
+        }
         if std::thread::panicking() {
             eprintln!("== {}\n{}", self.cast.slug, self.log());
         }

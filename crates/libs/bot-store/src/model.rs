@@ -334,7 +334,7 @@ pub struct Counts {
 pub enum StoreError {
     /// Another process has it.
     #[error(
-        "the store in {dir} is in use by process {pid}: one process holds a store; stop that one, or use another directory"
+        "the store in {dir} is in use by process {pid}: one process holds this folder; stop that one, or start this one with another folder, and with LOTA_STORE_URL where both are to be replicas of one bot"
     )]
     InUse {
         /// Its directory.

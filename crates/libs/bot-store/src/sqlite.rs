@@ -17,9 +17,9 @@ use crate::line::Line;
 use crate::model::StoreError;
 use crate::signals::Signals;
 
+pub(crate) use claim::next_job_in;
 pub(crate) use open::open;
 pub(crate) use read::*;
-pub(crate) use claim::next_job_in;
 
 type Tx<'c> = crate::operation::Tx<'c, SqliteConnection>;
 

@@ -248,9 +248,7 @@ impl Store {
     pub async fn lead(&self, what: &str, who: &str, length: Duration) -> Result<bool, StoreError> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(true),
-            Backend::Postgres(db) => {
-                db.writes.write(Lead { what: what.to_owned(), who: who.to_owned(), length }).await
-            }
+            Backend::Postgres(db) => db.writes.write(Lead { what: what.to_owned(), who: who.to_owned(), length }).await,
         }
     }
 

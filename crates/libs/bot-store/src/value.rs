@@ -54,9 +54,7 @@ pub(crate) fn repeat(error: &StoreError) -> StoreError {
         StoreError::Database { doing, source } => {
             StoreError::Database { doing, source: sqlx::Error::Io(std::io::Error::other(source.to_string())) }
         }
-        StoreError::Unreachable { server, why } => {
-            StoreError::Unreachable { server: server.clone(), why: why.clone() }
-        }
+        StoreError::Unreachable { server, why } => StoreError::Unreachable { server: server.clone(), why: why.clone() },
         StoreError::Refused { server, why } => StoreError::Refused { server: server.clone(), why: why.clone() },
         StoreError::InUse { .. } | StoreError::Directory { .. } | StoreError::Closed => StoreError::Closed,
     }

@@ -12,6 +12,7 @@ mod outgoing;
 mod pulse;
 mod rate;
 mod relay;
+mod replicas;
 mod rerun;
 mod schedules;
 mod service;
@@ -149,8 +150,11 @@ async fn live<B: Bot>(
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
-    let tasks = TaskTracker::new();
-    let stop = Stop::default();
+    let (tasks, stop) = (TaskTracker::new(), Stop::default());
+    let Some(alone) = replicas::observe_alone(&contract, &store, &tools.instance).await else {
+        store.close().await;
+        return Ok(());
+    };
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
@@ -182,6 +186,7 @@ async fn live<B: Bot>(
 
     let ending = tokio::select! {
         reason = told_to_stop() => Ok(reason),
+        why = alone.lost() => Err(why),
         ended = &mut own_service => Err(match ended {
             Ok(Ok(())) => "its service ended by itself".to_owned(),
             Ok(Err(e)) => format!("{e:#}"),
@@ -206,6 +211,7 @@ fn begin_work<B: Bot>(
 ) -> TaskTracker {
     let work = TaskTracker::new();
     work.spawn(control::govern(shared.clone(), stop.clone()));
+    work.spawn(control::hear_cancels(shared.clone(), stop.clone()));
     work.spawn(control::control(shared.clone(), commands, stop.clone()));
     work.spawn(dispatch::dispatch(shared.clone(), deliveries, intake, stop.clone()));
     work.spawn(timers::timers(shared.clone(), stop.clone()));

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_messages::Contract;
+use bot_messages::{Contract, keys};
 
 use bot_secrets::{Handle, Sources};
 use bot_store::{PostgresOptions, StoreOptions};
@@ -161,7 +161,7 @@ fn store(vars: &BTreeMap<String, String>, slug: &str, tools: &Tools) -> Result<S
         let max_page_count = vars.get("LOTA_STORE_PAGES_MAX").map(pages).transpose()?;
         return Ok(StoreOptions::Sqlite { dir, max_page_count });
     };
-    let options = PostgresOptions::new(url, &slug.replace('-', "_"), password_file, dir);
+    let options = PostgresOptions::new(url, &keys::store(slug), password_file, dir);
     options.map(StoreOptions::Postgres).map_err(|why| format!("{STORE_URL}: {why}"))
 }
 
@@ -251,7 +251,7 @@ fn help(contract: &Contract) -> String {
         contract.responsibility,
         name.slug(),
         name.slug(),
-        name.slug().replace('-', "_"),
+        keys::store(&name.slug()),
     )
 }
 

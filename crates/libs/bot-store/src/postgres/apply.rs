@@ -49,10 +49,11 @@ async fn apply(server: &Server, conn: &mut PgConnection, logins: &[StoreLogin]) 
         if !safe {
             return Err(sqlx::Error::InvalidArgument(format!("`{name}` is no name of a login")));
         }
-        let found: Option<bool> = sqlx::query_scalar("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = $1")
-            .bind(name)
-            .fetch_optional(&mut *tx)
-            .await?;
+        let found: Option<bool> =
+            sqlx::query_scalar("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = $1")
+                .bind(name)
+                .fetch_optional(&mut *tx)
+                .await?;
         if found == Some(true) {
             let why = format!("the login {name} is an administrator's: a bot's has no rights but on its own schema");
             return Err(sqlx::Error::InvalidArgument(why));
@@ -108,7 +109,9 @@ fn with_salt(password: &Secret, salt: &[u8]) -> String {
 fn keyed(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     // HMAC takes a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac.finalize().into_bytes().into()
 }
 

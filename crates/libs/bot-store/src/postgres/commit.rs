@@ -4,8 +4,8 @@ use sqlx::PgConnection;
 
 use super::Tx;
 use super::read::inbox_entry;
-use super::value::text;
 use super::upkeep::insert_outgoing;
+use super::value::text;
 use crate::model::{Commit, Committed, Guard, InboxMark, JobOutcome, NewJob, NewTimer, StateWrite};
 use crate::operation::{Apply, Change, check_shape};
 use crate::value::{millis, to_json};
@@ -78,13 +78,14 @@ async fn guard_holds(guard: &Guard, tx: &mut Tx<'_>) -> Result<bool, sqlx::Error
 }
 
 async fn check_inbox(mark: &InboxMark, tx: &mut Tx<'_>) -> Result<Option<Committed>, sqlx::Error> {
-    let row =
-        sqlx::query("SELECT content_hash, settled, attempt FROM inbox WHERE publisher = $1 AND id = $2 AND replay = $3")
-            .bind(text(&mark.key.publisher))
-            .bind(text(&mark.key.id))
-            .bind(i64::from(mark.key.replay))
-            .fetch_optional(&mut *tx.conn)
-            .await?;
+    let row = sqlx::query(
+        "SELECT content_hash, settled, attempt FROM inbox WHERE publisher = $1 AND id = $2 AND replay = $3",
+    )
+    .bind(text(&mark.key.publisher))
+    .bind(text(&mark.key.id))
+    .bind(i64::from(mark.key.replay))
+    .fetch_optional(&mut *tx.conn)
+    .await?;
     let Some(row) = row else { return Ok(None) };
     let entry = inbox_entry(&row)?;
     Ok(if entry.content_hash != mark.content_hash {

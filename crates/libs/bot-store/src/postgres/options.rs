@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bot_secrets::{known, read_private};
+use bot_secrets::{Secret, known};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use url::Url;
@@ -22,7 +22,7 @@ const NAME_BYTES_MAX: usize = 63;
 /// Where a bot's store is in PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    connect: PgConnectOptions,
+    connect: Box<PgConnectOptions>,
     place: Arc<str>,
     schema: String,
     password_file: Option<PathBuf>,
@@ -48,9 +48,11 @@ impl PostgresOptions {
             return Err(format!("its scheme is another than postgres: {EXPECTED}"));
         }
         if parsed.password().is_some() || parsed.query_pairs().any(|(name, _)| name == "password") {
-            return Err("it holds a password, which everyone sees who sees the process: put that into a file and name it \
+            return Err(
+                "it holds a password, which everyone sees who sees the process: put that into a file and name it \
                         with LOTA_STORE_PASSWORD_FILE"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if let Some((name, _)) = parsed.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
             return Err(format!("it sets `{name}`: expected only {}", PARAMETERS.join(", ")));
@@ -60,7 +62,8 @@ impl PostgresOptions {
                 "`{schema}` is no name of a schema: expected lower-case letters, digits and _, at most {NAME_BYTES_MAX}"
             ));
         }
-        let mut connect = PgConnectOptions::from_str(url).map_err(|e| format!("it cannot be used ({e}): {EXPECTED}"))?;
+        let mut connect =
+            PgConnectOptions::from_str(url).map_err(|e| format!("it cannot be used ({e}): {EXPECTED}"))?;
         if parsed.username().is_empty() {
             connect = connect.username(schema);
         }
@@ -71,7 +74,13 @@ impl PostgresOptions {
             Some(socket) => format!("{}/{database}", socket.display()),
             None => format!("{}:{}/{database}", connect.get_host(), connect.get_port()),
         };
-        Ok(Self { connect, place: place.into(), schema: schema.to_owned(), password_file, dir: dir.into() })
+        Ok(Self {
+            connect: Box::new(connect),
+            place: place.into(),
+            schema: schema.to_owned(),
+            password_file,
+            dir: dir.into(),
+        })
     }
 
     /// Whether it can be the name of a login and a schema without quotes.
@@ -124,13 +133,16 @@ impl Server {
             ("tcp_keepalives_interval", "5"),
             ("tcp_keepalives_count", "3"),
         ];
-        let options = self.options.connect.clone().application_name(&self.options.schema).options(settings);
+        let options = (*self.options.connect).clone().application_name(&self.options.schema).options(settings);
         let options = options.disable_statement_logging();
         let Some(file) = &self.options.password_file else {
             return Ok(options);
         };
-        let password = read_private(file)
-            .map_err(|e| StoreError::Refused { server: self.place().to_string(), why: format!("its password: {e}") })?;
+        let text = std::fs::read_to_string(file).map_err(|e| StoreError::Refused {
+            server: self.place().to_string(),
+            why: format!("the password in {} cannot be read: {e}", file.display()),
+        })?;
+        let password = Secret::new(text.trim_end());
         known().add(&password);
         Ok(options.password(password.expose()))
     }
@@ -178,7 +190,7 @@ impl Server {
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|e| e.code()).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 /// The connection is of no more use, or the server has no room for it now.
@@ -203,7 +215,8 @@ mod tests {
     use super::*;
 
     fn place(url: &str) -> Result<String, String> {
-        PostgresOptions::new(url, "build_bot", None, "/tmp").map(|o| format!("{} {}", o.connect.get_username(), o.place))
+        PostgresOptions::new(url, "build_bot", None, "/tmp")
+            .map(|o| format!("{} {}", o.connect.get_username(), o.place))
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! durable. Among the processes of a bot, the holder of one lock writes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use bot_secrets::Secret;
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::options::{Server, is_collision, is_lost};
@@ -52,10 +52,7 @@ impl Writer {
         signals: Arc<Signals>,
         lock: Lock,
     ) -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{}-{count}", std::process::id(), started.as_nanos());
+        let name = Secret::random(16).expose().to_owned();
         Self { server, conn: Some(conn), reads, signals, name, lock }
     }
 

@@ -50,8 +50,7 @@ async fn take_over(claim: &Claim, tx: &mut Tx<'_>) -> Result<Vec<Claimed>, sqlx:
 /// Takes the job whose turn it is, and says when its key has the next one.
 async fn take(claim: &Claim, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sqlx::Error> {
     let claimed = hold(claim, tx, turn.position).await?;
-    let sql =
-        "INSERT INTO job_turns (key, pass) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
+    let sql = "INSERT INTO job_turns (key, pass) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
     let next = turn.pass + TURN / turn.weight;
     sqlx::query(sql).bind(&claimed.key).bind(next).execute(&mut *tx.conn).await?;
     sqlx::query("UPDATE job_floor SET pass = ?").bind(turn.pass).execute(&mut *tx.conn).await?;
@@ -179,7 +178,7 @@ impl Apply<SqliteConnection> for RequestCancel {
             Some(row) => {
                 let waits: bool = row.try_get("waits")?;
                 Ok((true, Change { jobs: waits, cancels: !waits, ..Change::QUIET }))
-            },
+            }
             None => Ok((false, Change::default())),
         }
     }

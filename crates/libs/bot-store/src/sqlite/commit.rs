@@ -2,9 +2,9 @@
 
 use sqlx::SqliteConnection;
 
+use super::Tx;
 use super::read::inbox_entry;
 use super::upkeep::insert_outgoing;
-use super::Tx;
 use crate::model::{Commit, Committed, Guard, InboxMark, JobOutcome, NewJob, NewTimer, StateWrite};
 use crate::operation::{Apply, Change, check_shape};
 use crate::value::{millis, to_json};

@@ -11,8 +11,8 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::fixture::{
-    HOUR, LEASE, Schema, add_jobs, bodies, claim, done, held, ids, job, key, next_millisecond, sending, setting, settled,
-    timer, write,
+    HOUR, LEASE, Schema, add_jobs, bodies, claim, done, held, ids, job, key, next_millisecond, sending, setting,
+    settled, timer, write,
 };
 
 async fn replicas<const N: usize>(schema: &Schema) -> [Store; N] {
