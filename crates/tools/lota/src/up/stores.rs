@@ -8,10 +8,7 @@ use bot_store::{PostgresOptions, StoreError, StoreLogin, apply_stores};
 use clap::Subcommand;
 
 use super::{environment, say::say, topology};
-use crate::{
-    exit::Exit,
-    home::Home,
-};
+use crate::{exit::Exit, home::Home};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoresArgs {
