@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    net::TcpListener,
+    net::{IpAddr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,16 +11,19 @@ use std::{
 use anyhow::Context;
 use bot_core::Tools;
 use bot_messages::pipeline::Serve;
-use bot_sandbox::{Application, Options, Sandbox, SandboxError, SandboxKind, Search, Served, Toolchains, split_path};
+use bot_sandbox::{Application, Options, Sandbox, SandboxError, Search, Served, Toolchains, split_path};
 use sha2::{Digest as _, Sha256};
 
-use crate::{environments::Environment, history::History, release::Releases};
+use crate::{
+    environments::Environment,
+    history::History,
+    release::Releases,
+    settings::{Ports, Settings},
+};
 
 const TAIL_BYTES: u64 = 16 * 1024;
 const TAIL_LINES: usize = 40;
 const TAIL_LINE_CHARS: usize = 300;
-/// Ports that are picked lie here: above the well-known ones, below those that systems give to outgoing connections.
-const PORTS: std::ops::Range<u16> = 20_000..30_000;
 /// Instead of the configured grace, when the bot itself is waited for.
 const HURRIED_GRACE: Duration = Duration::from_secs(3);
 
@@ -29,6 +32,9 @@ pub(crate) struct Host {
     pub(crate) sandbox: Sandbox,
     pub(crate) toolchains: Toolchains,
     stop_grace: Duration,
+    /// Those that one is picked from.
+    ports: Ports,
+    listen: IpAddr,
 }
 
 /// An application that runs.
@@ -39,11 +45,7 @@ pub(crate) struct Running {
 }
 
 impl Host {
-    pub(crate) async fn new(
-        tools: &Tools,
-        kind: Option<SandboxKind>,
-        stop_grace: Duration,
-    ) -> Result<Self, SandboxError> {
+    pub(crate) async fn new(tools: &Tools, settings: &Settings) -> Result<Self, SandboxError> {
         let home = tools.home.as_deref().unwrap_or(Path::new("/"));
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let sandbox = Sandbox::detect(Options {
@@ -52,11 +54,12 @@ impl Host {
             path: split_path(&tools.path),
             state: tools.subdir("sandbox"),
             launcher: Some(Options::own_program()),
-            kind,
+            kind: settings.sandbox,
         });
         let sandbox = sandbox.await?;
         tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
-        Ok(Self { sandbox, toolchains, stop_grace })
+        let (stop_grace, ports, listen) = (settings.stop_grace.0, settings.ports, settings.listen);
+        Ok(Self { sandbox, toolchains, stop_grace, ports, listen })
     }
 
     /// The application of the switch `seq`, if it runs.
@@ -81,10 +84,11 @@ impl Host {
         if record(environment).exists() {
             self.stop(environment, history, false).await?;
         }
-        let port = claim_port(environment)?;
+        let port = self.claim_port(environment)?;
         let logs = environment.root.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
         let mut env = serve.env.clone();
+        env.insert("HOST".to_owned(), self.listen.to_string());
         env.insert("PORT".to_owned(), port.to_string());
         let application = Application {
             id: id(environment, seq),
@@ -132,6 +136,34 @@ impl Host {
         let _ = fs::remove_file(record);
         Ok(())
     }
+
+    /// The operator's port; or the one of before, so that the address stays; or the first free one from a place that
+    /// depends on the folder alone.
+    fn claim_port(&self, environment: &Environment) -> anyhow::Result<u16> {
+        let free = |port: &u16| TcpListener::bind((self.listen, *port)).is_ok();
+        let kept = kept_port(environment);
+        let port = if let Some(port) = environment.port {
+            anyhow::ensure!(
+                free(&port),
+                "port {port} is taken by another program: end that one, or give {} another port in environments.yaml",
+                environment.name
+            );
+            port
+        } else {
+            let folder = Sha256::digest(environment.root.as_os_str().as_encoded_bytes());
+            let kept = kept.filter(|port| self.ports.holds(*port));
+            let picked = self.ports.from_seed(u16::from_be_bytes([folder[6], folder[7]]));
+            let port = kept.into_iter().chain(picked).find(free);
+            port.with_context(|| format!("none of the ports {} is free", self.ports))?
+        };
+        if kept != Some(port) {
+            let new = environment.root.join(".port.new");
+            let kept =
+                fs::write(&new, format!("{port}\n")).and_then(|()| fs::rename(&new, environment.root.join("port")));
+            kept.context("the port cannot be written down")?;
+        }
+        Ok(port)
+    }
 }
 
 fn record(environment: &Environment) -> PathBuf {
@@ -152,33 +184,6 @@ fn id(environment: &Environment, seq: u64) -> String {
 /// The port under which an application was started last.
 pub(crate) fn kept_port(environment: &Environment) -> Option<u16> {
     fs::read_to_string(environment.root.join("port")).ok()?.trim().parse().ok()
-}
-
-/// The operator's port; or the one of before, so that the address stays; or the first free one from a place that
-/// depends on the folder alone.
-fn claim_port(environment: &Environment) -> anyhow::Result<u16> {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let kept = kept_port(environment);
-    let port = if let Some(port) = environment.port {
-        anyhow::ensure!(
-            free(&port),
-            "port {port} is taken by another program: end that one, or give {} another port in environments.yaml",
-            environment.name
-        );
-        port
-    } else {
-        let folder = Sha256::digest(environment.root.as_os_str().as_encoded_bytes());
-        let first = u16::from_be_bytes([folder[6], folder[7]]) % PORTS.len() as u16;
-        let picked = (0..PORTS.len() as u16).map(|n| PORTS.start + (first + n) % PORTS.len() as u16);
-        let port = kept.into_iter().chain(picked).find(free);
-        port.with_context(|| format!("no port from {} to {} is free", PORTS.start, PORTS.end - 1))?
-    };
-    if kept != Some(port) {
-        let new = environment.root.join(".port.new");
-        let kept = fs::write(&new, format!("{port}\n")).and_then(|()| fs::rename(&new, environment.root.join("port")));
-        kept.context("the port cannot be written down")?;
-    }
-    Ok(port)
 }
 
 /// The last lines an application printed, without what could move a terminal's cursor.

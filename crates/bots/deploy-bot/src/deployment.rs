@@ -259,7 +259,8 @@ impl Deployment<'_> {
         match answer.await {
             Answer::Healthy => {
                 crash_point("deployment: healthy");
-                Ok(Up { url: Some(health::base_url(port)), health_url: question.url().map(str::to_owned) })
+                let health_url = question.url_at(&self.bot.settings.reached_at);
+                Ok(Up { url: Some(health::base_url(port)), health_url })
             }
             Answer::Stopped => Err(self.stopped(switch, switches)),
             Answer::Gone => {

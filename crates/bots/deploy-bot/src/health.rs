@@ -32,10 +32,10 @@ impl Question {
         }
     }
 
-    /// Where it is asked, if that is an address a browser could ask too.
-    pub(crate) fn url(&self) -> Option<&str> {
+    /// Where others ask the same, who reach this machine by that name; none where no browser could.
+    pub(crate) fn url_at(&self, host: &str) -> Option<String> {
         match self {
-            Self::Http(url) => Some(url),
+            Self::Http(url) => Some(url.replacen("127.0.0.1", host, 1)),
             Self::Tcp(_) => None,
         }
     }
@@ -187,7 +187,8 @@ mod tests {
     fn a_path_never_changes_the_host() {
         let health = Health { path: "@evil.example/x".into(), ..Health::default() };
         let question = Question::new(8600, Some(&health));
-        assert_eq!(question.url(), Some("http://127.0.0.1:8600/@evil.example/x"));
+        assert_eq!(question.url_at("127.0.0.1").unwrap(), "http://127.0.0.1:8600/@evil.example/x");
+        assert_eq!(question.url_at("deploy-bot").unwrap(), "http://deploy-bot:8600/@evil.example/x");
         assert_eq!(Question::new(8600, None).to_string(), "127.0.0.1:8600");
     }
 }

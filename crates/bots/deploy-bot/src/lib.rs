@@ -355,8 +355,7 @@ impl DeployBot {
     }
 
     async fn host(&self) -> anyhow::Result<&Host> {
-        let host =
-            self.host.get_or_try_init(|| Host::new(&self.tools, self.settings.sandbox, self.settings.stop_grace.0));
+        let host = self.host.get_or_try_init(|| Host::new(&self.tools, &self.settings));
         host.await.context("applications cannot be started on this machine")
     }
 }

@@ -14,7 +14,7 @@ use crate::command::last_lines;
 use crate::lock::{FileLock, lock};
 use crate::ports::{PortError, free_ports};
 use crate::ready::{readiness, taken};
-use crate::settings::{self, ERLANG_ARGUMENTS};
+use crate::settings::{self, ERLANG_ARGUMENTS, LogTo};
 use crate::{Management, ManagementError, Progress, Secret};
 use bot_sandbox::{Engine, EngineError};
 use files::Record;
@@ -98,6 +98,14 @@ pub struct Container {
 }
 
 impl Container {
+    /// Writes what a container starts from that somebody else runs, as Compose does: `<dir>/config` for /etc/rabbitmq,
+    /// `<dir>/data` for /var/lib/rabbitmq. It logs to its standard output. Gives the password of the admin, which is made
+    /// once and kept in `<dir>/admin.password`; the container needs the other two folders alone.
+    pub fn prepare(dir: &Path, options: &ContainerOptions) -> Result<Secret, ContainerError> {
+        let dir = files::create(dir)?;
+        files::write(&dir, options, LogTo::Console)
+    }
+
     /// Starts the container of `dir`, or attaches to it when it runs already. Returns when it answers on AMQP and HTTP
     /// with its vhost and admin in place.
     pub async fn start(
@@ -123,7 +131,7 @@ impl Container {
         if let Some(port) = taken(&[amqp_port, management_port]).await {
             return Err(ContainerError::PortTaken { port, dir });
         }
-        let password = files::write(&dir, &options)?;
+        let password = files::write(&dir, &options, LogTo::File)?;
         let record = Record { engine, options, amqp_port, management_port, is_wanted: true };
         // Before anything runs: should this process die now, the container is found all the same.
         record.write(&dir)?;

@@ -23,10 +23,19 @@ pub(crate) struct Limits {
     pub(crate) figures_every: Duration,
 }
 
+/// Where RabbitMQ writes its log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LogTo {
+    /// `rabbit.log` in its folder of logs, with three older ones.
+    File,
+    /// Its standard output, for whoever runs it to keep.
+    Console,
+}
+
 /// Lines of rabbitmq.conf; where to listen comes on top. `definitions` is the path as RabbitMQ sees it.
-pub(crate) fn configuration(limits: Limits, definitions: &str) -> Vec<String> {
+pub(crate) fn configuration(limits: Limits, definitions: &str, log: LogTo) -> Vec<String> {
     let Limits { memory_mib, disk_free_mb, figures_every } = limits;
-    vec![
+    let mut lines = vec![
         // Loaded at every start. That there are definitions also keeps RabbitMQ from creating guest.
         format!("load_definitions = {definitions}"),
         "auth_mechanisms.1 = PLAIN".to_owned(),
@@ -35,12 +44,19 @@ pub(crate) fn configuration(limits: Limits, definitions: &str) -> Vec<String> {
         format!("vm_memory_high_watermark.absolute = {memory_mib}MiB"),
         format!("disk_free_limit.absolute = {disk_free_mb}MB"),
         format!("collect_statistics_interval = {}", figures_every.as_millis()),
-        "log.console = false".to_owned(),
-        "log.file = rabbit.log".to_owned(),
-        "log.file.level = info".to_owned(),
-        "log.file.rotation.size = 10485760".to_owned(),
-        "log.file.rotation.count = 3".to_owned(),
-    ]
+    ];
+    let log: &[&str] = match log {
+        LogTo::File => &[
+            "log.console = false",
+            "log.file = rabbit.log",
+            "log.file.level = info",
+            "log.file.rotation.size = 10485760",
+            "log.file.rotation.count = 3",
+        ],
+        LogTo::Console => &["log.console = true", "log.console.level = info", "log.file = false"],
+    };
+    lines.extend(log.iter().map(ToString::to_string));
+    lines
 }
 
 /// What rabbitmq.conf has no name for.

@@ -139,7 +139,7 @@ impl Postgres {
             match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(words) => return,
                 Ok(line) => said = said + &line + "\n",
-                Err(_) => panic!("PostgreSQL did not say `{words}`, but: {said}"),
+                Err(why) => panic!("PostgreSQL did not say `{words}` ({why}), but: {said}"),
             }
         }
     }

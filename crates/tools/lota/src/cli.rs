@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Up(up::UpArgs),
     /// Stop the fleet; applications it deployed go on unless --apps
     Down(up::DownArgs),
+    /// Everything of a fleet but its processes, on the broker that LOTA_BROKER_URL names: passwords, configuration, topology
+    Provision(up::ProvisionArgs),
     /// One push through a whole fleet, from nothing, and away again
     Demo(up::DemoArgs),
     /// What is missing on this machine

@@ -1,7 +1,7 @@
 //! Where a fleet's state lies, and how its broker is reached from there. One home is one fleet.
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use bot_core::{BusOptions, TlsFiles};
 use bot_provision::{Identity, Management, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::place::Place;
+use crate::{place::Place, up::environment};
 
 /// About 238 bits.
 pub(crate) const PASSWORD_LETTERS: usize = 40;
@@ -82,8 +82,10 @@ impl Home {
     pub(crate) fn log(&self, slug: &str) -> PathBuf {
         self.0.join("logs").join(format!("{slug}.log"))
     }
+    /// A folder `secrets/<user>`, where there is one, holds it instead: it can be a volume that this user alone is given.
     pub(crate) fn password_file(&self, user: &str) -> PathBuf {
-        self.0.join("secrets").join(format!("{user}.password"))
+        let (secrets, own) = (self.0.join("secrets"), self.0.join("secrets").join(user));
+        if own.is_dir() { own.join("password") } else { secrets.join(format!("{user}.password")) }
     }
 
     /// Certificates and keys of a fleet that issues its own.
@@ -103,13 +105,14 @@ impl Home {
         }
     }
 
-    /// Makes the folders; only their owner may look inside. One that was there before keeps its rights.
+    /// Makes the folders; only their owner may look inside. One that was there before keeps its rights; but nobody else lists
+    /// the passwords.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        let is_new = !self.0.exists();
         for dir in ["", "secrets", "config", "broker", "bots", "objects", "logs"] {
             let dir = self.0.join(dir);
-            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            if is_new || dir != self.0.join("") {
+            let lists_passwords = |mode: u32| dir.ends_with("secrets") && mode & 0o044 != 0;
+            if fs::metadata(&dir).map_or(true, |found| lists_passwords(found.mode())) {
+                fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
             }
         }
@@ -189,6 +192,9 @@ impl Home {
 
     /// Where the monitor answers, once it does.
     pub(crate) fn monitor_url(&self) -> anyhow::Result<String> {
+        if let Some(url) = environment::monitor_url() {
+            return Ok(url);
+        }
         let file = self.bot("monitor-bot").join("http-address");
         match fs::read_to_string(&file) {
             Ok(address) => Ok(address.trim().to_owned()),
@@ -201,17 +207,50 @@ impl Home {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner may read, whole or not at all. Where its folder is open to a group, that group may read
+/// it too: so root hands a user's password to that user.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    let cannot = || format!("cannot write {}", path.display());
+    let folder = fs::metadata(path.parent().unwrap_or(Path::new("."))).with_context(cannot)?;
+    let _ = fs::remove_file(&temporary);
+    // A new one, so that no link that somebody else left there is followed.
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).with_context(cannot)?;
+    if folder.mode() & 0o040 != 0 {
+        fchown(&file, None, Some(folder.gid())).with_context(cannot)?;
+        file.set_permissions(fs::Permissions::from_mode(0o640)).with_context(cannot)?;
+    }
     io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+    fs::rename(&temporary, path).with_context(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_password_lies_in_the_users_own_folder_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::new(dir.path()).unwrap();
+        home.create().unwrap();
+        fs::create_dir(home.join("secrets/build-bot")).unwrap();
+        let (own, shared) = (home.password("build-bot").unwrap(), home.password("test-bot").unwrap());
+        assert_eq!(fs::read_to_string(home.join("secrets/build-bot/password")).unwrap(), own.expose());
+        assert_eq!(fs::read_to_string(home.join("secrets/test-bot.password")).unwrap(), shared.expose());
+    }
+
+    #[test]
+    fn who_may_look_into_a_folder_may_read_what_is_private_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str, folder: u32| {
+            let folder_path = dir.path().join(name);
+            fs::create_dir(&folder_path).unwrap();
+            fs::set_permissions(&folder_path, fs::Permissions::from_mode(folder)).unwrap();
+            write_private(&folder_path.join("password"), b"x").unwrap();
+            fs::metadata(folder_path.join("password")).unwrap().mode() & 0o777
+        };
+        assert_eq!((mode("own", 0o700), mode("passable", 0o711), mode("group", 0o750)), (0o600, 0o600, 0o640));
+    }
 }

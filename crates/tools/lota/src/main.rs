@@ -62,7 +62,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::up(&home, &args).await,
         Command::Down(args) => up::down(&home, &args).await,
-        Command::Demo(args) => up::demo(&args).await,
+        Command::Provision(args) => up::provision(&home, &args).await,
+        Command::Demo(args) => up::demo(&home, &args).await,
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,

@@ -4,6 +4,7 @@ mod control;
 mod dispatch;
 mod entity;
 mod figures;
+mod health_file;
 mod inbox;
 mod jobs;
 mod lease;
@@ -79,6 +80,10 @@ pub fn run<B: Bot>() -> ExitCode {
         Err(settings::Instead::Wrong(text)) => {
             complain(&text);
             return ExitCode::from(EXIT_CONFIG);
+        }
+        Err(settings::Instead::Unwell(text)) => {
+            complain(&text);
+            return ExitCode::FAILURE;
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -170,6 +175,7 @@ async fn live<B: Bot>(
         spans: telemetry.spans(),
         intake,
         password_file,
+        health_file: settings.health_file,
     };
     let shared = Arc::new(Shared::<B>::new(parts));
     introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;

@@ -12,7 +12,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::shared::Shared;
+use super::{health_file, shared::Shared};
 use crate::{bus::Delivery, clock, contract::Bot};
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -38,6 +38,14 @@ pub(crate) async fn pulse<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
 /// Sends one now.
 pub(crate) async fn beat<B: Bot>(shared: &Arc<Shared<B>>) {
     let heartbeat = heartbeat(shared).await;
+    if let Some(file) = &shared.health_file
+        && let Err(e) = health_file::write(file, &heartbeat)
+    {
+        tracing::warn!(
+            "{} cannot be written, so that `--health` will say that this bot is silent: {e}",
+            file.display()
+        );
+    }
     shared.bus.send_light(shared.speaker.health(&shared.tools.instance, &heartbeat));
 }
 

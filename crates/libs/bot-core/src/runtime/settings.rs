@@ -12,8 +12,10 @@ use bot_messages::{Contract, keys};
 use bot_secrets::{Handle, Sources};
 use bot_store::{PostgresOptions, StoreOptions};
 
+use super::health_file;
 use crate::{
     bus::{BusOptions, Password, TlsFiles},
+    clock,
     config::ENV_PREFIX,
     guard,
     telemetry::TelemetryOptions,
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) telemetry: TelemetryOptions,
     /// Where the bot's store is.
     pub(crate) store: StoreOptions,
+    /// Where each heartbeat is written too.
+    pub(crate) health_file: Option<PathBuf>,
     pub(crate) tools: Tools,
 }
 
@@ -51,6 +55,8 @@ pub(crate) enum Instead {
     Done(String),
     /// It was told something wrong.
     Wrong(String),
+    /// It was asked how the bot is, which is not well.
+    Unwell(String),
 }
 
 const PASSWORD: &str = "LOTA_AMQP_PASSWORD";
@@ -108,6 +114,10 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
             "--version" => {
                 return Err(Instead::Done(format!("{} {}", contract.name, env!("CARGO_PKG_VERSION"))));
             }
+            "--health" => {
+                let answer = health_file::answer(given(vars, health_file::VARIABLE).map(PathBuf::from), clock::now());
+                return Err(answer.map_or_else(Instead::Unwell, Instead::Done));
+            }
             "--help" => return Err(Instead::Done(help(contract))),
             other => {
                 return Err(Instead::Wrong(format!(
@@ -144,6 +154,7 @@ fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String, String>) -
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
         store,
+        health_file: path(health_file::VARIABLE),
         tools,
     })
 }
@@ -232,7 +243,7 @@ fn instance(vars: &BTreeMap<String, String>) -> String {
 fn help(contract: &Contract) -> String {
     let name = &contract.name;
     format!(
-        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--version]\n\n\
+        "{name} {}\n\nusage: {} [--config FILE] [--check-config] [--config-hash] [--contract] [--health] [--version]\n\n\
          LOTA_AMQP_URL            amqp://host:port/vhost, several joined by commas\n\
          LOTA_AMQP_PASSWORD_FILE  the password of the user {}\n\
          LOTA_AMQP_PASSWORD       instead of the file, secret://NAME\n\
@@ -246,6 +257,7 @@ fn help(contract: &Contract) -> String {
          LOTA_STORE_URL           postgres://host:port/database for several replicas (default: files in LOTA_HOME)\n\
          LOTA_STORE_PASSWORD_FILE the password of the login {} there\n\
          LOTA_STORE_PAGES_MAX     pages of 4 KiB that the bot's store in files may have (default: what the disk holds)\n\
+         LOTA_HEALTH_FILE         rewritten by each heartbeat; --health with the same says how the bot is, 0 if well\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
         contract.responsibility,

@@ -54,6 +54,8 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) enabled: bool,
     /// Of the broker's password, where it is in one.
     pub(crate) password_file: Option<PathBuf>,
+    /// Where each heartbeat is written too.
+    pub(crate) health_file: Option<PathBuf>,
     pub(crate) config_hash: String,
     pub(crate) dependencies: Vec<String>,
     pub(crate) outputs_missing: u64,
@@ -89,6 +91,7 @@ pub(crate) struct Parts<B: Bot> {
     pub(crate) spans: Spans,
     pub(crate) intake: watch::Sender<Intake>,
     pub(crate) password_file: Option<PathBuf>,
+    pub(crate) health_file: Option<PathBuf>,
 }
 
 /// How many bots are named as outputs and have no configuration file where the operator keeps them; each is a warning.
@@ -126,6 +129,7 @@ impl<B: Bot> Shared<B> {
             spans: parts.spans,
             intake: parts.intake,
             password_file: parts.password_file,
+            health_file: parts.health_file,
             cancels: watch::Sender::default(),
             started: Instant::now(),
             stopping: AtomicBool::new(false),

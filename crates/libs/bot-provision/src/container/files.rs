@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContainerError, ContainerOptions, at};
 use crate::Secret;
-use crate::settings::{self, Limits, write_private};
+use crate::settings::{self, Limits, LogTo, write_private};
 
 const RECORD: &str = "container.json";
 /// As the official image has them.
@@ -67,12 +67,12 @@ pub(super) fn create(dir: &Path) -> Result<PathBuf, ContainerError> {
 }
 
 /// Writes all configuration anew; password and cookie are made once and kept.
-pub(super) fn write(dir: &Path, options: &ContainerOptions) -> Result<Secret, ContainerError> {
+pub(super) fn write(dir: &Path, options: &ContainerOptions, log: LogTo) -> Result<Secret, ContainerError> {
     let limits =
         Limits { memory_mib: options.memory_mib, disk_free_mb: options.disk_free_mb, figures_every: FIGURES_EVERY };
     // All addresses of the container: the engine forwards from outside, and publishes on 127.0.0.1 alone.
     let mut lines = vec![format!("listeners.tcp.1 = {AMQP}"), format!("management.tcp.port = {MANAGEMENT}")];
-    lines.extend(settings::configuration(limits, &format!("{CONFIG}/definitions.json")));
+    lines.extend(settings::configuration(limits, &format!("{CONFIG}/definitions.json"), log));
     let written = || {
         let password = settings::password_once(dir)?;
         settings::cookie_once(&dir.join("data"))?;

@@ -10,7 +10,7 @@ use super::process::detached;
 use super::record::NodeRecord;
 use super::{NodeError, at};
 use crate::Secret;
-use crate::settings::{self, Limits, write_private};
+use crate::settings::{self, Limits, LogTo, write_private};
 
 /// The folder of one node.
 pub(super) struct Files {
@@ -69,7 +69,8 @@ impl Files {
 
     fn configuration(&self, record: &NodeRecord) -> String {
         let mut lines = listeners(record);
-        lines.extend(settings::configuration(limits(record), &self.dir.join("definitions.json").to_string_lossy()));
+        let definitions = self.dir.join("definitions.json");
+        lines.extend(settings::configuration(limits(record), &definitions.to_string_lossy(), LogTo::File));
         lines.extend(record.config.iter().cloned());
         lines.join("\n") + "\n"
     }

@@ -1,7 +1,7 @@
 //! The broker of a fleet: one that was named, or one of its own.
-use std::borrow::Cow;
+use std::{borrow::Cow, fs, path::Path};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use bot_messages::keys;
 use bot_provision::{Management, ManagementError, Permission, Secret};
 use percent_encoding::percent_decode_str;
@@ -49,8 +49,9 @@ async fn own(home: &Home, tls: Option<TlsMode>) -> anyhow::Result<Broker> {
     })
 }
 
-async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
-    let Named { admin, password, amqp_url, host } = Named::read(url).or_exit(Exit::Config)?;
+pub(crate) async fn named(home: &Home, url: &str) -> anyhow::Result<Broker> {
+    let file = environment::broker_password_file();
+    let Named { admin, password, amqp_url, host } = Named::read(url, file.as_deref()).or_exit(Exit::Config)?;
     crate::home::write_private(&home.password_file(&admin), password.expose().as_bytes())?;
     let tls = super::tls::of_named().or_exit(Exit::Config)?;
     let default =
@@ -84,11 +85,12 @@ struct Named {
 
 impl Named {
     /// No error repeats any of the text: a password may stand where none is expected.
-    fn read(text: &str) -> anyhow::Result<Self> {
+    fn read(text: &str, password_file: Option<&Path>) -> anyhow::Result<Self> {
         let wrong = |what: &str| {
             anyhow!(
                 "LOTA_BROKER_URL: {what}; expected amqp://user:password@host:port of an administrator, in user and \
-                 password each of : / ? # [ ] @ % as its %-code (@ is %40)"
+                 password each of : / ? # [ ] @ % as its %-code (@ is %40); or no password there, and \
+                 LOTA_BROKER_PASSWORD_FILE"
             )
         };
         let url = Url::parse(text).map_err(|e| wrong(&format!("it is no URL ({e})")))?;
@@ -108,9 +110,16 @@ impl Named {
         if admin.is_empty() || admin.starts_with('.') || admin.contains(['/', '\0']) {
             return Err(wrong("the user is missing, or begins with a dot or holds a slash"));
         }
-        let password = url.password().filter(|password| !password.is_empty());
-        let password = password.ok_or_else(|| wrong("the password is missing"))?;
-        let password = Secret::new(decoded(password).ok_or_else(|| wrong("the password is no text"))?);
+        let password = match (url.password().filter(|password| !password.is_empty()), password_file) {
+            (Some(password), None) => decoded(password).ok_or_else(|| wrong("the password is no text"))?,
+            (None, Some(file)) => {
+                let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+                text.trim_end().to_owned()
+            }
+            (None, None) => return Err(wrong("the password is missing")),
+            (Some(_), Some(_)) => return Err(wrong("a password stands there and LOTA_BROKER_PASSWORD_FILE is set")),
+        };
+        let password = Secret::new(password);
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let amqp_url = format!("{}://{host}{port}/{}", url.scheme(), keys::VHOST);
         Ok(Self { admin, password, amqp_url, host })
@@ -128,11 +137,22 @@ mod tests {
 
     #[test]
     fn user_and_password_are_decoded() {
-        let read = Named::read("amqps://ad%6Din:p%40ss%2Fw%25rd%3A@broker.example.org:5671/").unwrap();
+        let read = Named::read("amqps://ad%6Din:p%40ss%2Fw%25rd%3A@broker.example.org:5671/", None).unwrap();
         assert_eq!((read.admin.as_str(), read.password.expose()), ("admin", "p@ss/w%rd:"));
         assert_eq!(read.amqp_url, "amqps://broker.example.org:5671/lota");
-        let read = Named::read("amqp://a:p@[::1]").unwrap();
+        let read = Named::read("amqp://a:p@[::1]", None).unwrap();
         assert_eq!((read.amqp_url.as_str(), read.host.as_str()), ("amqp://[::1]/lota", "[::1]"));
+    }
+
+    #[test]
+    fn the_password_may_lie_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        fs::write(&file, "hunter2\n").unwrap();
+        let read = Named::read("amqp://admin@rabbitmq:5672", Some(&file)).unwrap();
+        assert_eq!((read.password.expose(), read.amqp_url.as_str()), ("hunter2", "amqp://rabbitmq:5672/lota"));
+        let both = Named::read("amqp://admin:hunter2@rabbitmq", Some(&file)).unwrap_err();
+        assert!(both.to_string().contains("PASSWORD_FILE is set") && !both.to_string().contains("hunter2"), "{both}");
     }
 
     #[test]
@@ -148,7 +168,7 @@ mod tests {
             ("amqp://admin:hunter2%ff@host", "no text"),
             ("amqp:hunter2", "the host is missing"),
         ] {
-            let error = format!("{:#}", Named::read(text).map(drop).unwrap_err());
+            let error = format!("{:#}", Named::read(text, None).map(drop).unwrap_err());
             assert!(error.contains(what), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

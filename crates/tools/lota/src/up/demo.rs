@@ -36,9 +36,15 @@ pub(crate) struct DemoArgs {
     /// Leave the fleet running
     #[arg(long)]
     keep: bool,
+    /// One push through the fleet of --home, which runs already; says where the application answers
+    #[arg(long, conflicts_with = "keep")]
+    running: bool,
 }
 
-pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn demo(home: &Home, args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    if args.running {
+        return pushed_to(home, args).await;
+    }
     // Before anything else, so that no signal comes between a start and its end.
     let stop = Stop::install()?;
     let code = super::doctor().await?;
@@ -80,6 +86,22 @@ pub(crate) async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     say("  target/demo/lota push . --follow        your own repository through it");
     say("  target/demo/lota watch                  every message as it passes");
     ended.map_or(Ok(ExitCode::FAILURE), Ok)
+}
+
+/// Through a fleet that is there, and stays as it is.
+async fn pushed_to(home: &Home, args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let dir = tempfile::Builder::new().prefix("lota-demo-").tempdir().context("no temporary folder can be made")?;
+    let path = match &args.repo {
+        Some(repo) => repo.clone(),
+        None => DemoApp::create(&dir.path().join("shop")).await?.path.to_string_lossy().into_owned(),
+    };
+    let code = pushed(home, &path, args.git_ref.as_deref()).await?;
+    if code == ExitCode::SUCCESS
+        && let Some(url) = application(home).await?
+    {
+        say(format_args!("\nit answers at {url}"));
+    }
+    Ok(code)
 }
 
 /// Why it came to no good end.
@@ -138,14 +160,11 @@ fn expect(code: ExitCode, success: bool, what: &str) -> anyhow::Result<()> {
 /// The deployed application answers with this text.
 async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
     let http = home.http()?.timeout(Duration::from_secs(3)).build()?;
-    let monitor = home.monitor_url()?;
     let limit = Instant::now() + Duration::from_secs(15);
     let mut last = String::from("no application is known");
     while Instant::now() < limit {
-        let body: serde_json::Value = http.get(format!("{monitor}/api/v1/applications")).send().await?.json().await?;
-        let list = body.get("applications").unwrap_or(&body).clone();
-        if let Some(url) = list.as_array().and_then(|l| l.first()).and_then(|a| a.get("url")).and_then(|u| u.as_str()) {
-            match http.get(url).send().await {
+        if let Some(url) = application(home).await? {
+            match http.get(&url).send().await {
                 Ok(response) => {
                     response.text().await?.trim().clone_into(&mut last);
                     if last.contains(wanted) {
@@ -159,4 +178,14 @@ async fn answers(home: &Home, wanted: &str) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     bail!("the application was expected to say `{wanted}`; it said: {last}")
+}
+
+/// The URL of the first application that the monitor knows.
+async fn application(home: &Home) -> anyhow::Result<Option<String>> {
+    let http = home.http()?.timeout(Duration::from_secs(3)).build()?;
+    let monitor = home.monitor_url()?;
+    let body: serde_json::Value = http.get(format!("{monitor}/api/v1/applications")).send().await?.json().await?;
+    let list = body.get("applications").unwrap_or(&body);
+    let first = list.as_array().and_then(|list| list.first());
+    Ok(first.and_then(|first| first.get("url")).and_then(|url| url.as_str()).map(str::to_owned))
 }

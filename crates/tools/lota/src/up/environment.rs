@@ -13,6 +13,16 @@ pub(crate) fn broker_url() -> Option<String> {
     env::var("LOTA_BROKER_URL").ok().filter(|u| !u.is_empty())
 }
 
+/// The administrator's password, where the URL leaves it out.
+pub(crate) fn broker_password_file() -> Option<PathBuf> {
+    env::var_os("LOTA_BROKER_PASSWORD_FILE").filter(|file| !file.is_empty()).map(PathBuf::from)
+}
+
+/// Where the monitor answers, where that is not on this machine.
+pub(crate) fn monitor_url() -> Option<String> {
+    env::var("LOTA_MONITOR_URL").ok().filter(|url| !url.is_empty())
+}
+
 /// Which broker of its own a fleet gets, where it is not to choose by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BrokerSource {

@@ -8,19 +8,17 @@ use std::{
 };
 
 use anyhow::Context;
-use bot_provision::{ApplyOptions, Bundle, PackageCache};
+use bot_provision::{Bundle, PackageCache};
 
 use super::{
-    broker, defaults, environment, own_broker, ready,
+    broker, environment, own_broker, provision, ready,
     say::say,
     start::UpArgs,
     supervise::{Common, Supervisor},
-    tls, topology,
 };
 use crate::{
     client::configuration,
-    home::{BrokerKind, FleetRecord, Home},
-    place::Place,
+    home::{BrokerKind, Home},
 };
 
 /// How often it is looked whether the broker runs; a container's engine is asked each time.
@@ -109,20 +107,8 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Com
     let begun = Instant::now();
     let broker = broker::start(home, args.tls).await?;
     say(format_args!("  broker: ready after {:.1} s", begun.elapsed().as_secs_f64()));
-    home.write_record(&FleetRecord {
-        amqp_url: broker.amqp_url.clone(),
-        management_url: broker.management_url.clone(),
-        admin: broker.admin.clone(),
-        broker: broker.kind,
-        tls: broker.tls.clone(),
-        place: Place::here(),
-        // A broker that somebody named may be everybody's.
-        development: broker.kind != BrokerKind::Named || args.development,
-    })?;
-    defaults::write_missing(home)?;
-    tls::of_users(home, broker.tls.as_ref(), environment::now())?;
-    let changes = topology::apply_to(home, &broker.management, ApplyOptions::default()).await?;
-    say(format_args!("  topology: {} changes", changes.len()));
+    let changes = provision::settle(home, &broker, args.development).await?;
+    say(format_args!("  topology: {changes} changes"));
     let common = Common {
         amqp_url: broker.amqp_url,
         management_url: broker.management_url,
