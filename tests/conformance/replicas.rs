@@ -155,7 +155,7 @@ fn lota_makes_a_login_and_a_schema_for_each_bot_again_and_again() {
     };
     assert!(apply().contains("build_bot: made"));
     let file = home.path().join("secrets/build-bot.store.password");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o007, 0, "nothing for others");
     let before = fs::read_to_string(&file).unwrap();
     assert!(apply().contains("build_bot: there before"));
     assert_eq!(fs::read_to_string(&file).unwrap(), before);
