@@ -162,7 +162,7 @@ impl Ground {
         for (player, kept) in [&self.work, &self.count].into_iter().zip(&mut kept) {
             player.ended().await;
             let dir = player.dir().join("bots").join(player.slug()).join("store");
-            let store = Store::open(StoreOptions { dir, max_page_count: None }).await.unwrap();
+            let store = Store::open(StoreOptions::Sqlite { dir, max_page_count: None }).await.unwrap();
             for entity in 0..entities(total) {
                 let Some((state, _)) = store.state(&format!("entity-{entity}")).await.unwrap() else { continue };
                 let tally = Tally::deserialize(state).unwrap();

@@ -19,6 +19,7 @@ mod outcomes;
 mod places;
 mod promises;
 mod rates;
+mod replicas;
 mod schedules;
 mod stage;
 mod suite;

@@ -1,6 +1,6 @@
 //! A broker, a toy bot that can be killed and started again, and everything it said, heard from outside.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     process::{Child, Command, ExitStatus},
@@ -60,6 +60,8 @@ pub(crate) struct Stage {
     heartbeats: Arc<Mutex<Vec<Value>>>,
     cast: Cast,
     bot: Child,
+    /// Further instances of it, by their number, each with a folder of its own.
+    replicas: BTreeMap<usize, Child>,
     starts: u32,
 }
 
@@ -119,6 +121,7 @@ impl Stage {
             heartbeats,
             cast,
             bot,
+            replicas: BTreeMap::new(),
             starts: 1,
         }
     }
@@ -398,7 +401,7 @@ impl Stage {
         self.send(Signal::SIGTERM);
     }
 
-    fn send(&self, signal: Signal) {
+    pub(crate) fn send(&self, signal: Signal) {
         nix::sys::signal::kill(Pid::from_raw(self.bot.id().try_into().unwrap()), signal).unwrap();
     }
 
@@ -417,6 +420,27 @@ impl Stage {
     pub(crate) fn start(&mut self) {
         self.bot = start(&self.dir.path().join("bot"), &self.broker.urls(), &password(self.cast.slug), &self.cast);
         self.starts += 1;
+    }
+
+    /// Starts another instance beside those that run.
+    pub(crate) fn start_replica(&mut self, number: usize) {
+        let child = start(&self.replica_dir(number), self.node.amqp_port(), &self.cast);
+        self.replicas.insert(number, child);
+    }
+
+    fn replica_dir(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("replica-{number}"))
+    }
+
+    /// Sends a signal to such an instance.
+    pub(crate) fn send_replica(&self, number: usize, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.replicas[&number].id().cast_signed()), signal).unwrap();
+    }
+
+    /// How many lines of such an instance's log contain `text`.
+    pub(crate) fn logged_by(&self, number: usize, text: &str) -> usize {
+        let log = fs::read_to_string(self.replica_dir(number).join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
     }
 
     /// How many sessions with the broker the bot has begun, over all its processes.
@@ -444,7 +468,7 @@ impl Stage {
     /// The bot's own store, which only one process at a time may hold.
     pub(crate) async fn store(&self) -> bot_store::Store {
         let dir = self.dir.path().join("bot/bots/toy-bot/store");
-        bot_store::Store::open(bot_store::StoreOptions { dir, max_page_count: None }).await.unwrap()
+        bot_store::Store::open(bot_store::StoreOptions::Sqlite { dir, max_page_count: None }).await.unwrap()
     }
 
     /// How often the bot's process was started.
@@ -512,6 +536,10 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _ = self.bot.kill();
         let _ = self.bot.wait();
+        for replica in self.replicas.values_mut() {
+            let _ = replica.kill();
+            let _ = replica.wait();
+        }
         if std::thread::panicking() {
             eprintln!("== {}\n{}", self.cast.slug, self.log());
         }

@@ -171,6 +171,10 @@ pub mod keys {
     pub fn egress(publisher: &str) -> String {
         format!("{EGRESS_PREFIX}{publisher}")
     }
+    /// A bot's login and its schema, where its store is in PostgreSQL (`build_bot`).
+    pub fn store(bot: &str) -> String {
+        bot.replace('-', "_")
+    }
     /// The queue a bot works from.
     pub fn work(bot: &str) -> String {
         format!("{bot}.work")

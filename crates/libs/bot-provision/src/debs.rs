@@ -32,6 +32,8 @@ pub enum Bundle {
     Bubblewrap,
     /// openssh-server, 500 KB; for tests of deployments by ssh.
     SshServer,
+    /// PostgreSQL's server and client, 50 MB to fetch; for tests of stores.
+    PostgreSql,
 }
 
 impl Bundle {
@@ -41,6 +43,7 @@ impl Bundle {
             Self::RabbitMq => "rabbitmq-server",
             Self::Bubblewrap => "bubblewrap",
             Self::SshServer => "openssh-server",
+            Self::PostgreSql => "postgresql",
         }
     }
 
@@ -51,6 +54,8 @@ impl Bundle {
             Self::RabbitMq => "usr/lib/rabbitmq/bin/rabbitmq-server",
             Self::Bubblewrap => "usr/bin/bwrap",
             Self::SshServer => "usr/sbin/sshd",
+            // Its programs are in a folder of its version, below this one.
+            Self::PostgreSql => "usr/lib/postgresql",
         }
     }
 }

@@ -1,13 +1,22 @@
 //! A bot's durable memory: inbox, outbox, jobs, timers, state and job steps, changed in one transaction.
 //!
-//! `SQLite` in a directory of the bot's own (0700, files 0600), WAL, `synchronous=FULL`; commits that arrive together
-//! share one fsync. One process holds a store: a second one is refused.
+//! In `SQLite` one process holds it; in PostgreSQL all replicas of a bot share it. Commits that arrive together share one
+//! transaction.
+#![allow(clippy::doc_markdown, reason = "PostgreSQL is a name, not code")]
 
+mod directory;
+mod line;
 mod model;
+mod operation;
+mod postgres;
+mod signals;
 mod sqlite;
+mod store;
+mod value;
 
 pub use model::{
-    Claimed, Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, JobView,
+    Claimed, Commit, Committed, Counts, Guard, InboxEntry, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, JobView,
     KnownJob, NewJob, NewTimer, Outgoing, Queued, Renewed, StateWrite, StoreError, Timer,
 };
-pub use sqlite::{Counts, Store, StoreOptions};
+pub use postgres::{PostgresOptions, StoreLogin, apply_stores};
+pub use store::{Store, StoreOptions};

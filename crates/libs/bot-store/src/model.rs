@@ -318,12 +318,23 @@ pub struct JobView {
     pub last_error: Option<String>,
 }
 
+/// How much is waiting in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that the broker has not confirmed.
+    pub outbox_unsent: u64,
+    /// Jobs that nobody holds, due or not.
+    pub jobs_waiting: u64,
+    /// Jobs that someone holds.
+    pub jobs_running: u64,
+}
+
 /// The store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it.
     #[error(
-        "the store in {dir} is in use by process {pid}: one process holds a store; stop that one, or use another directory"
+        "the store in {dir} is in use by process {pid}: one process holds this folder; stop that one, or start this one with another folder, and with LOTA_STORE_URL where both are to be replicas of one bot"
     )]
     InUse {
         /// Its directory.
@@ -334,7 +345,7 @@ pub enum StoreError {
     /// No space, or the page limit is reached.
     #[error("the store in {dir} is full: free space there; nothing was written")]
     Full {
-        /// Its directory.
+        /// Its directory, or its server.
         dir: String,
     },
     /// The directory cannot be used.
@@ -352,6 +363,22 @@ pub enum StoreError {
         doing: &'static str,
         /// What it said.
         source: sqlx::Error,
+    },
+    /// The server does not answer, or the connection to it was lost.
+    #[error("the store's PostgreSQL at {server} cannot be reached: {why}")]
+    Unreachable {
+        /// Host, port and database.
+        server: String,
+        /// What happened.
+        why: String,
+    },
+    /// The server answers, and does not let this bot in.
+    #[error("the store's PostgreSQL at {server} refuses this bot: {why}")]
+    Refused {
+        /// Host, port and database.
+        server: String,
+        /// What it said, and what to do.
+        why: String,
     },
     /// The store was closed.
     #[error("the store is closed: the bot is stopping")]

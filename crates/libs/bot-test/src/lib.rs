@@ -1,5 +1,5 @@
 //! What tests share: a job's context in memory, bots in conversation without a broker, an S3
-//! server, a machine that lacks programs, corpora of inputs. A dev-dependency only.
+//! server, a PostgreSQL, a machine that lacks programs, corpora of inputs. A dev-dependency only.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,7 @@
 mod conversation;
 pub mod corpus;
 mod job;
+mod postgres;
 mod programs;
 mod rehearsal;
 mod s3;
@@ -18,6 +19,7 @@ mod s3;
 pub use bot_core::{InProcess, MemoryBroker, Stored};
 pub use conversation::{Conversation, Line};
 pub use job::JobRecord;
-pub use programs::{postgresql_bin, programs_without};
+pub use postgres::{Postgres, postgresql_bin};
+pub use programs::programs_without;
 pub use rehearsal::{Acts, Rehearsal};
 pub use s3::S3Server;

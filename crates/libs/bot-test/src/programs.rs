@@ -1,5 +1,5 @@
 //! Programs of this machine: those that tests need, and a machine that lacks some.
-use std::{env, fs, os::unix::fs::symlink, path::PathBuf};
+use std::{env, fs, os::unix::fs::symlink};
 
 use tempfile::TempDir;
 
@@ -15,11 +15,4 @@ pub fn programs_without(missing: &[&str]) -> TempDir {
         }
     }
     programs
-}
-
-/// Where PostgreSQL's programs are; the server's are on nobody's path.
-pub fn postgresql_bin() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let bin = versions.map(|version| version.path().join("bin")).find(|bin| bin.join("postgres").exists());
-    bin.expect("PostgreSQL is missing: apt-get install --no-install-recommends postgresql")
 }

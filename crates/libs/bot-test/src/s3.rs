@@ -177,7 +177,7 @@ fn run(command: &mut Command) {
 }
 
 /// Where unpacked packages lie, as for the tests of a fleet.
-fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
     std::env::var_os("LOTA_CACHE").map_or_else(|| workspace.join(".cache/lota"), PathBuf::from)
 }

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Fetch,
     /// The broker's exchanges, queues, users and permissions
     Topology(up::TopologyArgs),
+    /// Logins and schemas of bots whose stores are in PostgreSQL
+    Stores(up::StoresArgs),
     /// The bots' configuration: whether it fits, and that it is meant
     Config(client::configuration::ConfigArgs),
     /// Passwords of the broker's users: their age, new ones, and who is shut out

@@ -67,6 +67,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor => up::doctor().await,
         Command::Fetch => up::fetch().await,
         Command::Topology(args) => up::topology(&home, &args).await,
+        Command::Stores(args) => up::stores(&home, &args).await,
         Command::Config(args) => client::configuration::run(&home, args).await,
         Command::Credentials(args) => up::credentials(&home, args).await,
         Command::Certs(args) => up::certs(&home, &args),

@@ -159,7 +159,6 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
             Ok(cancel) => {
                 let reason = format!("{} (by {by})", cancel.reason);
                 if shared.store.request_cancel(&cancel.job_id, &reason).await? {
-                    shared.cancels.send_replace(());
                     Ok(json!({"job_id": cancel.job_id, "cancelling": true}))
                 } else {
                     Err((Code::Rejected, format!("no job {} waits or runs here", cancel.job_id)))
@@ -219,6 +218,17 @@ pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
     shared.intake.send_replace(Intake::Closed);
 }
 
+/// Passes on that someone asked for a running job to be stopped, whichever replica was told.
+pub(crate) async fn hear_cancels<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shared.store.cancels_changed().notified() => {}
+            () = cancelled.cancelled() => return,
+        }
+        shared.cancels.send_replace(());
+    }
+}
+
 /// Whether the store has room for a message and a state of the largest size.
 async fn try_store<B: Bot>(shared: &Arc<Shared<B>>) {
     let tried = shared.store.try_room(BODY_BYTES_MAX + STATE_BYTES_MAX).await;
@@ -239,11 +249,13 @@ pub(crate) async fn look<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreErr
 }
 
 async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
-    let row = shared.store.meta(PAUSE_ROW).await?.and_then(|t| serde_json::from_str::<PauseRow>(&t).ok());
+    let text = shared.store.meta(PAUSE_ROW).await?.unwrap_or_default();
+    let row = serde_json::from_str::<PauseRow>(&text).ok();
     let now = clock::now();
     let over = row.as_ref().is_some_and(|r| r.until.is_some_and(|u| u <= now));
     if over {
-        shared.store.set_meta(PAUSE_ROW, "").await?;
+        // Another replica may have been told of another pause since.
+        shared.store.replace_meta(PAUSE_ROW, &text, "").await?;
     }
     let paused = row.filter(|_| !over).map(|r| (r.reason, r.by));
     let counts = shared.store.counts().await?;

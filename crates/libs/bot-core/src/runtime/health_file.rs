@@ -23,9 +23,12 @@ struct Note {
 
 /// Replaces the file in one step.
 pub(crate) fn write(file: &Path, heartbeat: &Heartbeat) -> io::Result<()> {
-    let note = Note { at: heartbeat.timestamp, state: heartbeat.state, reasons: heartbeat.reasons.clone() };
+    note(file, &Note { at: heartbeat.timestamp, state: heartbeat.state, reasons: heartbeat.reasons.clone() })
+}
+
+fn note(file: &Path, note: &Note) -> io::Result<()> {
     let next = file.with_extension("next");
-    fs::write(&next, serde_json::to_vec(&note)?)?;
+    fs::write(&next, serde_json::to_vec(note)?)?;
     fs::rename(&next, file)
 }
 
@@ -54,16 +57,14 @@ pub(crate) fn answer(file: Option<PathBuf>, now: DateTime<Utc>) -> Result<String
 
 #[cfg(test)]
 mod tests {
-    use bot_messages::Event as _;
-
     use super::*;
 
     fn said(state: BotState, after_s: i64) -> Result<String, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("health");
-        let heartbeat = Heartbeat { state, reasons: vec!["a reason".into()], ..Heartbeat::example() };
-        write(&file, &heartbeat).unwrap();
-        answer(Some(file), heartbeat.timestamp + TimeDelta::seconds(after_s))
+        let at = DateTime::UNIX_EPOCH;
+        note(&file, &Note { at, state, reasons: vec!["a reason".into()] }).unwrap();
+        answer(Some(file), at + TimeDelta::seconds(after_s))
     }
 
     #[test]

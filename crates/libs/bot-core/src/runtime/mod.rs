@@ -16,6 +16,7 @@ mod pulse;
 mod rate;
 mod relay;
 mod relief;
+mod replicas;
 mod rerun;
 mod schedules;
 mod service;
@@ -42,7 +43,7 @@ use bot_messages::{
     keys,
     telemetry::RecordKind,
 };
-use bot_store::{Store, StoreOptions};
+use bot_store::{Store, StoreError};
 use outgoing::Speaker;
 pub(crate) use settings::complain;
 use settings::{Only, Settings};
@@ -65,6 +66,8 @@ use crate::{
 
 /// The configuration or the machine is wrong; starting again does not help.
 const EXIT_CONFIG: u8 = 78;
+/// What it needs does not answer; started again later, it may.
+const EXIT_UNAVAILABLE: u8 = 69;
 const CONFIG_HASH_ROW: &str = "config.hash";
 const ENDED_JOBS_KEPT: Duration = Duration::from_hours(24 * 14);
 /// For jobs to clean up, and for the last messages to be confirmed.
@@ -108,6 +111,10 @@ pub fn run<B: Bot>() -> ExitCode {
             complain(&why);
             ExitCode::from(EXIT_CONFIG)
         }
+        Err(Ending::Unavailable(why)) => {
+            complain(&why);
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
         Err(Ending::Failed(why)) => {
             complain(&why);
             ExitCode::FAILURE
@@ -117,6 +124,7 @@ pub fn run<B: Bot>() -> ExitCode {
 
 enum Ending {
     Config(String),
+    Unavailable(String),
     Failed(String),
 }
 
@@ -157,16 +165,20 @@ async fn live<B: Bot>(
         telemetry::start(contract.name.as_str(), &settings.telemetry).map_err(|e| Ending::Config(e.to_string()))?;
     let mut tools = settings.tools.clone();
     tools.max_concurrent_jobs = config.constraints.max_concurrent_jobs;
-    let store = Store::open(StoreOptions { dir: tools.subdir("store"), max_page_count: settings.store_pages_max })
-        .await
-        .map_err(|e| Ending::Config(e.to_string()))?;
+    let store = Store::open(settings.store.clone()).await.map_err(|e| match e {
+        StoreError::Unreachable { .. } => Ending::Unavailable(e.to_string()),
+        _ => Ending::Config(e.to_string()),
+    })?;
     let bot = B::new(config.settings.clone(), tools.clone())
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
     contract_fits(&contract, &tools).map_err(Ending::Config)?;
-    let tasks = TaskTracker::new();
-    let stop = Stop::default();
+    let (tasks, stop) = (TaskTracker::new(), Stop::default());
+    let Some(alone) = replicas::observe_alone(&contract, &store, &tools.instance).await else {
+        store.close().await;
+        return Ok(());
+    };
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
@@ -201,6 +213,7 @@ async fn live<B: Bot>(
     let ending = tokio::select! {
         reason = told => Ok(reason),
         why = watchdog::watchdog(shared.clone(), stop.work.clone()) => Err(why),
+        why = alone.lost() => Err(why),
         ended = &mut own_service => Err(match ended {
             Ok(Ok(())) => "its service ended by itself".to_owned(),
             Ok(Err(e)) => format!("{e:#}"),
@@ -238,6 +251,7 @@ fn begin_work<B: Bot>(
 ) -> TaskTracker {
     let work = TaskTracker::new();
     work.spawn(control::govern(shared.clone(), stop.clone()));
+    work.spawn(control::hear_cancels(shared.clone(), stop.clone()));
     work.spawn(control::control(shared.clone(), commands, stop.clone()));
     work.spawn(dispatch::dispatch(shared.clone(), deliveries, intake, stop.clone()));
     work.spawn(timers::timers(shared.clone(), stop.clone()));
@@ -296,7 +310,7 @@ impl Lines {
 }
 
 /// Goes on from what its store keeps; says that the bot is there, and if its configuration is another than last time.
-async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), bot_store::StoreError> {
+async fn introduce<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let before = shared.store.meta(CONFIG_HASH_ROW).await?;
     if let Some(from) = before.filter(|h| *h != shared.config_hash) {

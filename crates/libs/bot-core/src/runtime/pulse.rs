@@ -1,5 +1,6 @@
 //! The heartbeat: how the bot is, every 5 seconds; and the ear for the heartbeats of those it depends on.
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -17,13 +18,18 @@ use crate::{bus::Delivery, clock, contract::Bot};
 const EVERY: Duration = Duration::from_secs(5);
 /// A dependency that is not heard for so long is missing.
 const DEPENDENCY_SILENT: Duration = Duration::from_secs(30);
+/// How often the other replicas are told whom this one hears.
+const HEARD_TOLD: Duration = Duration::from_secs(10);
 
 /// Sends heartbeats until cancelled.
 pub(crate) async fn pulse<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tokio::select! {
-            _ = tick.tick() => beat(&shared).await,
+            _ = tick.tick() => {
+                recall_heard(&shared).await;
+                beat(&shared).await;
+            }
             () = cancelled.cancelled() => break,
         }
     }
@@ -49,6 +55,7 @@ pub(crate) async fn listen<B: Bot>(
     mut heartbeats: mpsc::Receiver<Delivery>,
     cancelled: CancellationToken,
 ) {
+    let mut told: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
         let delivery = tokio::select! {
             d = heartbeats.recv() => match d { Some(d) => d, None => return },
@@ -57,6 +64,36 @@ pub(crate) async fn listen<B: Bot>(
         // The exchange proves whose it is; what it says is the monitor's to read.
         if let Some(slug) = delivery.exchange.strip_prefix(bot_messages::keys::EGRESS_PREFIX) {
             shared.condition(|c| c.heard.insert(slug.to_owned(), Instant::now()));
+            // Each heartbeat reaches one of the replicas.
+            if shared.store.is_shared() && told.get(slug).is_none_or(|at| at.elapsed() >= HEARD_TOLD) {
+                told.insert(slug.to_owned(), Instant::now());
+                if let Err(e) = shared.store.set_meta(&heard_row(slug), &clock::now().timestamp().to_string()).await {
+                    tracing::debug!("the other replicas are not told of {slug}: {e}");
+                }
+            }
+        }
+    }
+}
+
+fn heard_row(slug: &str) -> String {
+    format!("heard.{slug}")
+}
+
+/// Notes whom the other replicas heard.
+async fn recall_heard<B: Bot>(shared: &Arc<Shared<B>>) {
+    if !shared.store.is_shared() {
+        return;
+    }
+    for dependency in &shared.dependencies {
+        let heard = shared.condition(|c| c.heard.get(dependency).copied());
+        if heard.is_some_and(|at| at.elapsed() < HEARD_TOLD) {
+            continue;
+        }
+        let Ok(Some(at)) = shared.store.meta(&heard_row(dependency)).await else { continue };
+        let Ok(at) = at.parse::<i64>() else { continue };
+        let age = Duration::from_secs(clock::now().timestamp().saturating_sub(at).max(0).unsigned_abs());
+        if let Some(at) = Instant::now().checked_sub(age).filter(|at| heard.is_none_or(|heard| heard < *at)) {
+            shared.condition(|c| c.heard.insert(dependency.clone(), at));
         }
     }
 }

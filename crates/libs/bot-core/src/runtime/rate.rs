@@ -54,7 +54,8 @@ type Who = (String, Option<String>);
 pub(crate) struct Windows {
     of: BTreeMap<Who, Window>,
     forgotten_at: i64,
-    changed: bool,
+    /// Places that this process gave since it last wrote them down.
+    given: BTreeMap<Who, u32>,
 }
 
 /// When a message is handled.
@@ -75,7 +76,6 @@ impl Windows {
     fn place(&mut self, publisher: &str, key: &str, rate: &Rate, now: DateTime<Utc>) -> Turn {
         let minute = now.timestamp().div_euclid(60);
         self.forget(minute, rate);
-        self.changed = true;
         let limits = [
             ((publisher.to_owned(), None), rate.publisher_per_minute),
             ((publisher.to_owned(), Some(key.to_owned())), rate.key_per_minute),
@@ -95,10 +95,11 @@ impl Windows {
             }
             ahead = ahead.max(window.ahead(*per_minute));
         }
-        for (who, _) in &limits {
-            if let Some(window) = self.of.get_mut(who) {
+        for (who, _) in limits {
+            if let Some(window) = self.of.get_mut(&who) {
                 window.taken += 1;
             }
+            *self.given.entry(who).or_default() += 1;
         }
         match ahead {
             0 => Turn::Now,
@@ -112,22 +113,33 @@ impl Windows {
             return;
         }
         self.forgotten_at = minute;
-        self.of.retain(|who, window| {
-            let per_minute = if who.1.is_none() { rate.publisher_per_minute } else { rate.key_per_minute };
-            window.at(minute, per_minute).taken > 0
-        });
+        self.of.retain(|who, window| window.at(minute, per_minute(who, rate)).taken > 0);
     }
 
-    /// For the store, if it is another than last time.
-    fn changes(&mut self) -> Option<String> {
+    /// Goes on from what all replicas wrote down, and from what this one gave since. For the store, if it gave any.
+    fn merge(&mut self, written: &str, rate: &Rate, now: DateTime<Utc>) -> Option<String> {
+        let minute = now.timestamp().div_euclid(60);
+        let own = std::mem::replace(&mut self.of, Self::from_written(written).of);
+        let given = std::mem::take(&mut self.given);
+        for (who, taken) in &given {
+            let window = self.of.entry(who.clone()).or_default();
+            *window = window.at(minute, per_minute(who, rate));
+            window.taken = window.taken.saturating_add(*taken);
+            window.refused = own.get(who).map_or(0, |own| own.refused).max(window.refused);
+        }
+        self.of.retain(|who, window| window.at(minute, per_minute(who, rate)).taken > 0);
         let rows: Vec<(&Who, &Window)> = self.of.iter().collect();
-        std::mem::take(&mut self.changed).then(|| serde_json::to_string(&rows).unwrap_or_default())
+        (!given.is_empty()).then(|| serde_json::to_string(&rows).unwrap_or_default())
     }
 
     fn from_written(text: &str) -> Self {
         let rows: Vec<(Who, Window)> = serde_json::from_str(text).unwrap_or_default();
         Self { of: rows.into_iter().collect(), ..Self::default() }
     }
+}
+
+fn per_minute(who: &Who, rate: &Rate) -> u32 {
+    if who.1.is_none() { rate.publisher_per_minute } else { rate.key_per_minute }
 }
 
 fn key_of(who: &Who) -> Option<&str> {
@@ -187,15 +199,34 @@ pub(crate) async fn remember<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancella
             _ = tick.tick() => false,
             () = cancelled.cancelled() => true,
         };
-        if let Some(text) = shared.windows(Windows::changes)
-            && let Err(e) = shared.store.set_meta(ROW, &text).await
-        {
+        if let Err(e) = add_up(&shared).await {
             tracing::warn!("the rates cannot be written down: {e}");
         }
         if last {
             return;
         }
     }
+}
+
+/// Replicas add up what each of them gave, one after the other; in between, each counts for itself.
+async fn add_up<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
+    let (me, gave) = (&shared.tools.instance, shared.windows(|w| !w.given.is_empty()));
+    if (!gave && !shared.store.is_shared()) || (gave && !shared.store.lead(ROW, me, WRITTEN_EVERY).await?) {
+        return Ok(());
+    }
+    let written = shared.store.meta(ROW).await?.unwrap_or_default();
+    let (rate, now) = (&shared.constraints.rate, clock::now());
+    // What was given meanwhile without the lead waits for the next time.
+    let merged = if gave { shared.windows(|w| w.merge(&written, rate, now)) } else { None };
+    if let Some(text) = merged {
+        shared.store.set_meta(ROW, &text).await?;
+    }
+    if gave {
+        shared.store.lead(ROW, me, Duration::ZERO).await?;
+    } else {
+        shared.windows(|w| w.given.is_empty().then(|| w.merge(&written, rate, now)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -239,12 +270,28 @@ mod tests {
     fn a_restart_goes_on_from_what_was_written_and_old_minutes_are_forgotten() {
         let (mut w, rate) = (Windows::default(), rate(1, 1, 0));
         w.place("ci", "a", &rate, at(0));
-        let mut again = Windows::from_written(&w.changes().unwrap());
-        assert_eq!(w.changes(), None, "unchanged");
+        let written = w.merge("", &rate, at(0)).unwrap();
+        let mut again = Windows::from_written(&written);
+        assert_eq!(w.merge(&written, &rate, at(0)), None, "unchanged");
         assert!(matches!(again.place("ci", "a", &rate, at(1)), Turn::Never { .. }));
         again.place("other", "b", &rate, at(61));
         assert_eq!(again.of.len(), 2, "{again:?}");
         assert_eq!(Windows::from_written("not what was written").of.len(), 0);
+    }
+
+    #[test]
+    fn replicas_add_up_what_each_of_them_gave() {
+        let (mut one, mut other, rate) = (Windows::default(), Windows::default(), rate(4, 4, 0));
+        for _ in 0..2 {
+            assert_eq!(one.place("ci", "a", &rate, at(0)), Turn::Now);
+            assert_eq!(other.place("ci", "a", &rate, at(0)), Turn::Now);
+        }
+        let written = one.merge("", &rate, at(1)).unwrap();
+        let written = other.merge(&written, &rate, at(1)).unwrap();
+        assert_eq!(one.merge(&written, &rate, at(2)), None);
+        for replica in [&mut one, &mut other] {
+            assert!(matches!(replica.place("ci", "a", &rate, at(3)), Turn::Never { nth: 5, .. }));
+        }
     }
 
     #[test]

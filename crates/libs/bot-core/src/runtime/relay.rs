@@ -32,6 +32,12 @@ const REFUSED_MAX: Duration = Duration::from_secs(300);
 /// After so long without an answer, as in an outage, refusing begins anew.
 const REFUSED_GAP_MAX: Duration = Duration::from_secs(60);
 
+/// Of several replicas one sends, for so long after it said so last: two would send each row twice. What the one had on its
+/// way when its time was over may go out twice under the same id, and no row is lost.
+const LEAD: &str = "relay";
+const LEAD_LENGTH: Duration = Duration::from_secs(10);
+const LEAD_RENEWED: Duration = Duration::from_secs(4);
+
 /// Runs until cancelled.
 pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
     let mut relay = Relay::default();
@@ -45,6 +51,8 @@ pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
         }
         let wait = match pass {
             Ok(Pass { confirmed, .. }) if confirmed > 0 => continue,
+            // Who sends may be gone.
+            Ok(Pass { led: false, .. }) => Duration::from_secs(1),
             Ok(Pass { unknown: false, .. }) if relay.refused.0.is_empty() => Duration::from_secs(30),
             _ => Duration::from_millis(500),
         };
@@ -60,6 +68,9 @@ pub(crate) async fn relay<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellatio
 pub(crate) async fn flush<B: Bot>(shared: &Arc<Shared<B>>) {
     let mut relay = Relay::default();
     while matches!(relay.pass(shared).await, Ok(p) if p.confirmed > 0) {}
+    if let Err(e) = shared.store.lead(LEAD, &shared.tools.instance, Duration::ZERO).await {
+        tracing::debug!("another replica begins to send only in {} s: {e}", LEAD_LENGTH.as_secs());
+    }
 }
 
 /// What this process knows of the rows it tried.
@@ -68,10 +79,13 @@ struct Relay {
     refused: Refused,
     /// Confirmed, and still in the store as far as is known.
     confirmed: Vec<i64>,
+    /// When it was found to be the one that sends.
+    led_at: Option<Instant>,
 }
 
-#[derive(Default)]
 struct Pass {
+    /// Whether it was for this replica to send what there was.
+    led: bool,
     confirmed: usize,
     /// At least one publish had no answer.
     unknown: bool,
@@ -80,7 +94,7 @@ struct Pass {
 impl Relay {
     /// Tries every row once.
     async fn pass<B: Bot>(&mut self, shared: &Arc<Shared<B>>) -> Result<Pass, StoreError> {
-        let (mut after, mut result) = (0, Pass::default());
+        let (mut after, mut result) = (0, Pass { led: true, confirmed: 0, unknown: false });
         self.forget_confirmed(shared).await?;
         loop {
             let rows = shared.store.unsent(after, BATCH).await?;
@@ -88,6 +102,9 @@ impl Relay {
                 return Ok(result);
             };
             after = last;
+            if !self.leads(shared).await? {
+                return Ok(Pass { led: false, ..result });
+            }
             let now = Instant::now();
             let due: Vec<Queued> = rows.into_iter().filter(|r| self.refused.is_due(r.seq, now)).collect();
             if due.is_empty() {
@@ -115,6 +132,15 @@ impl Relay {
             }
             self.forget_confirmed(shared).await?;
         }
+    }
+
+    async fn leads<B: Bot>(&mut self, shared: &Arc<Shared<B>>) -> Result<bool, StoreError> {
+        if self.led_at.is_none_or(|at| at.elapsed() >= LEAD_RENEWED) {
+            let asked = Instant::now();
+            let leads = shared.store.lead(LEAD, &shared.tools.instance, LEAD_LENGTH).await?;
+            self.led_at = leads.then_some(asked);
+        }
+        Ok(self.led_at.is_some())
     }
 
     /// A store that is full may fail at this as well; what the broker has is not sent again for that.

@@ -23,8 +23,21 @@ pub(crate) fn keys<B: Bot>(bot: &B, triggers: &[Trigger]) -> Result<BTreeMap<Str
     Schedule::all(triggers).iter().map(key).collect()
 }
 
+/// One replica plans at a time: what another planned is not set again.
+const LEAD: &str = "schedules";
+const LEAD_LENGTH: Duration = Duration::from_secs(10);
+const LEAD_AGAIN: Duration = Duration::from_millis(100);
+
 /// Sets the timers of schedules that are new, and clears those of schedules that are gone or say something else now.
 pub(crate) async fn plan<B: Bot>(shared: &Arc<Shared<B>>, keys: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    while !shared.store.lead(LEAD, &shared.tools.instance, LEAD_LENGTH).await? {
+        tokio::time::sleep(LEAD_AGAIN).await;
+    }
+    plan_alone(shared, keys).await?;
+    shared.store.lead(LEAD, &shared.tools.instance, Duration::ZERO).await.map(|_| ())
+}
+
+async fn plan_alone<B: Bot>(shared: &Arc<Shared<B>>, keys: &BTreeMap<String, String>) -> Result<(), StoreError> {
     let known = shared.store.timer_names(TIMER_PREFIX).await?;
     let now = clock::now();
     let new = shared.schedules.iter().filter(|s| !known.contains(&s.timer));

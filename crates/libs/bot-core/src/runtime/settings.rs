@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bot_messages::Contract;
+use bot_messages::{Contract, keys};
 
 use bot_secrets::{Handle, Sources};
+use bot_store::{PostgresOptions, StoreOptions};
 
 use super::health_file;
 use crate::{
@@ -31,8 +32,8 @@ pub(crate) struct Settings {
     pub(crate) only: Option<Only>,
     pub(crate) bus: Option<BusOptions>,
     pub(crate) telemetry: TelemetryOptions,
-    /// Pages of 4 KiB that the store may have; as many as the disk holds where absent.
-    pub(crate) store_pages_max: Option<u32>,
+    /// Where the bot's store is.
+    pub(crate) store: StoreOptions,
     /// Where each heartbeat is written too.
     pub(crate) health_file: Option<PathBuf>,
     pub(crate) tools: Tools,
@@ -60,6 +61,8 @@ pub(crate) enum Instead {
 
 const PASSWORD: &str = "LOTA_AMQP_PASSWORD";
 const PASSWORD_FILE: &str = "LOTA_AMQP_PASSWORD_FILE";
+const STORE_URL: &str = "LOTA_STORE_URL";
+const STORE_PASSWORD_FILE: &str = "LOTA_STORE_PASSWORD_FILE";
 const AGE_FILE: &str = "LOTA_SECRETS_AGE_FILE";
 const AGE_IDENTITY_FILE: &str = "LOTA_SECRETS_AGE_IDENTITY_FILE";
 const SETTING_PREFIX: &str = "LOTA_SETTING_";
@@ -145,24 +148,34 @@ pub(super) fn read(contract: &Contract, args: &[String], vars: &BTreeMap<String,
         name: slug.clone(),
         confirm_timeout: std::time::Duration::from_secs(10),
     });
-    let store_pages_max = vars
-        .get("LOTA_STORE_PAGES_MAX")
-        .map(|pages| {
-            pages
-                .parse()
-                .map_err(|e| Instead::Wrong(format!("LOTA_STORE_PAGES_MAX is `{pages}` ({e}): expected a number")))
-        })
-        .transpose()?;
+    let store = store(vars, &slug, &tools).map_err(Instead::Wrong)?;
     Ok(Settings {
         config_file: config_file.unwrap_or_else(|| config_dir.join(format!("{slug}.yaml"))),
         overrides: prefixed(vars, ENV_PREFIX),
         only,
         bus,
         telemetry: TelemetryOptions::from_variables(vars),
-        store_pages_max,
+        store,
         health_file: path(health_file::VARIABLE),
         tools,
     })
+}
+
+/// In PostgreSQL where a URL says so, under the bot's own name; in files of its own otherwise.
+fn store(vars: &BTreeMap<String, String>, slug: &str, tools: &Tools) -> Result<StoreOptions, String> {
+    let (dir, password_file) = (tools.subdir("store"), given(vars, STORE_PASSWORD_FILE).map(PathBuf::from));
+    let Some(url) = given(vars, STORE_URL) else {
+        if password_file.is_some() {
+            return Err(format!("{STORE_PASSWORD_FILE} is set, and {STORE_URL} is not: they go together"));
+        }
+        let pages = |pages: &String| {
+            pages.parse().map_err(|e| format!("LOTA_STORE_PAGES_MAX is `{pages}` ({e}): expected a number"))
+        };
+        let max_page_count = vars.get("LOTA_STORE_PAGES_MAX").map(pages).transpose()?;
+        return Ok(StoreOptions::Sqlite { dir, max_page_count });
+    };
+    let options = PostgresOptions::new(url, &keys::store(slug), password_file, dir);
+    options.map(StoreOptions::Postgres).map_err(|why| format!("{STORE_URL}: {why}"))
 }
 
 /// Where this process has secrets of its own.
@@ -243,13 +256,16 @@ fn help(contract: &Contract) -> String {
          LOTA_HOME                state of the fleet (default .lota)\n\
          LOTA_CONFIG_DIR          configuration files (default deploy/config)\n\
          LOTA_OBJECTS             object store: a folder or s3://bucket/prefix (default LOTA_HOME/objects)\n\
-         LOTA_STORE_PAGES_MAX     pages of 4 KiB that the bot's store may have (default: what the disk holds)\n\
+         LOTA_STORE_URL           postgres://host:port/database for several replicas (default: files in LOTA_HOME)\n\
+         LOTA_STORE_PASSWORD_FILE the password of the login {} there\n\
+         LOTA_STORE_PAGES_MAX     pages of 4 KiB that the bot's store in files may have (default: what the disk holds)\n\
          LOTA_HEALTH_FILE         rewritten by each heartbeat; --health with the same says how the bot is, 0 if well\n\
          LOTA_LOG, LOTA_LOG_FORMAT=json, OTEL_EXPORTER_OTLP_ENDPOINT\n\
          {ENV_PREFIX}CONSTRAINTS__TIMEOUT=60 and the like override the configuration file",
         contract.responsibility,
         name.slug(),
         name.slug(),
+        keys::store(&name.slug()),
     )
 }
 
@@ -311,6 +327,21 @@ mod tests {
             (&[(PASSWORD, "canary-b")][..], "expected secret://NAME"),
             (&[(PASSWORD, "secret://b"), (PASSWORD_FILE, "/p")], "leave one out"),
             (&[(AGE_FILE, "/a")], "only one is set"),
+        ] {
+            let Err(Instead::Wrong(told)) = from(&[], vars) else { panic!("taken") };
+            assert!(told.contains(words) && !told.contains("canary"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_in_files_unless_a_url_says_where() {
+        assert!(matches!(from(&[], &[]).unwrap().store, StoreOptions::Sqlite { max_page_count: None, .. }));
+        let url = ("LOTA_STORE_URL", "postgres://db/lota");
+        assert!(matches!(from(&[], &[url]).unwrap().store, StoreOptions::Postgres(_)));
+        for (vars, words) in [
+            (&[("LOTA_STORE_URL", "postgres://a:canary@db/lota")][..], "LOTA_STORE_PASSWORD_FILE"),
+            (&[("LOTA_STORE_PASSWORD_FILE", "/p")], "go together"),
+            (&[("LOTA_STORE_PAGES_MAX", "many")], "expected a number"),
         ] {
             let Err(Instead::Wrong(told)) = from(&[], vars) else { panic!("taken") };
             assert!(told.contains(words) && !told.contains("canary"), "{told}");

@@ -29,7 +29,7 @@ use crate::{
     trace::Spans,
 };
 
-/// How often what waits for room in the store is tried.
+/// How often what waits for room in the store, or for its server, is tried.
 const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the bot takes no work, or less than it should.
@@ -189,7 +189,8 @@ impl<B: Bot> Shared<B> {
         self.store.commit(commit).await.inspect_err(|e| self.store_failed(e))
     }
 
-    /// Commits; a store that is full is waited for until `cancelled`.
+    /// Commits; a store that is full, or whose server is away, is waited for until `cancelled`. What was written although the
+    /// answer was lost is found by its guard when it is tried again.
     pub(crate) async fn commit_when_room(
         &self,
         commit: Commit,
@@ -197,9 +198,9 @@ impl<B: Bot> Shared<B> {
     ) -> Result<Committed, StoreError> {
         loop {
             match self.commit(commit.clone()).await {
-                Err(full @ StoreError::Full { .. }) => tokio::select! {
+                Err(away @ (StoreError::Full { .. } | StoreError::Unreachable { .. })) => tokio::select! {
                     () = tokio::time::sleep(ROOM_EVERY) => {}
-                    () = cancelled.cancelled() => return Err(full),
+                    () = cancelled.cancelled() => return Err(away),
                 },
                 done => return done,
             }

@@ -50,7 +50,7 @@ impl InProcess {
             let lived = runtime.block_on(killed.run_until_cancelled(life)).unwrap_or(Ok(()));
             // Whatever still ran is dropped where it stands.
             runtime.shutdown_timeout(Duration::from_secs(2));
-            lived.map_err(|(Ending::Config(why) | Ending::Failed(why))| why)
+            lived.map_err(|(Ending::Config(why) | Ending::Failed(why) | Ending::Unavailable(why))| why)
         };
         let life = thread::Builder::new().name("bot".to_owned()).spawn(live).map_err(|e| e.to_string())?;
         Ok(Self { broker: broker.clone(), stop, kill, life: Some(life) })

@@ -45,7 +45,9 @@ fn walk(start: &str, depends: &Depends, installed: &HashSet<String>) -> BTreeSet
                 continue;
             };
             // Erlang is unpacked even where some of it is installed: its parts find each other in one folder only.
+            // `postgresql` is a name for the version of this release.
             let needed = first.starts_with("erlang-")
+                || is_postgresql(first)
                 || (is_library(first) && !alternatives.iter().any(|name| installed.contains(name)));
             if needed && wanted.insert(first.clone()) {
                 open.push(first.clone());
@@ -53,6 +55,12 @@ fn walk(start: &str, depends: &Depends, installed: &HashSet<String>) -> BTreeSet
         }
     }
     wanted
+}
+
+/// The server or the client of one version.
+fn is_postgresql(package: &str) -> bool {
+    let version = package.strip_prefix("postgresql-").map(|rest| rest.strip_prefix("client-").unwrap_or(rest));
+    version.is_some_and(|version| !version.is_empty() && version.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn is_library(package: &str) -> bool {

@@ -3,39 +3,24 @@
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
-use super::value::{json, millis, to_json, until};
-use super::write::{Change, Tx, Write};
+use super::Tx;
+use super::value::json;
 use crate::model::{Claimed, Renewed};
+use crate::operation::{Apply, Change, Claim, Renew, RequestCancel};
+use crate::value::{TURN, millis, to_json, until};
 
-/// What a turn costs a key of weight 1. Divides well by small weights.
-const TURN: i64 = 1_000_000;
-
-/// Takes free jobs: first those whose lease ran out, then key by key in turn.
-pub(super) struct Claim {
-    pub(super) holder: String,
-    pub(super) lease: Duration,
-    pub(super) limit: u32,
-    /// Jobs that the holder still runs, whose leases it may have failed to renew.
-    pub(super) running: Vec<String>,
-    /// Kinds of which none is taken, but what someone wants to be stopped.
-    pub(super) held: Vec<String>,
-}
-
-impl Write for Claim {
-    type Answer = Vec<Claimed>;
-    const DOING: &'static str = "claim jobs";
-
-    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Self::Answer, Change), sqlx::Error> {
-        let mut claimed = self.take_over(tx).await?;
+impl Apply<SqliteConnection> for Claim {
+    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Vec<Claimed>, Change), sqlx::Error> {
+        let mut claimed = take_over(self, tx).await?;
         let mut all = false;
         while claimed.len() < self.limit as usize {
             let Some(turn) = next_turn(tx, &self.held).await? else {
                 all = true;
                 break;
             };
-            claimed.push(self.take(tx, &turn).await?);
+            claimed.push(take(self, tx, &turn).await?);
         }
         let forgotten = forget_turns(tx, all).await?;
         let change = Change::if_any(claimed.len() as u64 + forgotten);
@@ -43,54 +28,51 @@ impl Write for Claim {
     }
 }
 
-impl Claim {
-    /// Takes running jobs whose leases ran out. They had their turn, and hold their exclusive keys already.
-    async fn take_over(&self, tx: &mut Tx<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
-        let expired: Vec<i64> = sqlx::query_scalar(
-            "SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?1
-                 AND id NOT IN (SELECT value FROM json_each(?2))
-                 AND (kind NOT IN (SELECT value FROM json_each(?4)) OR cancel IS NOT NULL)
-             ORDER BY position LIMIT ?3",
-        )
-        .bind(tx.now_ms)
-        .bind(to_json(&self.running.as_slice().into()))
-        .bind(self.limit)
-        .bind(to_json(&self.held.as_slice().into()))
-        .fetch_all(&mut *tx.conn)
-        .await?;
-        let mut claimed = Vec::with_capacity(expired.len());
-        for position in expired {
-            claimed.push(self.hold(tx, position).await?);
-        }
-        Ok(claimed)
+/// Takes running jobs whose leases ran out. They had their turn, and hold their exclusive keys already.
+async fn take_over(claim: &Claim, tx: &mut Tx<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+    let expired: Vec<i64> = sqlx::query_scalar(
+        "SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?1
+             AND id NOT IN (SELECT value FROM json_each(?2))
+             AND (kind NOT IN (SELECT value FROM json_each(?4)) OR cancel IS NOT NULL)
+         ORDER BY position LIMIT ?3",
+    )
+    .bind(tx.now_ms)
+    .bind(to_json(&claim.running.as_slice().into()))
+    .bind(claim.limit)
+    .bind(to_json(&claim.held.as_slice().into()))
+    .fetch_all(&mut *tx.conn)
+    .await?;
+    let mut claimed = Vec::with_capacity(expired.len());
+    for position in expired {
+        claimed.push(hold(claim, tx, position).await?);
     }
+    Ok(claimed)
+}
 
-    /// Takes the job whose turn it is, and says when its key has the next one.
-    async fn take(&self, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sqlx::Error> {
-        let claimed = self.hold(tx, turn.position).await?;
-        let sql =
-            "INSERT INTO job_turns (key, pass) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
-        let next = turn.pass + TURN / turn.weight;
-        sqlx::query(sql).bind(&claimed.key).bind(next).execute(&mut *tx.conn).await?;
-        sqlx::query("UPDATE job_floor SET pass = ?").bind(turn.pass).execute(&mut *tx.conn).await?;
-        Ok(claimed)
-    }
+/// Takes the job whose turn it is, and says when its key has the next one.
+async fn take(claim: &Claim, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sqlx::Error> {
+    let claimed = hold(claim, tx, turn.position).await?;
+    let sql = "INSERT INTO job_turns (key, pass) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
+    let next = turn.pass + TURN / turn.weight;
+    sqlx::query(sql).bind(&claimed.key).bind(next).execute(&mut *tx.conn).await?;
+    sqlx::query("UPDATE job_floor SET pass = ?").bind(turn.pass).execute(&mut *tx.conn).await?;
+    Ok(claimed)
+}
 
-    async fn hold(&self, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, sqlx::Error> {
-        let row = sqlx::query(
-            "UPDATE jobs SET status = 'running', holder = ?1, lease_until_ms = ?2 + ?3,
-                    attempt = attempt + 1, token = token + 1
-             WHERE position = ?4
-             RETURNING id, kind, key, exclusive, payload, meta, attempt, token, cancel, ?2 - created_at_ms AS age_ms",
-        )
-        .bind(&self.holder)
-        .bind(tx.now_ms)
-        .bind(millis(self.lease))
-        .bind(position)
-        .fetch_one(&mut *tx.conn)
-        .await?;
-        claimed(&row)
-    }
+async fn hold(claim: &Claim, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, sqlx::Error> {
+    let row = sqlx::query(
+        "UPDATE jobs SET status = 'running', holder = ?1, lease_until_ms = ?2 + ?3,
+                attempt = attempt + 1, token = token + 1
+         WHERE position = ?4
+         RETURNING id, kind, key, exclusive, payload, meta, attempt, token, cancel, ?2 - created_at_ms AS age_ms",
+    )
+    .bind(&claim.holder)
+    .bind(tx.now_ms)
+    .bind(millis(claim.lease))
+    .bind(position)
+    .fetch_one(&mut *tx.conn)
+    .await?;
+    claimed(&row)
 }
 
 /// A job that is next, and the pass at which its key has its turn.
@@ -149,7 +131,7 @@ fn claimed(row: &SqliteRow) -> Result<Claimed, sqlx::Error> {
 }
 
 /// When [`Claim`] will next find something by itself: the same conditions, without the time.
-pub(super) async fn next_job_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
+pub(crate) async fn next_job_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
     let left: Option<i64> = sqlx::query_scalar(
         "SELECT MIN(free_at_ms) - CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) FROM (
              SELECT not_before_ms AS free_at_ms FROM jobs AS job WHERE status = 'waiting'
@@ -166,17 +148,7 @@ pub(super) async fn next_job_in(pool: &SqlitePool) -> Result<Option<Duration>, s
     Ok(left.map(until))
 }
 
-/// Holds a job for longer.
-pub(super) struct Renew {
-    pub(super) job: String,
-    pub(super) token: i64,
-    pub(super) lease: Duration,
-}
-
-impl Write for Renew {
-    type Answer = Renewed;
-    const DOING: &'static str = "renew a lease";
-
+impl Apply<SqliteConnection> for Renew {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Renewed, Change), sqlx::Error> {
         let row = sqlx::query(
             "UPDATE jobs SET lease_until_ms = ? WHERE id = ? AND token = ? AND status = 'running'
@@ -194,16 +166,7 @@ impl Write for Renew {
     }
 }
 
-/// Asks for a job to be stopped.
-pub(super) struct RequestCancel {
-    pub(super) job: String,
-    pub(super) reason: String,
-}
-
-impl Write for RequestCancel {
-    type Answer = bool;
-    const DOING: &'static str = "ask for a job to be stopped";
-
+impl Apply<SqliteConnection> for RequestCancel {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(bool, Change), sqlx::Error> {
         let row = sqlx::query(
             "UPDATE jobs SET cancel = COALESCE(cancel, ?),
@@ -216,7 +179,10 @@ impl Write for RequestCancel {
         .fetch_optional(&mut *tx.conn)
         .await?;
         match row {
-            Some(row) => Ok((true, Change { jobs: row.try_get("waits")?, ..Change::QUIET })),
+            Some(row) => {
+                let waits: bool = row.try_get("waits")?;
+                Ok((true, Change { jobs: waits, cancels: !waits, ..Change::QUIET }))
+            }
             None => Ok((false, Change::default())),
         }
     }

@@ -1,15 +1,15 @@
 //! One [`Commit`]: what it depends on, in the order that decides the answer, then what it writes.
 
+use sqlx::SqliteConnection;
+
+use super::Tx;
 use super::read::inbox_entry;
 use super::upkeep::insert_outgoing;
-use super::value::{millis, misuse, to_json};
-use super::write::{Change, Tx, Write};
-use crate::model::{Commit, Committed, Guard, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, StateWrite};
+use crate::model::{Commit, Committed, Guard, InboxMark, JobOutcome, NewJob, NewTimer, StateWrite};
+use crate::operation::{Apply, Change, check_shape};
+use crate::value::{millis, to_json};
 
-impl Write for Commit {
-    type Answer = Committed;
-    const DOING: &'static str = "commit";
-
+impl Apply<SqliteConnection> for Commit {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Committed, Change), sqlx::Error> {
         check_shape(self)?;
         if let Some(refused) = check(self, tx).await? {
@@ -31,35 +31,8 @@ impl Write for Commit {
         if let Guard::Job { id, .. } = &self.guard {
             write_held_job(self, tx, id).await?;
         }
-        Ok((Committed::Done, change(self)))
+        Ok((Committed::Done, Change::of(self)))
     }
-}
-
-fn change(commit: &Commit) -> Change {
-    let guarded_timer = matches!(commit.guard, Guard::Timer { .. });
-    Change {
-        wrote: true,
-        outbox: !commit.outbox.is_empty(),
-        // An ended job also frees its exclusive key for the next.
-        jobs: !commit.jobs.is_empty() || commit.job_end.is_some(),
-        timers: guarded_timer
-            || !(commit.set_timers.is_empty() && commit.clear_timers.is_empty() && commit.wake_timers.is_empty()),
-    }
-}
-
-/// What no runtime should ask for is said, not silently left out.
-fn check_shape(commit: &Commit) -> Result<(), sqlx::Error> {
-    let held = matches!(commit.guard, Guard::Job { .. });
-    if !held && (commit.step.is_some() || commit.job_end.is_some()) {
-        return Err(misuse("a commit with a job's step or end needs the guard of that job"));
-    }
-    let Some(JobEnd { outcome: JobOutcome::Ended(status) }) = &commit.job_end else {
-        return Ok(());
-    };
-    if matches!(status, JobStatus::Waiting | JobStatus::Running) {
-        return Err(misuse("a job cannot end as waiting or running: JobOutcome::Again hands it back"));
-    }
-    Ok(())
 }
 
 async fn check(commit: &Commit, tx: &mut Tx<'_>) -> Result<Option<Committed>, sqlx::Error> {

@@ -1,18 +1,20 @@
 //! Opening: lock, connections, migrations, and the jobs that a dead process left behind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqliteConnection};
-use tokio::sync::{Mutex, mpsc};
 
+use super::Database;
 use super::value::store_error;
-use super::writer::{BATCH_MAX, Writer};
-use super::{Shared, Signals, Store, StoreOptions, directory};
+use super::writer::Writer;
+use crate::directory;
+use crate::line::Line;
 use crate::model::StoreError;
+use crate::signals::Signals;
 
 /// A reader costs a thread and a page cache; what they do takes microseconds.
 const READERS_MAX: u32 = 3;
@@ -21,17 +23,17 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the write-ahead log shrinks back to after a burst.
 const LOG_BYTES_KEPT: u32 = 8 * 1024 * 1024;
 
-pub(super) async fn open(options: StoreOptions) -> Result<Store, StoreError> {
-    let name: Arc<str> = options.dir.display().to_string().into();
+/// Opens or creates the store and takes its lock.
+pub(crate) async fn open(dir: PathBuf, max_page_count: Option<u32>) -> Result<Database, StoreError> {
+    let name: Arc<str> = dir.display().to_string().into();
     let failed = |doing: &'static str| {
         let name = Arc::clone(&name);
         move |source| store_error(&name, doing, source)
     };
-    let dir = options.dir.clone();
-    let (lock, database) =
-        tokio::task::spawn_blocking(move || directory::take(&dir)).await.map_err(|_| StoreError::Closed)??;
+    let taking = tokio::task::spawn_blocking(move || directory::take_with_database(&dir));
+    let (lock, database) = taking.await.map_err(|_| StoreError::Closed)??;
 
-    let connecting = write_options(&database, options.max_page_count);
+    let connecting = write_options(&database, max_page_count);
     let mut conn = connecting.connect().await.map_err(failed("open its database"))?;
     migrate(&mut conn).await.map_err(failed("bring its tables up to date"))?;
     let returned = return_running_jobs(&mut conn).await.map_err(failed("hand back interrupted jobs"))?;
@@ -44,12 +46,10 @@ pub(super) async fn open(options: StoreOptions) -> Result<Store, StoreError> {
         .idle_timeout(READER_IDLE)
         .test_before_acquire(false)
         .connect_lazy_with(read_options(&database));
-    let (sender, receiver) = mpsc::channel(BATCH_MAX);
     let signals = Arc::new(Signals::default());
     let writer = Writer { name: Arc::clone(&name), conn, signals: Arc::clone(&signals), lock };
-    let writer = Mutex::new(Some(tokio::spawn(writer.run(receiver))));
-    let queue = std::sync::Mutex::new(Some(sender));
-    Ok(Store { shared: Arc::new(Shared { name, reads, queue, writer, signals }) })
+    let writes = Line::start(Arc::clone(&name), |queue| writer.run(queue));
+    Ok(Database { name, reads, writes, signals })
 }
 
 fn write_options(database: &Path, max_page_count: Option<u32>) -> SqliteConnectOptions {
@@ -78,9 +78,9 @@ fn read_options(database: &Path) -> SqliteConnectOptions {
 
 async fn migrate(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let migrations = [
-        (1, "store", include_str!("../../migrations/0001_store.sql")),
-        (2, "refusals", include_str!("../../migrations/0002_refusals.sql")),
-        (3, "turns", include_str!("../../migrations/0003_turns.sql")),
+        (1, "store", include_str!("../../migrations/sqlite/0001_store.sql")),
+        (2, "refusals", include_str!("../../migrations/sqlite/0002_refusals.sql")),
+        (3, "turns", include_str!("../../migrations/sqlite/0003_turns.sql")),
     ]
     .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
     let outcome = Migrator::with_migrations(migrations.into()).run(conn).await;
@@ -110,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_commit_is_answered_when_it_is_on_the_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let (_lock, database) = directory::take(dir.path()).unwrap();
+        let (_lock, database) = directory::take_with_database(dir.path()).unwrap();
         let mut conn = write_options(&database, None).connect().await.unwrap();
         let settings = [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")];
         for (name, expected) in settings {

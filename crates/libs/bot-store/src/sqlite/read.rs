@@ -6,11 +6,11 @@ use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqlitePool};
 
-use super::Counts;
-use super::value::{json, status, until};
-use crate::model::{InboxEntry, InboxKey, JobView, KnownJob, Outgoing, Queued, Timer};
+use super::value::{json, status};
+use crate::model::{Counts, InboxEntry, InboxKey, JobView, KnownJob, Outgoing, Queued, Timer};
+use crate::value::until;
 
-pub(super) async fn inbox(pool: &SqlitePool, key: &InboxKey) -> Result<Option<InboxEntry>, sqlx::Error> {
+pub(crate) async fn inbox(pool: &SqlitePool, key: &InboxKey) -> Result<Option<InboxEntry>, sqlx::Error> {
     let row =
         sqlx::query("SELECT content_hash, settled, attempt FROM inbox WHERE publisher = ? AND id = ? AND replay = ?")
             .bind(&key.publisher)
@@ -30,14 +30,14 @@ pub(super) fn inbox_entry(row: &SqliteRow) -> Result<InboxEntry, sqlx::Error> {
     })
 }
 
-pub(super) async fn state(pool: &SqlitePool, key: &str) -> Result<Option<(Value, u64)>, sqlx::Error> {
+pub(crate) async fn state(pool: &SqlitePool, key: &str) -> Result<Option<(Value, u64)>, sqlx::Error> {
     let row = sqlx::query("SELECT version, document FROM state WHERE key = ?").bind(key).fetch_optional(pool).await?;
     let Some(row) = row else { return Ok(None) };
     let version: i64 = row.try_get("version")?;
     Ok(Some((json(&row, "document")?, version as u64)))
 }
 
-pub(super) async fn step(pool: &SqlitePool, job: &str, step: &str) -> Result<Option<Value>, sqlx::Error> {
+pub(crate) async fn step(pool: &SqlitePool, job: &str, step: &str) -> Result<Option<Value>, sqlx::Error> {
     let row = sqlx::query("SELECT value FROM job_steps WHERE job = ? AND step = ?")
         .bind(job)
         .bind(step)
@@ -46,7 +46,7 @@ pub(super) async fn step(pool: &SqlitePool, job: &str, step: &str) -> Result<Opt
     row.map(|row| json(&row, "value")).transpose()
 }
 
-pub(super) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, sqlx::Error> {
+pub(crate) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, sqlx::Error> {
     let row = sqlx::query("SELECT id, kind, status, attempt, last_error FROM jobs WHERE id = ?")
         .bind(id)
         .fetch_optional(pool)
@@ -62,7 +62,7 @@ pub(super) async fn job(pool: &SqlitePool, id: &str) -> Result<Option<JobView>, 
 }
 
 /// The job of this id; else those whose id begins so, at most two of them.
-pub(super) async fn jobs_like(pool: &SqlitePool, beginning: &str) -> Result<Vec<KnownJob>, sqlx::Error> {
+pub(crate) async fn jobs_like(pool: &SqlitePool, beginning: &str) -> Result<Vec<KnownJob>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT id, kind, key, weight, status, payload, meta FROM jobs
          WHERE substr(id, 1, length(?1)) = ?1 ORDER BY id = ?1 DESC, position LIMIT 2",
@@ -89,7 +89,7 @@ fn known_job(row: &SqliteRow) -> Result<KnownJob, sqlx::Error> {
     })
 }
 
-pub(super) async fn unsent(pool: &SqlitePool, after_seq: i64, limit: u32) -> Result<Vec<Queued>, sqlx::Error> {
+pub(crate) async fn unsent(pool: &SqlitePool, after_seq: i64, limit: u32) -> Result<Vec<Queued>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT seq, exchange, routing_key, body, properties, priority FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
     )
@@ -113,7 +113,7 @@ fn queued(row: &SqliteRow) -> Result<Queued, sqlx::Error> {
     })
 }
 
-pub(super) async fn due_timers(pool: &SqlitePool, limit: u32) -> Result<Vec<Timer>, sqlx::Error> {
+pub(crate) async fn due_timers(pool: &SqlitePool, limit: u32) -> Result<Vec<Timer>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT name, generation, key, data, meta FROM timers
          WHERE due_at_ms <= (SELECT CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER))
@@ -135,12 +135,12 @@ fn timer(row: &SqliteRow) -> Result<Timer, sqlx::Error> {
     })
 }
 
-pub(super) async fn timer_names(pool: &SqlitePool, prefix: &str) -> Result<Vec<String>, sqlx::Error> {
+pub(crate) async fn timer_names(pool: &SqlitePool, prefix: &str) -> Result<Vec<String>, sqlx::Error> {
     let sql = "SELECT name FROM timers WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
     sqlx::query_scalar(sql).bind(prefix).fetch_all(pool).await
 }
 
-pub(super) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
+pub(crate) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>, sqlx::Error> {
     let left: Option<i64> =
         sqlx::query_scalar("SELECT MIN(due_at_ms) - CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER) FROM timers")
             .fetch_one(pool)
@@ -148,7 +148,7 @@ pub(super) async fn next_timer_in(pool: &SqlitePool) -> Result<Option<Duration>,
     Ok(left.map(until))
 }
 
-pub(super) async fn counts(pool: &SqlitePool) -> Result<Counts, sqlx::Error> {
+pub(crate) async fn counts(pool: &SqlitePool) -> Result<Counts, sqlx::Error> {
     let row = sqlx::query(
         "SELECT (SELECT COUNT(*) FROM outbox) AS outbox_unsent,
                 (SELECT COUNT(*) FROM jobs WHERE status = 'waiting') AS jobs_waiting,
@@ -164,6 +164,6 @@ pub(super) async fn counts(pool: &SqlitePool) -> Result<Counts, sqlx::Error> {
     })
 }
 
-pub(super) async fn meta(pool: &SqlitePool, name: &str) -> Result<Option<String>, sqlx::Error> {
+pub(crate) async fn meta(pool: &SqlitePool, name: &str) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT value FROM meta WHERE name = ?").bind(name).fetch_optional(pool).await
 }

@@ -1,13 +1,11 @@
 //! The smaller writes: what became of messages, start marks, settings, and throwing old rows away.
 
-use std::time::Duration;
+use sqlx::SqliteConnection;
 
-use super::value::{millis, to_json};
-use super::write::{Change, Tx, Write};
+use super::Tx;
 use crate::model::Outgoing;
-
-/// The most rows that one pruning step deletes from each table; others commit between the steps.
-const PRUNE_ROWS_MAX: i64 = 500;
+use crate::operation::{Apply, Change, ClearStarted, MarkSent, MarkStarted, Prune, RemoveOutgoing, SetMeta};
+use crate::value::{PRUNE_ROWS_MAX, millis, to_json};
 
 /// Adds a message at the end of the outbox.
 pub(super) async fn insert_outgoing(tx: &mut Tx<'_>, message: &Outgoing) -> Result<(), sqlx::Error> {
@@ -27,15 +25,7 @@ async fn delete_outgoing(tx: &mut Tx<'_>, seq: i64) -> Result<u64, sqlx::Error> 
     Ok(done.rows_affected())
 }
 
-/// Messages that the broker has.
-pub(super) struct MarkSent {
-    pub(super) seqs: Vec<i64>,
-}
-
-impl Write for MarkSent {
-    type Answer = ();
-    const DOING: &'static str = "forget sent messages";
-
+impl Apply<SqliteConnection> for MarkSent {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         let mut rows = 0;
         for seq in &self.seqs {
@@ -45,16 +35,7 @@ impl Write for MarkSent {
     }
 }
 
-/// A message that cannot be delivered, and what is said about it.
-pub(super) struct RemoveOutgoing {
-    pub(super) seq: i64,
-    pub(super) instead: Vec<Outgoing>,
-}
-
-impl Write for RemoveOutgoing {
-    type Answer = ();
-    const DOING: &'static str = "replace an undeliverable message";
-
+impl Apply<SqliteConnection> for RemoveOutgoing {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         // Gone already: sent after all, or replaced by an earlier call. A dead letter would be one too many.
         if delete_outgoing(tx, self.seq).await? == 0 {
@@ -67,15 +48,7 @@ impl Write for RemoveOutgoing {
     }
 }
 
-/// Work on a redelivered message begins.
-pub(super) struct MarkStarted {
-    pub(super) body_hash: String,
-}
-
-impl Write for MarkStarted {
-    type Answer = u32;
-    const DOING: &'static str = "note that a message is started";
-
+impl Apply<SqliteConnection> for MarkStarted {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(u32, Change), sqlx::Error> {
         let starts = sqlx::query_scalar(
             "INSERT INTO started (body_hash, starts, last_at_ms) VALUES (?, 1, ?)
@@ -90,15 +63,7 @@ impl Write for MarkStarted {
     }
 }
 
-/// Work on a message had an outcome.
-pub(super) struct ClearStarted {
-    pub(super) body_hash: String,
-}
-
-impl Write for ClearStarted {
-    type Answer = ();
-    const DOING: &'static str = "forget that a message was started";
-
+impl Apply<SqliteConnection> for ClearStarted {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
         let sql = "DELETE FROM started WHERE body_hash = ?";
         let done = sqlx::query(sql).bind(&self.body_hash).execute(&mut *tx.conn).await?;
@@ -106,34 +71,25 @@ impl Write for ClearStarted {
     }
 }
 
-/// A small setting of the bot.
-pub(super) struct SetMeta {
-    pub(super) name: String,
-    pub(super) value: String,
-}
-
-impl Write for SetMeta {
-    type Answer = ();
-    const DOING: &'static str = "keep a setting";
-
-    async fn apply(&self, tx: &mut Tx<'_>) -> Result<((), Change), sqlx::Error> {
-        let sql = "INSERT INTO meta (name, value) VALUES (?, ?)
-                   ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        sqlx::query(sql).bind(&self.name).bind(&self.value).execute(&mut *tx.conn).await?;
-        Ok(((), Change::QUIET))
+impl Apply<SqliteConnection> for SetMeta {
+    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(bool, Change), sqlx::Error> {
+        let query = match &self.instead_of {
+            None => sqlx::query(
+                "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            ),
+            Some(_) => sqlx::query("UPDATE meta SET value = ?2 WHERE name = ?1 AND value = ?3"),
+        };
+        let bound = query.bind(&self.name).bind(&self.value);
+        let bound = match &self.instead_of {
+            None => bound,
+            Some(before) => bound.bind(before),
+        };
+        let written = bound.execute(&mut *tx.conn).await?.rows_affected();
+        Ok((written > 0, Change::if_any(written)))
     }
 }
 
-/// One step of throwing old rows away.
-pub(super) struct Prune {
-    pub(super) inbox_older_than: Duration,
-    pub(super) ended_jobs_older_than: Duration,
-}
-
-impl Write for Prune {
-    type Answer = u64;
-    const DOING: &'static str = "throw old rows away";
-
+impl Apply<SqliteConnection> for Prune {
     async fn apply(&self, tx: &mut Tx<'_>) -> Result<(u64, Change), sqlx::Error> {
         let inbox_before = tx.now_ms - millis(self.inbox_older_than);
         let jobs_before = tx.now_ms - millis(self.ended_jobs_older_than);

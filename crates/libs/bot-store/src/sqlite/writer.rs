@@ -1,24 +1,19 @@
 //! The one task that writes: what waits is applied together, each in its savepoint, and answered once it is durable.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sqlx::{Connection as _, SqliteConnection};
-use tokio::sync::mpsc;
 
-use super::Signals;
-use super::directory::Lock;
-use super::value::{NOW_MS, repeat, store_error};
-use super::write::{Change, Queue, Tx};
+use super::Tx;
+use super::value::{NOW_MS, store_error};
+use crate::directory::Lock;
+use crate::line::{BATCH_MAX, Receiver};
 use crate::model::StoreError;
+use crate::operation::{Change, Failed, answer};
+use crate::signals::Signals;
+use crate::value::repeat;
 
-/// The most writes in one transaction, and the most that wait before callers are held back.
-pub(super) const BATCH_MAX: usize = 128;
-
-type Batch = Vec<Box<dyn Queue>>;
-
-/// Writes that failed alone, by their place in the batch, rising.
-type Failed = Vec<(usize, StoreError)>;
+type Batch = crate::operation::Batch<SqliteConnection>;
 
 /// Why a transaction did not become durable.
 enum Lost {
@@ -38,7 +33,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Works until every sender is gone, then closes the files and gives the lock back.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Queue>>) {
+    pub(super) async fn run(mut self, mut queue: Receiver<SqliteConnection>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
             self.write(std::mem::take(&mut batch)).await;
@@ -56,7 +51,7 @@ impl Writer {
         while let Some(mut batch) = waiting.pop() {
             match self.transact(&mut batch).await {
                 Ok((change, failed)) => {
-                    self.wake(change);
+                    self.signals.committed(change);
                     answer(batch, failed);
                 }
                 Err(Lost::At(index, error)) => {
@@ -128,30 +123,5 @@ impl Writer {
 
     fn error(&self, doing: &'static str, source: sqlx::Error) -> StoreError {
         store_error(&self.name, doing, source)
-    }
-
-    fn wake(&self, change: Change) {
-        if change.wrote {
-            self.signals.commits.fetch_add(1, Ordering::Relaxed);
-        }
-        if change.outbox {
-            self.signals.outbox.notify_one();
-        }
-        if change.jobs {
-            self.signals.jobs.notify_one();
-        }
-        if change.timers {
-            self.signals.timers.notify_one();
-        }
-    }
-}
-
-fn answer(batch: Batch, failed: Failed) {
-    let mut failed = failed.into_iter().peekable();
-    for (index, pending) in batch.into_iter().enumerate() {
-        match failed.next_if(|(at, _)| *at == index) {
-            Some((_, error)) => pending.fail(error),
-            None => pending.succeed(),
-        }
     }
 }

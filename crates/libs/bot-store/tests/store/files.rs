@@ -4,10 +4,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use bot_store::{Store, StoreError};
+use bot_store::{Committed, JobStatus, Store, StoreError};
 use tempfile::tempdir;
 
-use crate::fixture::{open, options};
+use crate::fixture::{add_jobs, claim, done, job, open, options};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -76,4 +76,20 @@ async fn a_store_is_open_once_and_can_be_opened_again_after_it_was_closed() {
     let again = open(dir.path()).await;
     again.close().await;
     assert!(!dir.path().join("store.db-wal").exists(), "closed in order, nothing is left in the log");
+}
+
+#[tokio::test]
+async fn jobs_that_ran_when_their_process_died_wait_again_with_their_attempt_counted() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).await;
+    add_jobs(&store, vec![job("j1", Some("production"))]).await;
+    let dead = claim(&store, 1).await.remove(0);
+    store.close().await;
+
+    let store = open(dir.path()).await;
+    let view = store.job("j1").await.unwrap().unwrap();
+    assert_eq!((view.status, view.attempt), (JobStatus::Waiting, 1));
+    assert_eq!(store.commit(done(&dead)).await.unwrap(), Committed::Fenced);
+    let taken = claim(&store, 1).await.remove(0);
+    assert_eq!((taken.attempt, taken.token), (2, dead.token + 1));
 }

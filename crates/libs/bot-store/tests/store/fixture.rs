@@ -1,19 +1,88 @@
 //! Makers of the small things that the tests write, and nothing that decides.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bot_secrets::Secret;
 use bot_store::{
-    Claimed, Commit, Guard, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, Outgoing, StateWrite,
-    Store, StoreOptions,
+    Claimed, Commit, Guard, InboxKey, InboxMark, JobEnd, JobOutcome, JobStatus, NewJob, NewTimer, Outgoing,
+    PostgresOptions, StateWrite, Store, StoreLogin, StoreOptions, apply_stores,
 };
+use bot_test::Postgres;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const HOUR: Duration = Duration::from_hours(1);
 
 pub(crate) fn options(dir: &Path) -> StoreOptions {
-    StoreOptions { dir: dir.to_owned(), max_page_count: None }
+    StoreOptions::Sqlite { dir: dir.to_owned(), max_page_count: None }
+}
+
+/// A schema of a test's own on the server that the tests of this process share, with a login.
+pub(crate) struct Schema {
+    pub(crate) name: String,
+    dir: TempDir,
+    /// Its own, where it is not the shared one.
+    own: Option<Postgres>,
+}
+
+impl Schema {
+    pub(crate) async fn new() -> Self {
+        Self::make(None).await
+    }
+
+    /// On a server that no other test uses.
+    pub(crate) async fn on(server: Postgres) -> Self {
+        Self::make(Some(server)).await
+    }
+
+    pub(crate) fn server(&self) -> &Postgres {
+        self.own.as_ref().unwrap_or_else(|| Postgres::shared())
+    }
+
+    async fn make(own: Option<Postgres>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bot_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::tempdir().unwrap();
+        let schema = Self { name, dir, own };
+        schema.apply(&Secret::new("canary-of-a-bot")).await;
+        schema
+    }
+
+    pub(crate) async fn apply(&self, password: &Secret) -> Vec<String> {
+        let file = self.password_file();
+        std::fs::write(&file, password.expose()).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let (server, nowhere) = (self.server(), self.dir.path().join("admin"));
+        let admin = PostgresOptions::new(&server.admin_url(), "admin", Some(server.admin_password_file()), nowhere);
+        let login = StoreLogin { name: self.name.clone(), password: password.clone() };
+        apply_stores(admin.unwrap(), &[login]).await.unwrap()
+    }
+
+    pub(crate) fn password_file(&self) -> PathBuf {
+        self.dir.path().join("password")
+    }
+
+    /// Of the process that has the folder `process`.
+    pub(crate) fn options(&self, process: &str) -> StoreOptions {
+        let (url, dir) = (self.server().url(&self.name), self.dir.path().join(process));
+        StoreOptions::Postgres(PostgresOptions::new(&url, &self.name, Some(self.password_file()), dir).unwrap())
+    }
+
+    /// Opened once more, as by another replica; the one before may be gone without having closed it.
+    pub(crate) async fn open(&self) -> Store {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let process = format!("replica-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Store::open(self.options(&process)).await.unwrap()
+    }
+
+    /// With the password, for a look into the schema.
+    pub(crate) fn admin_url(&self) -> String {
+        let password = std::fs::read_to_string(self.server().admin_password_file()).unwrap();
+        self.server().admin_url().replacen("postgres@", &format!("postgres:{password}@"), 1)
+    }
 }
 
 pub(crate) async fn open(dir: &Path) -> Store {

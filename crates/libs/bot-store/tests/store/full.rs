@@ -11,7 +11,7 @@ use crate::fixture::{bodies, key, message, open, sending, settled};
 const PAGES: u32 = 96;
 
 async fn open_small(dir: &Path) -> Store {
-    let options = StoreOptions { dir: dir.to_owned(), max_page_count: Some(PAGES) };
+    let options = StoreOptions::Sqlite { dir: dir.to_owned(), max_page_count: Some(PAGES) };
     Store::open(options).await.unwrap()
 }
 

@@ -98,7 +98,7 @@ impl Run {
         let lease = if short { SHORT } else { HOUR };
         let free: Vec<String> =
             self.jobs.iter().filter(|(_, t)| !t.ended && (!t.running || t.expired)).map(|(id, _)| id.clone()).collect();
-        let claimed = self.store.claim(&format!("process {process}"), lease, 2, &[]).await.unwrap();
+        let claimed = self.store.claim(&format!("process {process}"), lease, 2, &[], &[]).await.unwrap();
         prop_assert_eq!(claimed.len(), free.len().min(2), "{:?} were free", free);
         for claim in claimed {
             prop_assert!(free.contains(&claim.id), "{} was held", claim.id);

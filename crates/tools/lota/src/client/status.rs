@@ -181,7 +181,12 @@ fn bots(o: &Overview) -> Table {
             [
                 format!("{:.1}", figures("rate_per_s").iter().sum::<f64>()),
                 format!("{:.0} %", figures("error_rate").into_iter().fold(0.0, f64::max) * 100.0),
-                format!("{}+{}", sum("jobs_running"), sum("jobs_waiting")),
+                // What waits is in the store that all replicas share, and each of them tells it.
+                format!(
+                    "{}+{}",
+                    sum("jobs_running"),
+                    beats.iter().map(|h| count(h, "jobs_waiting")).max().unwrap_or(0)
+                ),
                 bytes(sum("rss_bytes")),
                 took(latest.map_or(0, |h| count(h, "uptime_s")).saturating_mul(1000)),
             ]

@@ -106,6 +106,9 @@ pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
         Some(installed) => installed,
         None => PackageCache::new(&dir).ensure(Bundle::Bubblewrap, &progress).await?.join(Bundle::Bubblewrap.program()),
     };
+    if !Path::new("/").join(Bundle::PostgreSql.program()).exists() {
+        PackageCache::new(&dir).ensure(Bundle::PostgreSql, &progress).await?;
+    }
     say(format_args!("{}", bwrap.display()));
     Ok(ExitCode::SUCCESS)
 }

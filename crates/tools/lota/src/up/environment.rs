@@ -59,6 +59,13 @@ pub(crate) fn broker_ca_file() -> Option<PathBuf> {
     env::var_os("LOTA_BROKER_CA_FILE").filter(|file| !file.is_empty()).map(PathBuf::from)
 }
 
+/// The PostgreSQL that bots' stores are made in, as its administrator; the file of that one's password.
+pub(crate) fn store_admin() -> (Option<String>, Option<PathBuf>) {
+    let url = env::var("LOTA_STORE_ADMIN_URL").ok().filter(|url| !url.is_empty());
+    let file = env::var_os("LOTA_STORE_ADMIN_PASSWORD_FILE").filter(|file| !file.is_empty());
+    (url, file.map(PathBuf::from))
+}
+
 /// The time.
 #[allow(clippy::disallowed_methods, reason = "the clock's one home in this part of the tool")]
 pub(crate) fn now() -> DateTime<Utc> {

@@ -16,7 +16,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("bot-provision", &["bot-messages", "bot-sandbox", "bot-secrets"]),
     ("bot-sandbox", &["bot-messages", "bot-secrets"]),
     ("bot-secrets", &[]),
-    ("bot-store", &["bot-messages"]),
+    ("bot-store", &["bot-messages", "bot-secrets"]),
     ("bot-test", &["bot-clients", "bot-core", "bot-messages", "bot-provision", "bot-sandbox", "bot-store"]),
 ];
 

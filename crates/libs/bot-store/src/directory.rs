@@ -16,7 +16,7 @@ const DATABASE_FILES: [&str; 3] = [DATABASE_FILE, "store.db-wal", "store.db-shm"
 
 /// The store is ours while this lives. The file stays: deleting it would let two processes lock two files.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(crate) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -25,20 +25,27 @@ impl Drop for Lock {
     }
 }
 
-/// Prepares the directory and takes the lock. Answers where the database is.
-pub(super) fn take(dir: &Path) -> Result<(Lock, PathBuf), StoreError> {
-    let unusable = |why: String| StoreError::Directory { dir: dir.display().to_string(), why };
-    prepare(dir).map_err(|error| unusable(error.to_string()))?;
-    let file = open_private(&dir.join(LOCK_FILE)).map_err(|error| unusable(format!("{LOCK_FILE}: {error}")))?;
-    let lock = lock(file, dir)?;
-    let database = create_database(dir).map_err(|error| unusable(format!("{DATABASE_FILE}: {error}")))?;
+/// Prepares the directory and takes the lock.
+pub(crate) fn take(dir: &Path) -> Result<Lock, StoreError> {
+    prepare(dir).map_err(|error| unusable(dir, error.to_string()))?;
+    let file = open_private(&dir.join(LOCK_FILE)).map_err(|error| unusable(dir, format!("{LOCK_FILE}: {error}")))?;
+    lock(file, dir)
+}
+
+/// The same, with a file for the database: where that is.
+pub(crate) fn take_with_database(dir: &Path) -> Result<(Lock, PathBuf), StoreError> {
+    let lock = take(dir)?;
+    let database = create_database(dir).map_err(|error| unusable(dir, format!("{DATABASE_FILE}: {error}")))?;
     Ok((lock, database))
 }
 
+fn unusable(dir: &Path, why: String) -> StoreError {
+    StoreError::Directory { dir: dir.display().to_string(), why }
+}
+
 fn lock(file: File, dir: &Path) -> Result<Lock, StoreError> {
-    let unusable = |error: io::Error| StoreError::Directory {
-        dir: dir.display().to_string(),
-        why: format!("{LOCK_FILE} cannot be locked: {error}; use a local file system with space on it"),
+    let unusable = |error: io::Error| {
+        unusable(dir, format!("{LOCK_FILE} cannot be locked: {error}; use a local file system with space on it"))
     };
     match file.try_lock() {
         Ok(()) => {}

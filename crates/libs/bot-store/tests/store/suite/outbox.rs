@@ -1,14 +1,14 @@
 //! The outbox: in order, kept until confirmed, never twice under one number.
 
 use bot_store::Commit;
-use tempfile::tempdir;
 
-use crate::fixture::{bodies, message, open, sending};
+use super::Place;
+use crate::fixture::{bodies, message, sending};
 
 #[tokio::test]
 async fn unsent_messages_come_in_order_and_page_by_page() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let outbox = ["a", "b", "c"].map(message).to_vec();
     store.commit(Commit { outbox, ..Commit::default() }).await.unwrap();
     store.commit(sending("d")).await.unwrap();
@@ -22,32 +22,32 @@ async fn unsent_messages_come_in_order_and_page_by_page() {
 
 #[tokio::test]
 async fn messages_survive_a_restart_until_they_are_confirmed() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     for body in ["a", "b", "c"] {
         store.commit(sending(body)).await.unwrap();
     }
     store.close().await;
 
-    let store = open(dir.path()).await;
+    let store = place.open().await;
     let queued = store.unsent(0, 10).await.unwrap();
     store.mark_sent(vec![queued[0].seq, queued[2].seq]).await.unwrap();
     assert_eq!(bodies(&store).await, ["b"]);
     store.close().await;
-    assert_eq!(bodies(&open(dir.path()).await).await, ["b"]);
+    assert_eq!(bodies(&place.open().await).await, ["b"]);
 }
 
 /// Otherwise a confirmation that comes late, from before a restart, would delete a message that was never sent.
 #[tokio::test]
 async fn a_number_is_never_given_twice() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(sending("a")).await.unwrap();
     let old = store.unsent(0, 1).await.unwrap()[0].seq;
     store.mark_sent(vec![old]).await.unwrap();
     store.close().await;
 
-    let store = open(dir.path()).await;
+    let store = place.open().await;
     store.commit(sending("b")).await.unwrap();
     store.mark_sent(vec![old]).await.unwrap();
     assert_eq!(bodies(&store).await, ["b"]);
@@ -55,8 +55,8 @@ async fn a_number_is_never_given_twice() {
 
 #[tokio::test]
 async fn an_undeliverable_message_is_replaced_once() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(sending("a")).await.unwrap();
     store.outbox_changed().notified().await;
     let seq = store.unsent(0, 1).await.unwrap()[0].seq;

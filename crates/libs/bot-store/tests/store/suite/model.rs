@@ -1,15 +1,14 @@
 //! Random commits, confirmations, crashes and restarts against a few lines of memory that say what must hold.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use bot_store::{Commit, Committed, InboxEntry, InboxMark, Store};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tempfile::tempdir;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::fixture::{bodies, key, message, open};
+use super::Place;
+use crate::fixture::{bodies, key, message};
 
 #[derive(Clone, Debug)]
 struct Delivery {
@@ -104,9 +103,9 @@ struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path) -> Self {
+    fn start(place: &Place) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let store = runtime.block_on(open(dir));
+        let store = runtime.block_on(place.open());
         Self { runtime, store }
     }
 
@@ -124,8 +123,8 @@ impl Process {
 }
 
 fn run(actions: Vec<Action>) -> Result<(), TestCaseError> {
-    let dir = tempdir().unwrap();
-    let mut process = Process::start(dir.path());
+    let place = Builder::new_current_thread().enable_all().build().unwrap().block_on(Place::new());
+    let mut process = Process::start(&place);
     let mut memory = Memory::default();
     for (number, action) in actions.into_iter().enumerate() {
         let new_bodies = |delivery: &Delivery| -> Vec<String> {
@@ -145,13 +144,13 @@ fn run(actions: Vec<Action>) -> Result<(), TestCaseError> {
             }),
             Action::Restart => {
                 process.runtime.block_on(store.close());
-                process = Process::start(dir.path());
+                process = Process::start(&place);
             }
             Action::Crash(delivery, turns) => {
                 let bodies = new_bodies(&delivery);
                 drop(store);
                 process.crash_during(commit(&delivery, &bodies), turns);
-                process = Process::start(dir.path());
+                process = Process::start(&place);
                 let mut with = memory.clone();
                 with.commit(&delivery, &bodies);
                 let found = process.runtime.block_on(found(&process.store));
@@ -166,7 +165,7 @@ fn run(actions: Vec<Action>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: Place::CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_message_is_settled_once_and_the_outbox_holds_what_was_committed(actions in vec(action(), 1..40)) {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bot_store::{Commit, Committed, Guard, InboxEntry, InboxKey, InboxMark, JobOutcome, JobStatus, Store, StoreError};
 use serde_json::json;
-use tempfile::tempdir;
 
-use crate::fixture::{add_jobs, bodies, claim, ending, held, job, key, open, sending, setting, settled, timer, write};
+use super::Place;
+use crate::fixture::{add_jobs, bodies, claim, ending, held, job, key, sending, setting, settled, timer, write};
 
 #[tokio::test]
 async fn done_writes_everything_it_names() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let commit = Commit {
         inbox: Some(settled("m1")),
         state: Some(write("shop", 0, json!({ "builds": 1 }))),
@@ -32,8 +32,8 @@ async fn done_writes_everything_it_names() {
 
 #[tokio::test]
 async fn duplicate_where_the_message_is_settled() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let commit = |body| Commit { inbox: Some(settled("m1")), ..sending(body) };
     assert_eq!(store.commit(commit("first")).await.unwrap(), Committed::Done);
     assert_eq!(store.commit(commit("second")).await.unwrap(), Committed::Duplicate);
@@ -42,8 +42,8 @@ async fn duplicate_where_the_message_is_settled() {
 
 #[tokio::test]
 async fn conflict_where_the_key_has_other_content() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let mark = |id: &str, settled, content: &str| InboxMark {
         key: key(id),
         content_hash: content.to_owned(),
@@ -63,8 +63,8 @@ async fn conflict_where_the_key_has_other_content() {
 
 #[tokio::test]
 async fn old_attempt_where_a_later_one_is_expected() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let attempt = |attempt, is_settled, body| Commit {
         inbox: Some(InboxMark { attempt, settled: is_settled, ..settled("m1") }),
         ..sending(body)
@@ -82,8 +82,8 @@ async fn old_attempt_where_a_later_one_is_expected() {
 
 #[tokio::test]
 async fn what_is_put_off_stays_the_same_attempt_however_often() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let off =
         |body| Commit { inbox: Some(InboxMark { settled: false, counts: false, ..settled("m1") }), ..sending(body) };
     for body in ["once", "twice", "thrice"] {
@@ -99,8 +99,8 @@ async fn what_is_put_off_stays_the_same_attempt_however_often() {
 
 #[tokio::test]
 async fn publisher_and_replay_are_part_of_whose_message_it_is() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let keys =
         [key("m1"), InboxKey { replay: 1, ..key("m1") }, InboxKey { publisher: "lint-bot".to_owned(), ..key("m1") }];
     for key in keys {
@@ -113,8 +113,8 @@ async fn publisher_and_replay_are_part_of_whose_message_it_is() {
 
 #[tokio::test]
 async fn stale_where_the_state_has_another_version() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let commit = |version, body| Commit { state: Some(write("shop", version, json!(body))), ..sending(body) };
     assert_eq!(store.commit(commit(1, "too new")).await.unwrap(), Committed::Stale);
     assert_eq!(store.commit(commit(0, "first")).await.unwrap(), Committed::Done);
@@ -127,8 +127,8 @@ async fn stale_where_the_state_has_another_version() {
 /// A commit against which everything speaks, and then one thing less each time.
 #[tokio::test]
 async fn the_order_of_the_checks_decides_the_answer() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let held_job = claim(&store, 1).await.remove(0);
     let before = Commit {
@@ -158,8 +158,8 @@ async fn the_order_of_the_checks_decides_the_answer() {
 
 #[tokio::test]
 async fn a_refused_commit_leaves_the_timer_it_was_guarded_by() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("t1", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(1).await.unwrap().remove(0);
     let guard = Guard::Timer { name: due.name, generation: due.generation };
@@ -173,8 +173,8 @@ async fn a_refused_commit_leaves_the_timer_it_was_guarded_by() {
 
 #[tokio::test]
 async fn a_step_or_an_end_without_its_job_is_refused_aloud() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let held_job = claim(&store, 1).await.remove(0);
     let end = ending(&held_job, JobOutcome::Ended(JobStatus::Done));

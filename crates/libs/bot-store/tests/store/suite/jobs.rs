@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use bot_store::{Commit, Committed, JobOutcome, JobStatus, Renewed};
 use serde_json::json;
-use tempfile::tempdir;
 
+use super::Place;
 use crate::fixture::{
-    HOUR, LEASE, add_jobs, again, bodies, claim, done, ending, held, ids, job, next_millisecond, open, sending,
+    HOUR, LEASE, add_jobs, again, bodies, claim, done, ending, held, ids, job, next_millisecond, sending,
 };
 
 #[tokio::test]
 async fn the_oldest_jobs_are_claimed_first_and_each_once() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     // Ids in falling order: the age decides, not the id.
     add_jobs(&store, vec![job("c", None), job("b", None)]).await;
     add_jobs(&store, vec![job("a", None)]).await;
@@ -30,8 +30,8 @@ async fn the_oldest_jobs_are_claimed_first_and_each_once() {
 
 #[tokio::test]
 async fn jobs_with_one_exclusive_key_run_one_at_a_time_by_age() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let production = Some("production");
     add_jobs(&store, vec![job("p1", production), job("p2", production), job("s1", Some("staging"))]).await;
     add_jobs(&store, vec![job("free1", None), job("free2", None)]).await;
@@ -45,8 +45,8 @@ async fn jobs_with_one_exclusive_key_run_one_at_a_time_by_age() {
 /// Otherwise an older deployment that is tried again would end up on top of a newer one.
 #[tokio::test]
 async fn a_job_does_not_pass_an_older_one_of_its_exclusive_key_that_waits_for_its_next_attempt() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("old", Some("production")), job("new", Some("production"))]).await;
     let old = claim(&store, 10).await.remove(0);
     store.commit(ending(&old, again(HOUR, true))).await.unwrap();
@@ -57,8 +57,8 @@ async fn a_job_does_not_pass_an_older_one_of_its_exclusive_key_that_waits_for_it
 
 #[tokio::test]
 async fn a_job_tried_again_waits_for_its_time_and_counts_its_attempts() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let first = claim(&store, 1).await.remove(0);
     store.commit(ending(&first, again(Duration::ZERO, true))).await.unwrap();
@@ -77,8 +77,8 @@ async fn a_job_tried_again_waits_for_its_time_and_counts_its_attempts() {
 
 #[tokio::test]
 async fn every_end_is_kept_and_is_final() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let ends = [JobStatus::Done, JobStatus::Failed, JobStatus::Cancelled, JobStatus::TimedOut];
     for status in ends {
         add_jobs(&store, vec![job(status.as_str(), None)]).await;
@@ -95,8 +95,8 @@ async fn every_end_is_kept_and_is_final() {
 
 #[tokio::test]
 async fn whoever_gave_a_job_back_can_write_nothing_more_of_it() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let old = claim(&store, 1).await.remove(0);
     store.commit(ending(&old, again(Duration::ZERO, true))).await.unwrap();
@@ -117,8 +117,8 @@ async fn whoever_gave_a_job_back_can_write_nothing_more_of_it() {
 
 #[tokio::test]
 async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
     let old = store.claim("a", Duration::ZERO, 1, &[], &[]).await.unwrap().remove(0);
     assert_eq!(store.renew("j1", old.token, LEASE).await.unwrap(), Renewed::Held { cancel: None });
@@ -139,8 +139,8 @@ async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
 
 #[tokio::test]
 async fn a_running_job_learns_with_its_lease_that_it_should_stop() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let running = claim(&store, 1).await.remove(0);
     assert!(store.request_cancel("j1", "superseded").await.unwrap());
@@ -152,8 +152,8 @@ async fn a_running_job_learns_with_its_lease_that_it_should_stop() {
 
 #[tokio::test]
 async fn a_cancelled_job_that_waits_is_due_at_once() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None)]).await;
     let first = claim(&store, 1).await.remove(0);
     store.commit(ending(&first, again(HOUR, true))).await.unwrap();
@@ -165,8 +165,8 @@ async fn a_cancelled_job_that_waits_is_due_at_once() {
 
 #[tokio::test]
 async fn a_step_is_done_once_over_all_attempts() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", None), job("j2", None)]).await;
     let step = |value: &str| Some(("upload".to_owned(), json!(value)));
     let first = claim(&store, 1).await.remove(0);
@@ -184,25 +184,9 @@ async fn a_step_is_done_once_over_all_attempts() {
 }
 
 #[tokio::test]
-async fn jobs_that_ran_when_their_process_died_wait_again_with_their_attempt_counted() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
-    add_jobs(&store, vec![job("j1", Some("production"))]).await;
-    let dead = claim(&store, 1).await.remove(0);
-    store.close().await;
-
-    let store = open(dir.path()).await;
-    let view = store.job("j1").await.unwrap().unwrap();
-    assert_eq!((view.status, view.attempt), (JobStatus::Waiting, 1));
-    assert_eq!(store.commit(done(&dead)).await.unwrap(), Committed::Fenced);
-    let taken = claim(&store, 1).await.remove(0);
-    assert_eq!((taken.attempt, taken.token), (2, dead.token + 1));
-}
-
-#[tokio::test]
 async fn a_wake_up_for_jobs_is_kept_until_someone_waits() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
     store.jobs_changed().notified().await;
     assert_eq!(store.next_job_in().await.unwrap(), Some(Duration::ZERO));
@@ -215,8 +199,8 @@ async fn a_wake_up_for_jobs_is_kept_until_someone_waits() {
 
 #[tokio::test]
 async fn a_job_is_found_by_the_beginning_of_its_id() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("abc-1", None), job("abc-10", None), job("abc-2", None)]).await;
     let held = claim(&store, 1).await;
     store.commit(done(&held[0])).await.unwrap();
@@ -235,8 +219,8 @@ async fn a_job_is_found_by_the_beginning_of_its_id() {
 
 #[tokio::test]
 async fn a_kind_that_is_held_is_not_claimed_but_to_be_stopped() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let other = bot_store::NewJob { kind: "collect".to_owned(), ..job("j2", None) };
     add_jobs(&store, vec![job("j1", None), other, job("j3", None)]).await;
     let held = ["deploy".to_owned()];

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use bot_store::Commit;
 use serde_json::json;
-use tempfile::tempdir;
 
-use crate::fixture::{HOUR, add_jobs, claim, done, held, ids, job, key, next_millisecond, open, sending, settled};
+use super::Place;
+use crate::fixture::{HOUR, add_jobs, claim, done, held, ids, job, key, next_millisecond, sending, settled};
 
 #[tokio::test]
 async fn starts_without_an_outcome_are_counted_over_restarts() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     assert_eq!(store.mark_started("body").await.unwrap(), 1);
     assert_eq!(store.mark_started("body").await.unwrap(), 2);
     assert_eq!(store.mark_started("other").await.unwrap(), 1);
     store.close().await;
 
-    let store = open(dir.path()).await;
+    let store = place.open().await;
     assert_eq!(store.mark_started("body").await.unwrap(), 3);
     store.clear_started("body").await.unwrap();
     assert_eq!(store.mark_started("body").await.unwrap(), 1);
@@ -25,19 +25,19 @@ async fn starts_without_an_outcome_are_counted_over_restarts() {
 
 #[tokio::test]
 async fn a_setting_is_the_last_one_written() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     assert_eq!(store.meta("paused").await.unwrap(), None);
     store.set_meta("paused", "no").await.unwrap();
     store.set_meta("paused", "yes").await.unwrap();
     store.close().await;
-    assert_eq!(open(dir.path()).await.meta("paused").await.unwrap().as_deref(), Some("yes"));
+    assert_eq!(place.open().await.meta("paused").await.unwrap().as_deref(), Some("yes"));
 }
 
 #[tokio::test]
 async fn pruning_takes_the_old_and_leaves_the_young() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(Commit { inbox: Some(settled("m1")), ..sending("a") }).await.unwrap();
     store.mark_started("body").await.unwrap();
     add_jobs(&store, vec![job("ended", None), job("running", None), job("waiting", None)]).await;
@@ -66,8 +66,8 @@ async fn pruning_takes_the_old_and_leaves_the_young() {
 
 #[tokio::test]
 async fn pruning_much_takes_several_transactions() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let mut writes = tokio::task::JoinSet::new();
     for number in 0..1_200 {
         let store = store.clone();

@@ -2,10 +2,10 @@
 
 use bot_store::{Commit, Committed, Store, StoreError};
 use serde_json::json;
-use tempfile::tempdir;
 use tokio::task::JoinSet;
 
-use crate::fixture::{add_jobs, bodies, job, key, open, sending, settled, write};
+use super::Place;
+use crate::fixture::{add_jobs, bodies, job, key, sending, settled, write};
 
 /// Adds one to a counter, as a handler would: read, compute, commit, again where it was stale. Answers how often it
 /// asked.
@@ -27,8 +27,8 @@ async fn add_one(store: Store, entity: String, id: String) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_commits_at_once_lose_no_update_and_share_transactions() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let mut adders = JoinSet::new();
     for number in 0..200 {
         let (entity, id) = (format!("entity {}", number % 10), format!("message {number}"));
@@ -50,8 +50,8 @@ async fn two_hundred_commits_at_once_lose_no_update_and_share_transactions() {
 
 #[tokio::test]
 async fn one_bad_write_does_not_undo_its_neighbours() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add_jobs(&store, vec![job("taken", None)]).await;
     store.commit(Commit { inbox: Some(settled("seen")), ..Commit::default() }).await.unwrap();
     let before = store.commits_total();
@@ -87,8 +87,8 @@ async fn one_bad_write_does_not_undo_its_neighbours() {
 
 #[tokio::test]
 async fn refused_writes_cost_no_transaction() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let commit = Commit { inbox: Some(settled("m1")), ..Commit::default() };
     store.commit(commit.clone()).await.unwrap();
     let before = store.commits_total();
@@ -100,8 +100,8 @@ async fn refused_writes_cost_no_transaction() {
 
 #[tokio::test]
 async fn closing_finishes_what_was_asked_for_and_refuses_the_rest() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let mut writes = JoinSet::new();
     for number in 0..300 {
         let store = store.clone();
@@ -118,13 +118,13 @@ async fn closing_finishes_what_was_asked_for_and_refuses_the_rest() {
     assert!(done > 0);
     assert!(matches!(store.commit(sending("late")).await, Err(StoreError::Closed)));
     assert!(matches!(store.counts().await, Err(StoreError::Closed)));
-    assert_eq!(bodies(&open(dir.path()).await).await.len(), done);
+    assert_eq!(bodies(&place.open().await).await.len(), done);
 }
 
 #[tokio::test]
 async fn a_caller_that_gives_up_leaves_a_whole_commit_or_none() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     for number in 0..20 {
         let id = number.to_string();
         let commit = Commit { inbox: Some(settled(&id)), ..sending(&id) };

@@ -6,11 +6,9 @@ use std::time::Duration;
 use bot_store::{Claimed, NewJob, Store};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, SqliteConnection};
-use tempfile::tempdir;
 
-use crate::fixture::{LEASE, add_jobs, again, claim, done, ending, ids, job, next_millisecond, open};
+use super::Place;
+use crate::fixture::{LEASE, add_jobs, again, claim, done, ending, ids, job, next_millisecond};
 
 fn of(key: &str, number: usize, weight: u32) -> NewJob {
     NewJob { key: key.to_owned(), weight, ..job(&format!("{key}{number}"), None) }
@@ -37,8 +35,8 @@ async fn run(store: &Store, count: usize) -> String {
 
 #[tokio::test]
 async fn one_job_of_a_key_passes_the_fifty_of_another() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..50, 1).await;
     add(&store, "b", 0..1, 1).await;
     assert_eq!(run(&store, 4).await, "abaa");
@@ -51,8 +49,8 @@ async fn one_job_of_a_key_passes_the_fifty_of_another() {
 
 #[tokio::test]
 async fn several_claimed_at_once_are_those_claimed_one_after_the_other() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..4, 1).await;
     add(&store, "b", 0..2, 1).await;
     add(&store, "c", 0..1, 1).await;
@@ -62,8 +60,8 @@ async fn several_claimed_at_once_are_those_claimed_one_after_the_other() {
 
 #[tokio::test]
 async fn turns_follow_the_weights() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..40, 1).await;
     add(&store, "b", 0..40, 3).await;
     let keys = run(&store, 40).await;
@@ -73,8 +71,8 @@ async fn turns_follow_the_weights() {
 
 #[tokio::test]
 async fn a_key_that_was_away_collects_no_credit() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..1, 1).await;
     // Running all the while, so that its key is never without a job.
     let long = claim(&store, 1).await.remove(0);
@@ -88,8 +86,8 @@ async fn a_key_that_was_away_collects_no_credit() {
 
 #[tokio::test]
 async fn a_key_that_ends_each_job_before_the_next_comes_still_takes_turns() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..20, 1).await;
     let mut keys = String::new();
     // Of the four others one always waits, and has nothing unfinished from before.
@@ -102,8 +100,8 @@ async fn a_key_that_ends_each_job_before_the_next_comes_still_takes_turns() {
 
 #[tokio::test]
 async fn expired_leases_come_before_any_turn() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     add(&store, "a", 0..2, 1).await;
     store.claim("a", Duration::ZERO, 1, &[], &[]).await.unwrap();
     add(&store, "b", 0..1, 1).await;
@@ -112,27 +110,21 @@ async fn expired_leases_come_before_any_turn() {
     assert_eq!(ids(&claim(&store, 2).await), ["b0", "a1"], "it was the same turn");
 }
 
-async fn turns(dir: &std::path::Path) -> Vec<String> {
-    let options = SqliteConnectOptions::new().filename(dir.join("store.db")).read_only(true);
-    let mut conn: SqliteConnection = options.connect().await.unwrap();
-    sqlx::query_scalar("SELECT key FROM job_turns ORDER BY key").fetch_all(&mut conn).await.unwrap()
-}
-
 #[tokio::test]
 async fn keys_without_unfinished_jobs_are_forgotten() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     for key in ["a", "b", "c"] {
         add(&store, key, 0..3, 1).await;
     }
     assert_eq!(run(&store, 8).await, "abcabcab");
     let last = claim(&store, 1).await.remove(0);
-    assert_eq!(turns(dir.path()).await, ["a", "b", "c"], "their jobs were still needed to be fair to the last");
+    assert_eq!(place.turns().await, ["a", "b", "c"], "their jobs were still needed to be fair to the last");
     assert_eq!(ids(&claim(&store, 1).await), [""; 0]);
-    assert_eq!(turns(dir.path()).await, ["c"]);
+    assert_eq!(place.turns().await, ["c"]);
     store.commit(done(&last)).await.unwrap();
     claim(&store, 1).await;
-    assert_eq!(turns(dir.path()).await, [""; 0]);
+    assert_eq!(place.turns().await, [""; 0]);
 }
 
 #[derive(Clone, Debug)]
@@ -182,8 +174,8 @@ impl Ledger {
 }
 
 async fn each_once(actions: Vec<Action>) -> Result<(), TestCaseError> {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     let mut ledger = Ledger::default();
     for (number, action) in actions.into_iter().enumerate() {
         match action {
@@ -205,7 +197,7 @@ async fn each_once(actions: Vec<Action>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: Place::CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_job_is_claimed_once(actions in vec(action(), 1..40)) {

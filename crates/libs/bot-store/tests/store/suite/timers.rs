@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bot_store::{Commit, Committed, Guard, Timer};
-use tempfile::tempdir;
 
-use crate::fixture::{HOUR, bodies, open, sending, setting, timer};
+use super::Place;
+use crate::fixture::{HOUR, bodies, sending, setting, timer};
 
 fn guard(timer: &Timer) -> Guard {
     Guard::Timer { name: timer.name.clone(), generation: timer.generation }
@@ -13,8 +13,8 @@ fn guard(timer: &Timer) -> Guard {
 
 #[tokio::test]
 async fn only_timers_whose_time_has_come_are_due() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     assert_eq!(store.next_timer_in().await.unwrap(), None);
     store.commit(setting(vec![timer("later", HOUR)])).await.unwrap();
     store.timers_changed().notified().await;
@@ -30,13 +30,13 @@ async fn only_timers_whose_time_has_come_are_due() {
 
 #[tokio::test]
 async fn a_due_timer_stays_until_a_commit_clears_it_and_is_handled_once() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(10).await.unwrap().remove(0);
     store.close().await;
 
-    let store = open(dir.path()).await;
+    let store = place.open().await;
     assert_eq!(store.due_timers(10).await.unwrap()[0].generation, due.generation);
     let handled = |body| Commit { guard: guard(&due), ..sending(body) };
     assert_eq!(store.commit(handled("expired")).await.unwrap(), Committed::Done);
@@ -47,8 +47,8 @@ async fn a_due_timer_stays_until_a_commit_clears_it_and_is_handled_once() {
 
 #[tokio::test]
 async fn a_timer_set_anew_replaces_the_old_one_and_fences_who_still_handles_that() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let old = store.due_timers(10).await.unwrap().remove(0);
     store.commit(setting(vec![timer("expiry", HOUR)])).await.unwrap();
@@ -61,8 +61,8 @@ async fn a_timer_set_anew_replaces_the_old_one_and_fences_who_still_handles_that
 
 #[tokio::test]
 async fn the_generation_rises_even_after_a_timer_was_cleared() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("expiry", Duration::ZERO)])).await.unwrap();
     let old = store.due_timers(10).await.unwrap().remove(0);
     let clear = Commit { clear_timers: vec!["expiry".to_owned()], ..Commit::default() };
@@ -74,8 +74,8 @@ async fn the_generation_rises_even_after_a_timer_was_cleared() {
 
 #[tokio::test]
 async fn a_commit_may_set_again_the_timer_it_handles_or_clears() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("remind", Duration::ZERO)])).await.unwrap();
     let due = store.due_timers(10).await.unwrap().remove(0);
     let again = Commit { guard: guard(&due), ..setting(vec![timer("remind", HOUR)]) };
@@ -87,8 +87,8 @@ async fn a_commit_may_set_again_the_timer_it_handles_or_clears() {
 
 #[tokio::test]
 async fn a_timer_that_is_woken_is_due_as_it_was_set() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let place = Place::new().await;
+    let store = place.open().await;
     store.commit(setting(vec![timer("approval", HOUR), timer("other", HOUR)])).await.unwrap();
     store.timers_changed().notified().await;
     let wake = |name: &str| Commit { wake_timers: vec![name.to_owned()], ..Commit::default() };

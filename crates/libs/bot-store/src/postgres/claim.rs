@@ -1,0 +1,192 @@
+//! Jobs between being written and ending: who holds them, until when, and whether they should stop.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row as _};
+
+use super::Tx;
+use super::value::{json, number, optional, string, text};
+use crate::model::{Claimed, Renewed};
+use crate::operation::{Apply, Change, Claim, Renew, RequestCancel};
+use crate::value::{TURN, millis, until};
+
+impl Apply<PgConnection> for Claim {
+    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Vec<Claimed>, Change), sqlx::Error> {
+        let mut claimed = take_over(self, tx).await?;
+        let mut all = false;
+        while claimed.len() < self.limit as usize {
+            let Some(turn) = next_turn(tx, &self.held).await? else {
+                all = true;
+                break;
+            };
+            claimed.push(take(self, tx, &turn).await?);
+        }
+        let forgotten = forget_turns(tx, all).await?;
+        let change = Change::if_any(claimed.len() as u64 + forgotten);
+        Ok((claimed, change))
+    }
+}
+
+/// Takes running jobs whose leases ran out. They had their turn, and hold their exclusive keys already.
+async fn take_over(claim: &Claim, tx: &mut Tx<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+    let (running, held) = (texts(&claim.running), texts(&claim.held));
+    let expired: Vec<i64> = sqlx::query_scalar(
+        "SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < $1
+             AND id <> ALL($2) AND (kind <> ALL($4) OR cancel IS NOT NULL)
+         ORDER BY position LIMIT $3",
+    )
+    .bind(tx.now_ms)
+    .bind(&running)
+    .bind(i64::from(claim.limit))
+    .bind(&held)
+    .fetch_all(&mut *tx.conn)
+    .await?;
+    let mut claimed = Vec::with_capacity(expired.len());
+    for position in expired {
+        claimed.push(hold(claim, tx, position).await?);
+    }
+    Ok(claimed)
+}
+
+fn texts(all: &[String]) -> Vec<String> {
+    all.iter().map(|one| text(one).into_owned()).collect()
+}
+
+/// Takes the job whose turn it is, and says when its key has the next one.
+async fn take(claim: &Claim, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sqlx::Error> {
+    let claimed = hold(claim, tx, turn.position).await?;
+    let sql = "INSERT INTO job_turns (key, pass) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET pass = excluded.pass";
+    let next = turn.pass + TURN / turn.weight;
+    sqlx::query(sql).bind(text(&claimed.key)).bind(next).execute(&mut *tx.conn).await?;
+    sqlx::query("UPDATE job_floor SET pass = $1").bind(turn.pass).execute(&mut *tx.conn).await?;
+    Ok(claimed)
+}
+
+async fn hold(claim: &Claim, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, sqlx::Error> {
+    let row = sqlx::query(
+        "UPDATE jobs SET status = 'running', holder = $1, lease_until_ms = $2 + $3,
+                attempt = attempt + 1, token = token + 1
+         WHERE position = $4
+         RETURNING id, kind, key, exclusive, payload, meta, attempt, token, cancel, $2 - created_at_ms AS age_ms",
+    )
+    .bind(text(&claim.holder))
+    .bind(tx.now_ms)
+    .bind(millis(claim.lease))
+    .bind(position)
+    .fetch_one(&mut *tx.conn)
+    .await?;
+    claimed(&row)
+}
+
+/// A job that is next, and the pass at which its key has its turn.
+struct Turn {
+    position: i64,
+    pass: i64,
+    weight: i64,
+}
+
+/// The key with the lowest pass, and of equals the one that waits longest. A key that was away, and one that is new,
+/// begins at the floor, so being away earns nothing.
+async fn next_turn(tx: &mut Tx<'_>, held: &[String]) -> Result<Option<Turn>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT position, weight, GREATEST(turn.pass, job_floor.pass) AS due
+         FROM job_floor CROSS JOIN jobs AS job LEFT JOIN job_turns AS turn ON turn.key = job.key
+         WHERE status = 'waiting' AND not_before_ms <= $1 AND (kind <> ALL($2) OR cancel IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                 WHERE other.exclusive = job.exclusive AND other.status = 'running')
+             AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                 WHERE other.exclusive = job.exclusive AND other.status = 'waiting'
+                   AND other.position < job.position)
+         ORDER BY due, position LIMIT 1",
+    )
+    .bind(tx.now_ms)
+    .bind(texts(held))
+    .fetch_optional(&mut *tx.conn)
+    .await?;
+    let turn = |row: PgRow| {
+        Ok(Turn { position: row.try_get("position")?, pass: row.try_get("due")?, weight: row.try_get("weight")? })
+    };
+    row.map(turn).transpose()
+}
+
+/// Forgets keys without unfinished jobs: once the floor has reached them, or, where nothing is left to be claimed, at
+/// once. Before that, a key could drop what it has had by ending each job before the next comes.
+async fn forget_turns(tx: &mut Tx<'_>, all: bool) -> Result<u64, sqlx::Error> {
+    let sql = "DELETE FROM job_turns WHERE ($1 OR pass <= (SELECT pass FROM job_floor))
+                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.key = job_turns.key AND ended_at_ms IS NULL)";
+    Ok(sqlx::query(sql).bind(all).execute(&mut *tx.conn).await?.rows_affected())
+}
+
+fn claimed(row: &PgRow) -> Result<Claimed, sqlx::Error> {
+    Ok(Claimed {
+        id: string(row, "id")?,
+        kind: string(row, "kind")?,
+        key: string(row, "key")?,
+        exclusive: optional(row, "exclusive")?,
+        payload: json(row, "payload")?,
+        meta: json(row, "meta")?,
+        attempt: number(row, "attempt")?,
+        token: row.try_get("token")?,
+        age_ms: row.try_get("age_ms")?,
+        cancel: optional(row, "cancel")?,
+    })
+}
+
+/// When [`Claim`] will next find something by itself: the same conditions, without the time.
+pub(crate) async fn next_job_in(pool: &PgPool) -> Result<Option<Duration>, sqlx::Error> {
+    let left: Option<i64> = sqlx::query_scalar(
+        "SELECT MIN(free_at_ms) - floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM (
+             SELECT not_before_ms AS free_at_ms FROM jobs AS job WHERE status = 'waiting'
+                 AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                     WHERE other.exclusive = job.exclusive AND other.status = 'running')
+                 AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                     WHERE other.exclusive = job.exclusive AND other.status = 'waiting'
+                       AND other.position < job.position)
+             UNION ALL
+             SELECT lease_until_ms + 1 FROM jobs WHERE status = 'running') AS free",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(left.map(until))
+}
+
+impl Apply<PgConnection> for Renew {
+    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(Renewed, Change), sqlx::Error> {
+        let row = sqlx::query(
+            "UPDATE jobs SET lease_until_ms = $1 WHERE id = $2 AND token = $3 AND status = 'running'
+             RETURNING cancel",
+        )
+        .bind(tx.now_ms + millis(self.lease))
+        .bind(text(&self.job))
+        .bind(self.token)
+        .fetch_optional(&mut *tx.conn)
+        .await?;
+        match row {
+            Some(row) => Ok((Renewed::Held { cancel: optional(&row, "cancel")? }, Change::QUIET)),
+            None => Ok((Renewed::Lost, Change::default())),
+        }
+    }
+}
+
+impl Apply<PgConnection> for RequestCancel {
+    async fn apply(&self, tx: &mut Tx<'_>) -> Result<(bool, Change), sqlx::Error> {
+        let row = sqlx::query(
+            "UPDATE jobs SET cancel = COALESCE(cancel, $1),
+                    not_before_ms = CASE status WHEN 'waiting' THEN LEAST(not_before_ms, $2) ELSE not_before_ms END
+             WHERE id = $3 AND status IN ('waiting', 'running') RETURNING status = 'waiting' AS waits",
+        )
+        .bind(text(&self.reason))
+        .bind(tx.now_ms)
+        .bind(text(&self.job))
+        .fetch_optional(&mut *tx.conn)
+        .await?;
+        match row {
+            Some(row) => {
+                let waits: bool = row.try_get("waits")?;
+                Ok((true, Change { jobs: waits, cancels: !waits, ..Change::QUIET }))
+            }
+            None => Ok((false, Change::default())),
+        }
+    }
+}
