@@ -7,7 +7,7 @@ git init --quiet --initial-branch=main "$1" && cd "$1"
 cat > .lotabots.yaml <<'Y'
 version: 1
 build: {steps: [{name: copy, run: cp number out}], artifacts: [out]}
-test: {suites: {unit: {run: test -s out}}}
+test: {suites: {unit: {run: "test -s out && printf '1..1\\nok 1 - copied\\n'"}}}
 Y
 for number in $(seq "$2"); do
     echo "$1 $number" > number
