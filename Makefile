@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-brokers test-containers bench check sbom fuzz gen new-bot fmt clean build-demo doctor
+.PHONY: help demo up down test test-brokers test-containers bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -57,8 +57,16 @@ sbom: doctor ## what the released programs are made of, as CycloneDX files in ta
 fuzz: ## inputs that break a reader, looked for with cargo-fuzz and a nightly compiler; SECONDS=60 each
 	@deploy/fuzz.sh $(SECONDS)
 
+install: ## as root: a fleet of this host as systemd's units, of what `make release` compiled; DESTDIR=folder
+	@DESTDIR="$(DESTDIR)" deploy/install.sh
+
 gen: ## write the files that follow from the contracts
 	cargo run --package xtask -- gen
+
+upgrade-record: doctor ## what a fleet of this version leaves behind, as tests/upgrade/VERSION for those to come
+	@cargo build --locked --workspace --bins
+	@bwrap=$$(target/debug/lota fetch) || exit 1; export LOTA_TEST_BWRAP="$$bwrap"; \
+	cargo test --locked --package tests --test upgrade -- --ignored this_release_is_recorded
 
 new-bot: ## NAME=EchoBot: a new bot that runs, with a test
 	cargo run --package xtask -- new-bot "$(NAME)"

@@ -1,5 +1,5 @@
 //! What `lota` does for a project without a fleet, on real tools in the real sandbox; and the guide to pipeline files,
-//! whose examples are run.
+//! whose examples are run; and the fleet as units of systemd, as they are installed.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -11,6 +11,7 @@ mod container;
 mod init;
 mod pipelines_page;
 mod run;
+mod units;
 
 use std::{fs, path::Path};
 

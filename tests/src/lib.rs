@@ -123,8 +123,18 @@ impl Fleet {
 
     /// The same, with more said to `lota up`.
     pub fn start_up(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_prepared(|_| (), args, variables)
+    }
+
+    /// The same, in a home that holds something already.
+    pub fn start_in(prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_prepared(prepare, &[], &[])
+    }
+
+    fn start_prepared(prepare: impl FnOnce(&Path), args: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("lota-test-").tempdir().unwrap();
         let home = dir.path().join("fleet");
+        prepare(&home);
         let fleet = Self { dir: Some(dir), home };
         eprint!("{}", succeeds(fleet.lota(&["up", "--detach"]).args(args).envs(variables.iter().copied())));
         fleet

@@ -1,7 +1,7 @@
 //! Where a fleet's state lies, and how its broker is reached from there. One home is one fleet.
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -105,13 +105,14 @@ impl Home {
         }
     }
 
-    /// Makes the folders; only their owner may look inside. One that was there before keeps its rights.
+    /// Makes the folders; only their owner may look inside. One that was there before keeps its rights; but nobody else lists
+    /// the passwords.
     pub(crate) fn create(&self) -> anyhow::Result<()> {
-        let is_new = !self.0.exists();
         for dir in ["", "secrets", "config", "broker", "bots", "objects", "logs"] {
             let dir = self.0.join(dir);
-            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            if is_new || dir != self.0.join("") {
+            let lists_passwords = |mode: u32| dir.ends_with("secrets") && mode & 0o044 != 0;
+            if fs::metadata(&dir).map_or(true, |found| lists_passwords(found.mode())) {
+                fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
             }
         }
@@ -206,19 +207,23 @@ impl Home {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner may read, whole or not at all. Where its folder is open to a group, that group may read
+/// it too: so root hands a user's password to that user.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(|| format!("cannot write {}", temporary.display()))?;
+    let cannot = || format!("cannot write {}", path.display());
+    let folder = fs::metadata(path.parent().unwrap_or(Path::new("."))).with_context(cannot)?;
+    let _ = fs::remove_file(&temporary);
+    // A new one, so that no link that somebody else left there is followed.
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).with_context(cannot)?;
+    if folder.mode() & 0o040 != 0 {
+        fchown(&file, None, Some(folder.gid())).with_context(cannot)?;
+        file.set_permissions(fs::Permissions::from_mode(0o640)).with_context(cannot)?;
+    }
     io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, path).with_context(|| format!("cannot write {}", path.display()))
+    fs::rename(&temporary, path).with_context(cannot)
 }
 
 #[cfg(test)]
@@ -234,5 +239,18 @@ mod tests {
         let (own, shared) = (home.password("build-bot").unwrap(), home.password("test-bot").unwrap());
         assert_eq!(fs::read_to_string(home.join("secrets/build-bot/password")).unwrap(), own.expose());
         assert_eq!(fs::read_to_string(home.join("secrets/test-bot.password")).unwrap(), shared.expose());
+    }
+
+    #[test]
+    fn who_may_look_into_a_folder_may_read_what_is_private_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str, folder: u32| {
+            let folder_path = dir.path().join(name);
+            fs::create_dir(&folder_path).unwrap();
+            fs::set_permissions(&folder_path, fs::Permissions::from_mode(folder)).unwrap();
+            write_private(&folder_path.join("password"), b"x").unwrap();
+            fs::metadata(folder_path.join("password")).unwrap().mode() & 0o777
+        };
+        assert_eq!((mode("own", 0o700), mode("passable", 0o711), mode("group", 0o750)), (0o600, 0o600, 0o640));
     }
 }
