@@ -19,7 +19,7 @@ programs() {
 
 units() {
     install -d "$units" "$to/usr/lib/sysusers.d" "$to/usr/lib/tmpfiles.d"
-    install -m 644 deploy/systemd/lotabots.target deploy/systemd/*.service "$units/"
+    install -m 644 deploy/systemd/*.target deploy/systemd/*.service "$units/"
     for bot in build-bot deploy-bot test-bot; do drop_in "$bot" commands; done
     drop_in deploy-bot applications
     drop_in monitor-bot monitor

@@ -207,6 +207,31 @@ impl Stage {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
+    /// Puts a file into the bot's own folder, or takes it away.
+    pub(crate) fn file_of_bot(&self, name: &str, text: Option<&str>) {
+        let file = self.beside("bot/bots/toy-bot").join(name);
+        match text {
+            Some(text) => fs::write(file, text).unwrap(),
+            None => fs::remove_file(file).unwrap(),
+        }
+    }
+
+    /// The latest heartbeat.
+    pub(crate) fn heartbeat(&self) -> Value {
+        self.heartbeats.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    /// Has the broker forget that the bot consumes a queue, and tell nobody.
+    pub(crate) async fn drop_consumer(&self, queue: &str) {
+        let drop = format!(
+            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"lota\">>, queue, <<\"{queue}\">>)), \
+             [begin {{ok, _, _}} = ra:process_command(amqqueue:get_pid(Q), \
+             rabbit_fifo:make_checkout({{element(2, C), element(1, C)}}, cancel, #{{}})) end \
+             || C <- rabbit_amqqueue:consumers(Q)]."
+        );
+        self.node.ctl(&["eval", &drop]).await.unwrap();
+    }
+
     /// What the bot's heartbeats gave as reasons, with the state.
     pub(crate) fn states(&self) -> Vec<(String, String)> {
         let text = |h: &Value, field: &str| h[field].as_str().unwrap_or_default().to_owned();

@@ -20,7 +20,7 @@ fn every_bot_is_installed_with_a_user_a_folder_and_a_place_in_the_target() {
     let told = succeeds(Command::new(install).env("DESTDIR", dir.path()).env("PROFILE", "debug"));
     assert!(told.contains("lotabots.target"), "{told}");
     let etc = dir.path().join("etc/systemd/system");
-    let target = read(&etc.join("lotabots.target"));
+    let target = read(&etc.join("lotabots-bots.target"));
     let users = read(&dir.path().join("usr/lib/sysusers.d/lotabots.conf"));
     let folders = read(&dir.path().join("usr/lib/tmpfiles.d/lotabots.conf"));
     for bot in bots() {
@@ -62,7 +62,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     }
     let units = bots().into_iter().map(|bot| format!("lotabots@{bot}.service"));
     let verified = Command::new("systemd-analyze")
-        .args(["verify", "--man=no", "lotabots-provision.service", "lotabots.target"])
+        .args(["verify", "--man=no", "lotabots-provision.service", "lotabots.target", "lotabots-bots.target"])
         .args(units)
         // What is there, and after the colon what systemd has itself.
         .env("SYSTEMD_UNIT_PATH", format!("{}:", etc.display()))

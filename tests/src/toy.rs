@@ -1,8 +1,10 @@
 //! A bot that does what each message asks of it, so that tests see what the core makes of every outcome. It hears
 //! `repository.pushed`, reads the wish in `url`, and answers with `build.*` events about the same `repository`.
-use std::time::Duration;
+use std::{fs, io, path::PathBuf, time::Duration};
 
-use bot_core::{About, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, TimerDue, Tools};
+use bot_core::{
+    About, Bot, Effects, Fail, Feature, GaveUp, Handle, Job, JobCx, Meta, Optional, Outcome, TimerDue, Tools,
+};
 use bot_messages::{
     Category, Code, Event as _, Revision,
     build::{BuildCompleted, BuildFailed, BuildStarted, StepResult},
@@ -41,7 +43,20 @@ impl Default for Answers {
 }
 
 /// See the module.
-pub struct ToyBot;
+pub struct ToyBot {
+    dir: PathBuf,
+    extras: Optional,
+}
+
+impl ToyBot {
+    /// What is outside fails while the file `outage` in the bot's folder names it.
+    fn reach(&self) -> Result<(), Fail> {
+        match fs::read_to_string(self.dir.join("outage")) {
+            Ok(missing) => Err(Fail::outside(missing.trim(), io::Error::from(io::ErrorKind::ConnectionRefused))),
+            Err(_) => Ok(()),
+        }
+    }
+}
 
 impl Bot for ToyBot {
     const ABOUT: About = About {
@@ -53,14 +68,16 @@ impl Bot for ToyBot {
         dependencies: &[],
         observes: &[],
     };
+    const FEATURES: &'static [Feature] =
+        &[Feature::essential("source", "is fetched from"), Feature::optional("extras", "adds a word")];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, ())));
-    type Jobs = (Play, ());
+    type Jobs = (Play, (Fetch, ()));
     type Config = Config;
     type State = Count;
 
-    fn new(_: Config, _: Tools) -> anyhow::Result<Self> {
-        Ok(Self)
+    fn new(_: Config, tools: Tools) -> anyhow::Result<Self> {
+        Ok(Self { extras: tools.optional("extras"), dir: tools.dir })
     }
 
     fn on_timer(&self, timer: &TimerDue, _: &mut Count, _: &Meta) -> Outcome<Self> {
@@ -105,6 +122,10 @@ impl Handle<RepositoryPushed> for ToyBot {
             }
             "abort-later" if meta.attempt == 1 => Err(Fail::retry(anyhow::anyhow!("not at once"))),
             "abort" | "abort-later" => std::process::abort(),
+            // Once: whoever comes after finds the file.
+            "hang" if fs::File::create_new(self.dir.join("hung")).is_ok() => loop {
+                std::thread::sleep(Duration::from_secs(1));
+            },
             "newer" => {
                 state.answers = Answers::Newer("many".to_owned());
                 Ok(Effects::none().say(answer))
@@ -123,6 +144,8 @@ impl Handle<RepositoryPushed> for ToyBot {
                 Ok(Effects::none().set_timer(&revision.repository, &revision.repository, after, data).say(answer))
             }
             "untimer" => Ok(Effects::none().clear_timer(&revision.repository).say(answer)),
+            "reach" => self.reach().map(|()| Effects::none().say(answer)),
+            "fetch" => Ok(Effects::none().start(&revision.repository.clone(), &Fetch { revision })),
             "play" => Ok(Effects::none().start(&revision.repository.clone(), &Play { revision })),
             _ => Ok(Effects::none().say(answer)),
         }
@@ -184,6 +207,40 @@ impl Job for Play {
 
     fn gave_up(&self, _: &ToyBot, end: &GaveUp) -> Effects<ToyBot> {
         assert!(self.revision.url != "play:4", "last words that panic");
+        self.words(end)
+    }
+}
+
+/// Reaches out, and says which attempt it was, with a word of the optional `extras` while the file `no-extras` is not there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Fetch {
+    revision: Revision,
+}
+
+impl Job for Fetch {
+    type Bot = ToyBot;
+    const KIND: &'static str = "fetch";
+
+    #[expect(clippy::print_stderr, reason = "so that tests see each attempt")]
+    async fn run(&self, bot: &ToyBot, cx: &JobCx<ToyBot>) -> Outcome<ToyBot> {
+        eprintln!("fetches {} attempt {}", self.revision.repository, cx.attempt);
+        bot.reach()?;
+        let extras = bot.extras.attempt(async {
+            let missing = bot.dir.join("no-extras").exists();
+            if missing { Err("there are none") } else { Ok("with extras".to_owned()) }
+        });
+        let steps = vec![format!("attempt {}", cx.attempt), extras.await.unwrap_or_else(|why| why)];
+        let play = Play { revision: self.revision.clone() };
+        Ok(Effects::none().say(play.completed(cx, steps)))
+    }
+
+    fn gave_up(&self, _: &ToyBot, end: &GaveUp) -> Effects<ToyBot> {
+        Play { revision: self.revision.clone() }.words(end)
+    }
+}
+
+impl Play {
+    fn words(&self, end: &GaveUp) -> Effects<ToyBot> {
         Effects::none().say(BuildFailed {
             revision: self.revision.clone(),
             job_id: Some(end.job_id.clone()),
@@ -192,9 +249,7 @@ impl Job for Play {
             ..BuildFailed::example()
         })
     }
-}
 
-impl Play {
     fn completed(&self, cx: &JobCx<ToyBot>, steps: Vec<String>) -> BuildCompleted {
         let step = |name| StepResult { name, duration_ms: 0, exit_code: Some(0) };
         let steps = steps.into_iter().map(step).collect();

@@ -22,6 +22,7 @@ use crate::{
     credential::Credential,
     git::Place,
     mirrors::{FetchError, Wanted},
+    of_objects,
     remote::Remote,
     steps::{Given, Variant},
 };
@@ -90,7 +91,7 @@ impl Attempt<'_> {
         self.cx.progress(1, "fetching");
         let prepared = self.prepare(log).await.map_err(Broken::at(FETCH))?;
         let images = self.images(&prepared.pipeline, &prepared.occasion, log).await?;
-        let (key, known) = self.same_again(&prepared, &images, log).await.map_err(Broken::at(FETCH))?;
+        let (key, known) = self.built_before(&prepared, &images, log).await.map_err(Broken::at(FETCH))?;
         let cached = known.is_some();
         let product = match known {
             Some(product) => product,
@@ -197,7 +198,10 @@ impl Attempt<'_> {
         let changed = fetched.map_err(|e| match e {
             FetchError::Refused(_) => fail(Code::FetchFailed, e),
             FetchError::Later(after, _) => Fail::Later(after, e.into()),
-            FetchError::Unreachable(_) | FetchError::Machine(_) => Fail::retry(e),
+            FetchError::Unreachable(_) => {
+                Fail::outside(format!("git:{}", remote.host.as_deref().unwrap_or("local")), e)
+            }
+            FetchError::Machine(_) => Fail::retry(e),
         })?;
         let (tar, tree, limits) = (git_home.join(tar), self.folder.tree(), self.bot.config.source_limits());
         let unpacked = blocking(move || {
@@ -220,7 +224,7 @@ impl Attempt<'_> {
         let got = self.bot.objects.get_file(&bundle.digest, &path, self.bot.config.mirror_mib << 20).await;
         match got {
             Ok(_) => Ok(Some(path)),
-            Err(e) if e.may_pass() => Err(Fail::retry(e)),
+            Err(e) if e.may_pass() => Err(of_objects(e)),
             Err(e) => Err(fail(Code::FetchFailed, anyhow::Error::new(e).context("the bundle that came with the push"))),
         }
     }
@@ -261,7 +265,7 @@ impl Attempt<'_> {
     }
 
     async fn store(&self, file: &Path, kind: Kind, part: &str, log: &Log<'_>) -> Result<ObjectRef, Fail> {
-        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(Fail::retry)?;
+        let stored = self.bot.objects.put_file(file, kind, ARCHIVE).await.map_err(of_objects)?;
         log.line(part, &format!("{kind}: {}, {} bytes", stored.digest, stored.size));
         Ok(stored)
     }

@@ -114,15 +114,16 @@ impl Caches {
         restored
     }
 
-    /// Keeps `paths` below `root` for later builds; says a line for the log. Blocks.
-    pub(crate) fn keep(&self, key: &Key, paths: &[PathBuf], root: &Path) -> String {
-        self.try_keep(key, paths, root).unwrap_or_else(|why| format!("nothing is kept: {why}"))
+    /// Keeps `paths` below `root` for later builds; says a line for the log. `Err`: nothing can be kept here. Blocks.
+    pub(crate) fn keep(&self, key: &Key, paths: &[PathBuf], root: &Path) -> Result<String, String> {
+        let dir = self.dir.join(&key.scope);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|e| format!("{} cannot be made: {e}", dir.display()))?;
+        Ok(self.try_keep(key, paths, root, &dir).unwrap_or_else(|why| format!("nothing is kept: {why}")))
     }
 
-    fn try_keep(&self, key: &Key, paths: &[PathBuf], root: &Path) -> Result<String, String> {
+    fn try_keep(&self, key: &Key, paths: &[PathBuf], root: &Path, dir: &Path) -> Result<String, String> {
         let told = |e: io::Error| e.to_string();
-        let dir = self.dir.join(&key.scope);
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(told)?;
         // In the job's folder, and so on the same disk.
         let packing = root.join(format!("cache{SUFFIX}"));
         let mut entries = Vec::new();
@@ -145,7 +146,7 @@ impl Caches {
             let name = format!("{}{}{SUFFIX}", key.prefix(), digest_of(&packing).map_err(told)?);
             let _changing = self.changing();
             // One key, one entry.
-            for old in entries_of(&dir).into_iter().filter(|old| name_of(&old.path).starts_with(&key.prefix())) {
+            for old in entries_of(dir).into_iter().filter(|old| name_of(&old.path).starts_with(&key.prefix())) {
                 fs::remove_file(&old.path).map_err(told)?;
             }
             fs::rename(&packing, dir.join(name)).map_err(told)?;
@@ -305,7 +306,7 @@ mod tests {
             let noise: Vec<u8> =
                 (0..bytes).flat_map(|i| Sha256::digest(format!("{key:?}{i}")).to_vec()).take(bytes).collect();
             fs::write(root.join("tree/target/app"), noise).unwrap();
-            let told = self.caches.keep(key, &restored.paths, &root);
+            let told = self.caches.keep(key, &restored.paths, &root).unwrap();
             assert!(!root.join("cache").exists() && !root.join("cache.tar.zst").exists());
             assert_eq!(told.contains("kept,"), bytes < 10_000, "{told}");
             restored
@@ -334,7 +335,7 @@ mod tests {
         }
         let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         File::options().append(true).open(root.join("tree/target/deep/app")).unwrap().set_modified(then).unwrap();
-        let told = jobs.caches.keep(&key("a", "1"), &empty.paths, &root);
+        let told = jobs.caches.keep(&key("a", "1"), &empty.paths, &root).unwrap();
         assert!(told.starts_with("3 files kept"), "{told}");
 
         let root = jobs.root();
@@ -383,7 +384,7 @@ mod tests {
         let root = jobs.root();
         fs::create_dir_all(root.join("tree/deep/target")).unwrap();
         fs::write(root.join("tree/deep/target/x"), "").unwrap();
-        jobs.caches.keep(&key("a", "1"), &[PathBuf::from("tree/deep/target")], &root);
+        jobs.caches.keep(&key("a", "1"), &[PathBuf::from("tree/deep/target")], &root).unwrap();
         let root = jobs.root();
         let outside = jobs.dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
@@ -391,7 +392,7 @@ mod tests {
         let found = jobs.caches.restore(&key("a", "1"), &paths, &root);
         assert!(found.lines.last().unwrap().contains("is no folder"), "{:?}", found.lines);
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-        let told = jobs.caches.keep(&key("a", "1"), &[PathBuf::from("tree/deep/target")], &root);
+        let told = jobs.caches.keep(&key("a", "1"), &[PathBuf::from("tree/deep/target")], &root).unwrap();
         assert!(told.starts_with("nothing is kept"), "{told}");
     }
 

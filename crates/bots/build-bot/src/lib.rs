@@ -37,9 +37,10 @@ use std::{
 };
 
 use anyhow::Context;
-use bot_clients::{Kind, Objects};
+use bot_clients::{Kind, ObjectError, Objects};
 use bot_core::{
-    About, Again, Asked, Bot, Effects, Fail, GaveUp, Handle, Job, JobCx, Meta, Outcome, ServiceCx, TimerDue, Tools,
+    About, Again, Asked, Bot, Effects, Fail, Feature, GaveUp, Handle, Job, JobCx, Meta, Optional, Outcome, ServiceCx,
+    TimerDue, Tools,
 };
 use bot_messages::{
     Category, Code, CommitId, FailureReason, ObjectRef, Revision, SafeError,
@@ -87,6 +88,8 @@ pub struct BuildBot {
     last_words: Remembered,
     /// What the tools said they are.
     versions: versions::Remembered,
+    cache: Optional,
+    reuse: Optional,
 }
 
 impl Bot for BuildBot {
@@ -100,6 +103,15 @@ impl Bot for BuildBot {
         observes: &[],
     };
     const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
+    const FEATURES: &'static [Feature] = &[
+        Feature::essential(OBJECTS, "holds sources, artifacts and logs"),
+        Feature::optional(CACHE, "keeps what builds of one repository share"),
+        Feature::optional(REUSE, "finds what was built before from the same"),
+    ];
+    const LOOPS: &'static [(&'static [&'static str], &'static str)] = &[(
+        &["repository.pushed"],
+        "it says it only where a schedule of its configuration is due, never for one it heard",
+    )];
     type Hears = (RepositoryPushed, ());
     type Says = (BuildStarted, (BuildCompleted, (BuildFailed, (RepositoryPushed, ()))));
     type Jobs = (BuildJob, (LookJob, ()));
@@ -142,6 +154,8 @@ impl Bot for BuildBot {
             engine: OnceCell::new(),
             last_words: Remembered::default(),
             versions: versions::Remembered::default(),
+            cache: tools.optional(CACHE),
+            reuse: tools.optional(REUSE),
             config,
             tools,
             repositories,
@@ -286,7 +300,7 @@ impl Job for BuildJob {
                 artifact: built.artifact,
                 source: built.source,
                 keep: built.keep,
-                log: stored.map_err(Fail::retry)?,
+                log: stored?,
                 steps: built.steps,
                 cached: built.cached,
                 deploy: built.deploy,
@@ -337,16 +351,24 @@ impl BuildBot {
         self.sandbox.get_or_try_init(detect).await
     }
 
-    async fn store_log(&self, log: &Log<'_>, file: &Path) -> anyhow::Result<ObjectRef> {
-        let flushed = log.flush().context("writing the log");
-        let stored = match flushed {
-            Ok(()) => self.objects.put_file(file, Kind::Log, "text/plain").await.context("storing the log"),
-            Err(e) => Err(e),
+    async fn store_log(&self, log: &Log<'_>, file: &Path) -> Result<ObjectRef, Fail> {
+        let stored = match log.flush().context("writing the log") {
+            Ok(()) => self.objects.put_file(file, Kind::Log, "text/plain").await.map_err(of_objects),
+            Err(e) => Err(Fail::Retry(e)),
         };
-        stored.inspect_err(|e| tracing::warn!("{e:#}"))
+        stored.inspect_err(|fail| tracing::warn!("the log is not stored: {}", fail.message()))
     }
 }
 
+/// A store that fails keeps every build from its end; a file of ours only this one.
+fn of_objects(error: ObjectError) -> Fail {
+    if error.is_of_store() { Fail::outside(OBJECTS, error) } else { Fail::retry(error) }
+}
+
+/// Features, by their names in heartbeats.
+const OBJECTS: &str = "objects";
+const CACHE: &str = "cache";
+const REUSE: &str = "reuse";
 /// By which the broker proves what the bot said itself.
 const OWN_SLUG: &str = "build-bot";
 

@@ -65,15 +65,38 @@ impl Attempt<'_> {
             }
             self.go_on()?;
             let (caches, root) = (self.bot.caches.clone(), variant.folder.file(""));
-            let told = blocking(move || caches.keep(&key, &restored.paths, &root)).await?;
-            log.line(&variant.combination.name(CACHE), &told);
+            let keeping = blocking(move || caches.keep(&key, &restored.paths, &root));
+            let kept = self.bot.cache.attempt(async { keeping.await.map_err(|fail| fail.message())? }).await;
+            log.line(&variant.combination.name(CACHE), &kept.unwrap_or_else(|why| why));
         }
         Ok(())
     }
 
+    /// The same, where it can be known: a build does without.
+    pub(crate) async fn built_before(
+        &self,
+        prepared: &Prepared,
+        images: &Images,
+        log: &Log<'_>,
+    ) -> Result<(Option<String>, Option<Product>), Fail> {
+        let known = self.bot.reuse.attempt(async {
+            match self.same_again(prepared, images, log).await {
+                // Ended by us: it says nothing of the feature.
+                Err(_) if self.cx.cancelled.is_cancelled() => Ok((None, None)),
+                found => found.map_err(|fail| fail.message()),
+            }
+        });
+        let known = known.await;
+        self.go_on()?;
+        Ok(known.unwrap_or_else(|why| {
+            log.line(AGAIN, &why);
+            (None, None)
+        }))
+    }
+
     /// What an earlier build of the same came to, and the key under which this one's product is kept. Neither, where it
     /// may come to something else each time.
-    pub(crate) async fn same_again(
+    async fn same_again(
         &self,
         prepared: &Prepared,
         images: &Images,

@@ -218,3 +218,22 @@ async fn what_reaches_out_is_built_each_time() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_kept_is_gone_without_and_not_tried_again_at_once() {
+    let (fleet, repository) = (Fleet::new(), Repository::new());
+    let text =
+        "version: 1\nbuild: {steps: [{name: fill, run: 'mkdir -p target; echo x > target/n'}], cache: [target]}\n";
+    repository.write(".lotabots.yaml", text);
+    let revision = repository.revision(&repository.commit());
+    let caches = fleet.mirrors().with_file_name("cache");
+    std::fs::write(&caches, "in the way").unwrap();
+    for what in ["fails", "is off"] {
+        let run = fleet.run_anew(&revision).await;
+        let log = run.record.lines().join("\n");
+        assert!(log.contains("[cache] goes on without cache"), "{what}: {log}");
+        let _: BuildCompleted = run.only_event("build.completed");
+        let _ = std::fs::remove_file(&caches);
+    }
+    assert!(!caches.exists(), "it was not tried the second time");
+}

@@ -330,12 +330,12 @@ impl Deployment<'_> {
 
     /// What is left over costs space, nothing else: it never fails a deployment.
     async fn prune(&self) {
-        let pruned = match self.history().await {
-            Ok(history) => application::prune(self.environment, &history).map_err(|error| format!("{error:#}")),
-            Err(fail) => Err(fail.message()),
-        };
-        if let Err(error) = pruned {
-            self.cx.line(&format!("old releases could not be removed: {error}"));
+        let pruned = self.bot.pruning.attempt(async {
+            let history = self.history().await.map_err(|fail| fail.message())?;
+            application::prune(self.environment, &history).map_err(|error| format!("{error:#}"))
+        });
+        if let Err(why) = pruned.await {
+            self.cx.line(&why);
         }
     }
 

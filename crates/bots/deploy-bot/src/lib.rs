@@ -43,7 +43,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context;
 use application::Host;
 use bot_clients::{ArchiveLimits, ObjectSettings, Objects, RetentionDays};
-use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
+use bot_core::{About, Bot, Effects, Fail, Feature, Handle, Meta, Optional, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
     Category, Code, Event, ObjectRef, Revision,
     alert::{AlertResolved, AlertTriggered},
@@ -74,6 +74,9 @@ pub use job::DeployJob;
 pub use retention::CollectJob;
 pub use settings::Settings;
 
+/// Features, by their names in heartbeats.
+const OBJECTS: &str = "objects";
+const PRUNING: &str = "pruning";
 const MIB: u64 = 1024 * 1024;
 /// Of one key: the core stores 256 KiB, and what is remembered may grow a little before it is looked at again.
 const STATE_BYTES_MAX: usize = 160 * 1024;
@@ -107,6 +110,7 @@ pub struct DeployBot {
     retention: RetentionDays,
     sizes: Sizes,
     http: reqwest::Client,
+    pruning: Optional,
     /// Found out once, when it is first needed: that takes a trial.
     host: OnceCell<Host>,
 }
@@ -121,6 +125,10 @@ impl Bot for DeployBot {
         dependencies: &[],
         observes: &[],
     };
+    const FEATURES: &'static [Feature] = &[
+        Feature::essential(OBJECTS, "holds what is deployed"),
+        Feature::optional(PRUNING, "removes old releases and logs of environments"),
+    ];
     const CONFIG_FILES: &'static [&'static str] =
         &["environments.yaml", "repositories.yaml", "publishers.yaml", "objects.yaml"];
     type Hears = (
@@ -189,6 +197,7 @@ impl Bot for DeployBot {
             },
         };
         let http = health::client()?;
+        let pruning = tools.optional(PRUNING);
         Ok(Self {
             settings,
             tools,
@@ -199,6 +208,7 @@ impl Bot for DeployBot {
             retention,
             sizes,
             http,
+            pruning,
             host: OnceCell::new(),
         })
     }

@@ -16,6 +16,8 @@ use bot_messages::{
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
+use crate::OBJECTS;
+
 /// A tested artifact and how the pipeline wants it served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Release {
@@ -136,6 +138,7 @@ fn object_fail(artifact: &ObjectRef, error: ObjectError) -> Fail {
     let code = match error {
         ObjectError::NotFound { .. } | ObjectError::Damaged { .. } => Code::FetchFailed,
         ObjectError::TooLarge { .. } => Code::LimitExceeded,
+        failed if failed.is_of_store() => return Fail::outside(OBJECTS, failed),
         _ => return Fail::retry(error),
     };
     Fail::reject(

@@ -135,9 +135,10 @@ impl TestJob {
         let ran = all.run_all(&suites, on_start).await?;
         let coverage = covered(&ran, &log);
         log.flush().map_err(Fail::retry)?;
-        let stored = bot.objects.put_file(&log_file, Kind::Log, "text/plain").await.map_err(Fail::retry)?;
+        let stored = bot.logs.attempt(bot.objects.put_file(&log_file, Kind::Log, "text/plain")).await;
+        let stored = stored.inspect_err(|why| cx.line(why)).ok();
         let problems = ran.iter().filter_map(|r| r.problem.clone()).collect();
-        Ok(self.ended(cx, ran, problems, Some(stored), coverage))
+        Ok(self.ended(cx, ran, problems, stored, coverage))
     }
 
     /// Those that suites name. A repository need be listed only for them: it was for its build.

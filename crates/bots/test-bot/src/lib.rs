@@ -22,7 +22,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use bot_clients::Objects;
-use bot_core::{About, Bot, Effects, Fail, Handle, Meta, Outcome, ServiceCx, TimerDue, Tools};
+use bot_core::{About, Bot, Effects, Fail, Feature, Handle, Meta, Optional, Outcome, ServiceCx, TimerDue, Tools};
 use bot_messages::{
     Category, Code,
     build::BuildCompleted,
@@ -168,8 +168,14 @@ pub struct TestBot {
     work: PathBuf,
     toolchains: Toolchains,
     network: NetworkEnv,
+    /// Whether logs are stored.
+    logs: Optional,
     sandbox: OnceCell<Sandbox>,
 }
+
+/// Features, by their names in heartbeats.
+const OBJECTS: &str = "objects";
+const LOGS: &str = "logs";
 
 impl Bot for TestBot {
     const ABOUT: About = About {
@@ -182,6 +188,8 @@ impl Bot for TestBot {
         observes: &[],
     };
     const CONFIG_FILES: &'static [&'static str] = &["repositories.yaml", "publishers.yaml"];
+    const FEATURES: &'static [Feature] =
+        &[Feature::essential(OBJECTS, "holds what is tested"), Feature::optional(LOGS, "keeps the logs of suites")];
     type Hears = (BuildCompleted, (TestReportRequested, ()));
     type Says = (TestStarted, (TestCompleted, (TestFailed, (TestReported, ()))));
     type Jobs = (TestJob, ());
@@ -206,6 +214,7 @@ impl Bot for TestBot {
         let home = tools.home.as_deref().unwrap_or(&tools.dir);
         let toolchains = Toolchains::find(&Search::new(&tools.path, home, &tools.toolchain_env));
         let network = NetworkEnv::of(&tools.toolchain_env);
+        let logs = tools.optional(LOGS);
         Ok(Self {
             config,
             tools,
@@ -216,6 +225,7 @@ impl Bot for TestBot {
             work,
             toolchains,
             network,
+            logs,
             sandbox: OnceCell::new(),
         })
     }

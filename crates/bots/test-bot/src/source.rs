@@ -10,7 +10,7 @@ use bot_messages::{
 use bot_pipeline::Folder;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::{Config, blocking, bytes, reports::read_regular};
+use crate::{Config, OBJECTS, blocking, bytes, reports::read_regular};
 
 /// Unpacks an object over the tree.
 pub(crate) async fn lay(
@@ -42,7 +42,11 @@ fn fetch_failed(what: &str, error: ObjectError) -> Fail {
     let code = match &error {
         ObjectError::NotFound { .. } | ObjectError::Damaged { .. } => Code::FetchFailed,
         ObjectError::TooLarge { .. } => Code::LimitExceeded,
-        _ => return Fail::retry(anyhow::Error::from(error).context(format!("could not fetch the {what}"))),
+        failed => {
+            let of_store = failed.is_of_store();
+            let error = anyhow::Error::from(error).context(format!("could not fetch the {what}"));
+            return if of_store { Fail::outside(OBJECTS, error) } else { Fail::Retry(error) };
+        }
     };
     Fail::reject(code, anyhow::Error::from(error).context(format!("could not fetch the {what}")))
 }

@@ -300,3 +300,24 @@ fn job_folder(dir: &Path) -> Option<PathBuf> {
 fn left_behind(dir: &Path) -> bool {
     job_folder(dir).is_some()
 }
+
+#[tokio::test]
+async fn logs_that_cannot_be_kept_are_gone_without_and_not_tried_again_at_once() {
+    let bench = Bench::new();
+    let job = bench.suites(&format!("    unit: {{run: \"{}\"}}\n", PASSING.replace('\\', "\\\\"))).await;
+    // Where the markers of this kind go, a file is in the way.
+    let markers = bench.path().join("objects/kinds/log");
+    std::fs::create_dir_all(markers.parent().unwrap()).unwrap();
+    std::fs::write(&markers, "").unwrap();
+    for what in ["fails", "is off"] {
+        let record = JobRecord::new();
+        let done: TestCompleted = said(&bench.run(&job, &record).await.unwrap());
+        assert_eq!((done.suites[0].passed, done.log), (2, None), "{what}");
+        assert!(
+            record.lines().iter().any(|line| line.contains("goes on without logs")),
+            "{what}: {:?}",
+            record.lines()
+        );
+        let _ = std::fs::remove_file(&markers);
+    }
+}

@@ -228,16 +228,20 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// What root stores in another user's store is that user's to read. `parts` are the file and the folders below the store.
+/// What root stores in another user's store is that user's to read; and folders have the store's own rights, so that users who
+/// share it by a group can write beside each other. `parts` are the file and the folders below the store.
 fn hand_over(path: &Path, parts: usize) -> std::io::Result<()> {
     let made: Vec<&Path> = path.ancestors().take(parts + 1).collect();
-    let Some((top, made)) = made.split_last().filter(|_| nix::unistd::geteuid().is_root()) else {
-        return Ok(());
-    };
-    let owner = std::fs::metadata(top)?;
+    let Some((top, made)) = made.split_last() else { return Ok(()) };
+    let (store, own) = (std::fs::metadata(top)?, nix::unistd::geteuid());
     for part in made {
-        if std::fs::symlink_metadata(part)?.uid() != owner.uid() {
-            lchown(part, Some(owner.uid()), Some(owner.gid()))?;
+        let found = std::fs::symlink_metadata(part)?;
+        if own.is_root() && found.uid() != store.uid() {
+            lchown(part, Some(store.uid()), Some(store.gid()))?;
+        }
+        let may = own.is_root() || found.uid() == own.as_raw();
+        if found.is_dir() && may && found.mode() != store.mode() {
+            std::fs::set_permissions(part, store.permissions())?;
         }
     }
     Ok(())

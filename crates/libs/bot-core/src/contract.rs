@@ -2,7 +2,7 @@
 //! to hear something without a handler, does not compile.
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
-use bot_messages::{Category, Contract, Event, Tap};
+use bot_messages::{Category, Contract, Event, MeantLoop, Tap};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -38,12 +38,39 @@ pub struct About {
     pub observes: &'static [Tap],
 }
 
+/// A part of what a bot does that can fail by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Feature {
+    /// Such as `cache`.
+    pub name: &'static str,
+    /// What it is for, as in `keeps what builds share`.
+    pub purpose: &'static str,
+    essential: bool,
+}
+
+impl Feature {
+    /// Without it the bot does nothing. A [`Fail::Outside`](crate::Fail) that names it and is critical holds back its work at
+    /// once, until it is there again.
+    pub const fn essential(name: &'static str, purpose: &'static str) -> Self {
+        Self { name, purpose, essential: true }
+    }
+
+    /// The bot goes on without it: [`Tools::optional`] switches it off for a while when it fails.
+    pub const fn optional(name: &'static str, purpose: &'static str) -> Self {
+        Self { name, purpose, essential: false }
+    }
+}
+
 /// A bot: its contract, its configuration, its state, its handlers.
 pub trait Bot: Send + Sync + Sized + 'static {
     /// The constant part of the contract.
     const ABOUT: About;
     /// Files beside its own configuration that it reads, such as `repositories.yaml`: they count for its hash.
     const CONFIG_FILES: &'static [&'static str] = &[];
+    /// Parts of what it does that can fail by themselves: what it cannot work without, and what it can.
+    const FEATURES: &'static [Feature] = &[];
+    /// Loops of triggers through it that are meant: the types, from the first in the alphabet on, and what ends it.
+    const LOOPS: &'static [(&'static [&'static str], &'static str)] = &[];
     /// Event types it hears, as a list `(A, (B, ()))`; each needs a [`Handle`].
     type Hears: Hears<Self>;
     /// Event types it says.
@@ -210,6 +237,18 @@ pub fn contract_of<B: Bot>() -> Contract {
         jobs: jobs.keys().map(ToString::to_string).collect(),
         dependencies: about.dependencies.iter().map(|d| bot_name(d)).collect(),
         observes: about.observes.to_vec(),
+        features: B::FEATURES
+            .iter()
+            .map(|f| bot_messages::Feature {
+                name: f.name.to_owned(),
+                essential: f.essential,
+                purpose: f.purpose.to_owned(),
+            })
+            .collect(),
+        loops: B::LOOPS
+            .iter()
+            .map(|(types, ends_because)| MeantLoop { types: own(types), ends_because: (*ends_because).to_owned() })
+            .collect(),
     }
 }
 
@@ -228,16 +267,8 @@ pub(crate) mod tests_support {
 
     pub(crate) fn contract(name: &str, hears: &[&str]) -> Contract {
         Contract {
-            name: bot_name(name),
-            category: Category::Development,
-            responsibility: String::new(),
-            never: Vec::new(),
-            actions: Vec::new(),
             hears: hears.iter().map(ToString::to_string).collect(),
-            says: Vec::new(),
-            jobs: Vec::new(),
-            dependencies: Vec::new(),
-            observes: Vec::new(),
+            ..Contract::new(bot_name(name), Category::Development)
         }
     }
 }

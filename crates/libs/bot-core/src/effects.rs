@@ -231,6 +231,16 @@ pub enum Fail {
     },
     /// Not now: tried again after a while, without counting.
     Later(Duration, anyhow::Error),
+    /// Something outside failed. As [`Fail::Retry`]; but where most fails for the same reason, or the bot cannot work without
+    /// it, what waits is held back until a probe succeeds, and then this was no attempt.
+    Outside {
+        /// What is outside: an essential feature of the contract, or another name such as `git:example.org`.
+        dependency: String,
+        /// How it failed.
+        code: Code,
+        /// For people.
+        error: anyhow::Error,
+    },
     /// The job was taken over: whatever it still wants is void.
     LeaseLost,
 }
@@ -244,10 +254,15 @@ impl Fail {
     pub fn retry(error: impl Into<anyhow::Error>) -> Self {
         Self::Retry(error.into())
     }
+    /// `dependency`, which is outside, failed; how, the error's causes say.
+    pub fn outside(dependency: impl Into<String>, error: impl Into<anyhow::Error>) -> Self {
+        let error = error.into();
+        Self::Outside { dependency: dependency.into(), code: crate::outside::code_of(&error), error }
+    }
     /// For people: without the secrets of this process.
     pub fn message(&self) -> String {
         match self {
-            Self::Retry(e) | Self::Reject { error: e, .. } | Self::Later(_, e) => {
+            Self::Retry(e) | Self::Reject { error: e, .. } | Self::Later(_, e) | Self::Outside { error: e, .. } => {
                 crate::guard::clean(&format!("{e:#}")).into_owned()
             }
             Self::LeaseLost => "the job was taken over by another process".to_owned(),
@@ -261,6 +276,9 @@ impl PartialEq for Fail {
             && self.message() == other.message()
             && match (self, other) {
                 (Self::Reject { code: a, .. }, Self::Reject { code: b, .. }) => a == b,
+                (Self::Outside { dependency: a, code: b, .. }, Self::Outside { dependency: c, code: d, .. }) => {
+                    (a, b) == (c, d)
+                }
                 _ => true,
             }
     }

@@ -15,6 +15,7 @@ mod guard;
 mod hash;
 mod job;
 mod meta;
+mod outside;
 mod retry;
 mod runtime;
 mod schedule;
@@ -28,7 +29,9 @@ pub use bus::{
     Bus, BusOptions, DeadLetters, GivenUp, Letter, Link, Password, Properties, PublishError, TlsFiles, Why, watch,
 };
 pub use config::{BotConfig, Constraints, Place, Places, schema as config_schema};
-pub use contract::{About, Bot, Data, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of};
+pub use contract::{
+    About, Bot, Data, Feature, Handle, HandlerTable, Has, Heard, Hears, Jobs, Says, TimerDue, contract_of,
+};
 pub use crash::{arm_crash_points, crash_point};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
@@ -36,4 +39,4 @@ pub use job::{Again, Asked, Boxed, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPo
 pub use meta::{Cause, Meta};
 pub use runtime::{bus_options, run};
 pub use service::{Observed, ServiceCx, ServicePort};
-pub use tools::Tools;
+pub use tools::{Optional, Tools};

@@ -1,13 +1,16 @@
 //! What the runtime hands a bot at its birth: its folders, the machine's search path, breakers, notes for heartbeats.
 use std::{
     collections::BTreeMap,
+    fmt::Display,
+    future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bot_secrets::Sources;
 
-use crate::breaker::{Breaker, BreakerOptions};
+use crate::breaker::{Breaker, BreakerOptions, BreakerState};
 
 /// What a bot may use. Bots read no environment and no clock of their own.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +48,63 @@ pub(crate) struct Notes {
     /// Reasons to be degraded, by topic.
     pub(crate) degraded: BTreeMap<String, String>,
     pub(crate) breakers: Vec<Breaker>,
+    pub(crate) optional: BTreeMap<&'static str, Optional>,
+}
+
+impl Notes {
+    /// Optional features that are off now.
+    pub(crate) fn off(&self) -> Vec<String> {
+        self.optional.values().filter(|o| o.is_off()).map(|o| o.name.to_owned()).collect()
+    }
+
+    /// Why.
+    pub(crate) fn off_why(&self) -> Vec<String> {
+        self.optional.values().filter(|o| o.is_off()).map(Optional::why).collect()
+    }
+}
+
+/// A part of a bot that it can go on without. One failure switches it off for a minute; then it is tried once, and so on.
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub struct Optional {
+    name: &'static str,
+    breaker: Breaker,
+    failed: Arc<Mutex<String>>,
+}
+
+impl Optional {
+    const OPTIONS: BreakerOptions = BreakerOptions { threshold: 1, timeout: Duration::from_secs(60) };
+
+    fn new(name: &'static str) -> Self {
+        Self { name, breaker: Breaker::new(name, Self::OPTIONS), failed: Arc::default() }
+    }
+
+    /// Does `work`, unless it is off. `Err`: why it was not done, for the log; the bot goes on without.
+    pub async fn attempt<T, E: Display>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+        let Ok(permit) = self.breaker.permit() else { return Err(self.why()) };
+        match work.await {
+            Ok(done) => {
+                permit.succeeded();
+                Ok(done)
+            }
+            Err(e) => {
+                let failed = crate::guard::clean(&e.to_string()).chars().take(300).collect();
+                tracing::warn!(feature = self.name, "switched off for a while: {failed}");
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+                permit.failed();
+                Err(self.why())
+            }
+        }
+    }
+
+    fn is_off(&self) -> bool {
+        self.breaker.state() != BreakerState::Closed
+    }
+
+    fn why(&self) -> String {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("goes on without {}: {failed}", self.name)
+    }
 }
 
 impl Tools {
@@ -77,6 +137,11 @@ impl Tools {
         let breaker = Breaker::new(name, options);
         self.with(|n| n.breakers.push(breaker.clone()));
         breaker
+    }
+
+    /// An optional feature of the contract; while it is off, the heartbeat says so.
+    pub fn optional(&self, name: &'static str) -> Optional {
+        self.with(|n| n.optional.entry(name).or_insert_with(|| Optional::new(name)).clone())
     }
 
     /// A folder below the bot's own.

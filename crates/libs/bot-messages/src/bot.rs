@@ -42,13 +42,23 @@ about_a_bot!(
         reason: String = "maintenance".into(),
         /// Who asked; the bot's own name where it decided itself.
         by: String = "operator".into(),
+        /// What of the bot does nothing: `messages`, or `job <kind>`. Absent: all of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")] what: Option<String> = None,
+        /// What it could not do without, where it decided itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")] dependency: Option<String> = None,
+        /// How that failed; the code says how bad it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")] error: Option<SafeError> = None,
     }
 );
 about_a_bot!(
     /// A bot takes work again.
     BotResumed, "bot.resumed", "A bot takes work again.", {
-        /// Who asked.
+        /// Who asked; the bot's own name where it decided itself.
         by: String = "operator".into(),
+        /// As in `bot.paused`.
+        #[serde(default, skip_serializing_if = "Option::is_none")] what: Option<String> = None,
+        /// As in `bot.paused`.
+        #[serde(default, skip_serializing_if = "Option::is_none")] dependency: Option<String> = None,
     }
 );
 about_a_bot!(

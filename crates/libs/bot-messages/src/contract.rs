@@ -75,9 +75,53 @@ pub struct Contract {
     pub dependencies: Vec<BotName>,
     /// Taps it observes.
     pub observes: Vec<Tap>,
+    /// Parts of what it does that can fail by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<Feature>,
+    /// Loops of triggers through it that are meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loops: Vec<MeantLoop>,
+}
+
+/// A part of what a bot does that can fail by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Feature {
+    /// Such as `cache`.
+    pub name: String,
+    /// Without it the bot does nothing: it holds its work back until it is there again. Otherwise the bot goes on without.
+    pub essential: bool,
+    /// What it is for, as in `keeps what builds share`.
+    pub purpose: String,
+}
+
+/// A message that leads, by way of bots, to another of its own type, and is meant to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MeantLoop {
+    /// Its types, from the first in the alphabet on.
+    pub types: Vec<String>,
+    /// What ends it.
+    pub ends_because: String,
 }
 
 impl Contract {
+    /// Of a bot that hears, says and does nothing.
+    pub fn new(name: BotName, category: Category) -> Self {
+        Self {
+            name,
+            category,
+            responsibility: String::new(),
+            never: Vec::new(),
+            actions: Vec::new(),
+            hears: Vec::new(),
+            says: Vec::new(),
+            jobs: Vec::new(),
+            dependencies: Vec::new(),
+            observes: Vec::new(),
+            features: Vec::new(),
+            loops: Vec::new(),
+        }
+    }
+
     /// What every bot may say of itself.
     pub fn core_says() -> [&'static str; 8] {
         [

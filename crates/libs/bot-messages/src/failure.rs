@@ -81,8 +81,18 @@ pub enum Code {
     Cancelled,
     /// It took longer than allowed.
     TimedOut,
-    /// Something outside did not answer; the circuit breaker is open.
+    /// Something outside did not answer in time, or its circuit breaker is open.
     Unavailable,
+    /// Something outside refused the connection.
+    ConnectionRefused,
+    /// The name of something outside leads nowhere.
+    HostNotFound,
+    /// There is no memory left, or no room on a disk.
+    OutOfMemory,
+    /// What was to be written breaks a rule of where it is kept.
+    ConstraintViolated,
+    /// What was asked for is not there.
+    NotFound,
     /// Anything else.
     UnknownError,
 }
@@ -116,7 +126,28 @@ impl Code {
             Self::Cancelled => "CANCELLED",
             Self::TimedOut => "TIMED_OUT",
             Self::Unavailable => "UNAVAILABLE",
+            Self::ConnectionRefused => "CONNECTION_REFUSED",
+            Self::HostNotFound => "HOST_NOT_FOUND",
+            Self::OutOfMemory => "OUT_OF_MEMORY",
+            Self::ConstraintViolated => "CONSTRAINT_VIOLATED",
+            Self::NotFound => "NOT_FOUND",
             Self::UnknownError => "UNKNOWN_ERROR",
+        }
+    }
+
+    /// How bad it is where it happens: the one place that says so. A job that takes longer than it may is about that job
+    /// ([`Code::TimedOut`]); what is outside and does not answer is about everything that needs it.
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::Unavailable | Self::ConnectionRefused | Self::HostNotFound | Self::OutOfMemory => Severity::Critical,
+            // The last four are about the fleet itself: a bug, a loop, a forgery, a broker that takes nothing.
+            Self::ConstraintViolated
+            | Self::NotFound
+            | Self::CrashLoop
+            | Self::HopLimit
+            | Self::PermissionDenied
+            | Self::Undeliverable => Severity::Warning,
+            _ => Severity::Standard,
         }
     }
 }
@@ -180,9 +211,27 @@ mod tests {
 
     #[test]
     fn codes_are_written_as_serde_writes_them() {
-        for code in [Code::InvalidJson, Code::PermissionDenied, Code::UnknownError, Code::CrashLoop, Code::NoTests] {
+        for code in [
+            Code::InvalidJson,
+            Code::PermissionDenied,
+            Code::UnknownError,
+            Code::CrashLoop,
+            Code::NoTests,
+            Code::HostNotFound,
+        ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
+    }
+
+    #[test]
+    fn what_is_outside_and_gone_is_critical_and_a_job_that_takes_too_long_is_not() {
+        for code in [Code::ConnectionRefused, Code::HostNotFound, Code::OutOfMemory, Code::Unavailable] {
+            assert_eq!(code.severity(), Severity::Critical, "{code:?}");
+        }
+        for code in [Code::ConstraintViolated, Code::NotFound] {
+            assert_eq!(code.severity(), Severity::Warning, "{code:?}");
+        }
+        assert_eq!(Code::TimedOut.severity(), Severity::Standard);
     }
 
     #[test]

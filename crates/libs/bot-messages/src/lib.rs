@@ -25,7 +25,7 @@ pub mod telemetry;
 pub mod test;
 pub mod topology;
 
-pub use contract::{Category, Contract, OutsidePublisher, Tap};
+pub use contract::{Category, Contract, Feature, MeantLoop, OutsidePublisher, Tap};
 pub use event::{Event, Kind, Priority};
 pub use failure::{Code, FailureReason, Reply, SafeError, Severity};
 pub use names::{BotName, InvalidName, Tier, is_event_type, keys};

@@ -101,11 +101,34 @@ pub struct Heartbeat {
     /// The attacks that it does not hold, by their names in docs/SECURITY.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox_weaknesses: Vec<String>,
+    /// Optional features that are switched off for a while, by their names in its contract.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub off: Vec<String>,
+    /// What it holds back by itself, since something outside fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
     /// Name and state (`closed`, `open`, `half_open`) of its circuit breakers.
     pub breakers: Vec<(String, String)>,
     /// Ended job of the latest execution: when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_execution: Option<DateTime<Utc>>,
+}
+
+/// What a bot holds back by itself, and why: it tries with one at a time until that works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Held {
+    /// `messages`, or `job <kind>`.
+    pub what: String,
+    /// What it cannot do without.
+    pub dependency: String,
+    /// How that fails.
+    pub code: crate::Code,
+    /// The latest error, for people.
+    pub error: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// When it is tried next.
+    pub probe_at: DateTime<Utc>,
 }
 
 /// What a log record is about.

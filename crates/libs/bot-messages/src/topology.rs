@@ -1,4 +1,5 @@
 //! From contracts to what the broker holds: exchanges, queues, bindings, policies, users. Who may hear whom is decided here.
+pub mod loops;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,9 @@ pub enum TopologyError {
     /// Two with the same slug.
     #[error("two publishers are called `{0}` on the broker: names must differ in more than case and `_`/`-`")]
     SameName(String),
+    /// Messages that lead to each other for ever.
+    #[error("{0}")]
+    Loop(String),
 }
 
 impl Topology {
@@ -80,6 +84,10 @@ fn check(contracts: &[Contract], outside: &[OutsidePublisher]) -> Result<(), Top
         if !slugs.insert(name.slug()) {
             return Err(TopologyError::SameName(name.slug()));
         }
+    }
+    let loops = loops::undeclared(contracts);
+    if !loops.is_empty() {
+        return Err(TopologyError::Loop(loops.join("\n")));
     }
     Ok(())
 }
@@ -386,18 +394,7 @@ mod tests {
 
     fn bot(name: &str, hears: &[&str], says: &[&str]) -> Contract {
         let own = |l: &[&str]| l.iter().map(ToString::to_string).collect();
-        Contract {
-            name: name.parse().unwrap(),
-            category: Category::Development,
-            responsibility: String::new(),
-            never: Vec::new(),
-            actions: Vec::new(),
-            hears: own(hears),
-            says: own(says),
-            jobs: Vec::new(),
-            dependencies: Vec::new(),
-            observes: Vec::new(),
-        }
+        Contract { hears: own(hears), says: own(says), ..Contract::new(name.parse().unwrap(), Category::Development) }
     }
 
     fn work_keys(t: &Topology, source: &str, queue: &str) -> Vec<String> {

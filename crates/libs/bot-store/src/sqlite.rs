@@ -169,7 +169,8 @@ impl Store {
         self.write(commit).await
     }
 
-    /// Takes up to `limit` jobs for `holder`, oldest first. Each counts an attempt and gets a higher token.
+    /// Takes up to `limit` jobs for `holder`, oldest first, and none of the kinds `held` but those that are to be stopped. Each counts an attempt and gets a
+    /// higher token.
     ///
     /// A job is free when it waits and its time has come, or when its lease ran out and it is none of `running`: those that
     /// the caller still runs. Jobs with the same exclusive
@@ -180,8 +181,10 @@ impl Store {
         lease: Duration,
         limit: u32,
         running: &[String],
+        held: &[String],
     ) -> Result<Vec<Claimed>, StoreError> {
-        self.write(claim::Claim { holder: holder.to_owned(), lease, limit, running: running.into() }).await
+        let (running, held) = (running.into(), held.into());
+        self.write(claim::Claim { holder: holder.to_owned(), lease, limit, running, held }).await
     }
 
     /// Holds a job for another `lease` from now.

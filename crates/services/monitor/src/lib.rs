@@ -36,6 +36,7 @@ mod correlations;
 mod crowd;
 mod fleet;
 mod health;
+mod held;
 mod jobs;
 mod logs;
 mod lookup;

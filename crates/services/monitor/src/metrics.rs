@@ -1,7 +1,7 @@
 //! `/metrics`: what is watched, in the text format of Prometheus. Every metric's name is here.
 use std::{fmt, sync::atomic::AtomicU64};
 
-use bot_messages::telemetry::Heartbeat as H;
+use bot_messages::telemetry::{Heartbeat as H, Held};
 use chrono::{DateTime, TimeDelta, Utc};
 use prometheus_client::{
     encoding::text,
@@ -102,6 +102,21 @@ fn processes(page: &mut Page, bots: &[Bot]) {
     for (name, help, value) in GAUGES {
         page.gauge(name, help, all.iter().map(|(labels, h)| (labels.clone(), value(h))));
     }
+    let off = all.iter().flat_map(|(labels, h)| {
+        let name = |what: &'static str, value: &String| -> Labels {
+            labels.iter().cloned().chain([(what, value.clone())]).collect()
+        };
+        h.off.iter().map(move |feature| (name("feature", feature), 1.0)).collect::<Vec<_>>()
+    });
+    page.gauge("lota_bot_feature_off", "1 for each optional feature that is switched off for a while", off);
+    let held = all.iter().flat_map(|(labels, h)| {
+        let of = |held: &Held| -> Labels {
+            let more = [("what", held.what.clone()), ("dependency", held.dependency.clone())];
+            labels.iter().cloned().chain(more).collect()
+        };
+        h.held.iter().map(move |held| (of(held), 1.0)).collect::<Vec<_>>()
+    });
+    page.gauge("lota_bot_held", "1 for whatever a bot holds back since something outside fails", held);
     let quantiles = all.iter().flat_map(|(labels, h)| {
         [("0.5", h.response_p50_us), ("0.99", h.response_p99_us)].map(|(q, us)| {
             let labels = labels.iter().cloned().chain([("quantile", q.to_owned())]).collect();
@@ -182,7 +197,8 @@ mod tests {
     #[test]
     fn the_page_tells_of_bots_messages_and_queues() {
         let mut w = Watch::new(&Config::default());
-        w.fleet.heard(beat("BuildBot", "a", BotState::Running), at(0));
+        let off = vec!["cache".to_owned()];
+        w.fleet.heard(H { off, ..beat("BuildBot", "a", BotState::Running) }, at(0));
         w.event(&observed("1", "repository.pushed", None, 0, &serde_json::json!({})));
         let queues = [("build-bot.work".to_owned(), Depth { messages: 4, ..Depth::default() })].into();
         w.queues = Some(Snapshot { at: at(0), queues });
@@ -191,6 +207,7 @@ mod tests {
             "lota_bot_active{bot=\"build-bot\"} 1.0",
             "lota_bot_processed_total{bot=\"build-bot\",instance=\"a\"} 7",
             "lota_bot_response_seconds{bot=\"build-bot\",instance=\"a\",quantile=\"0.5\"} 0.0025",
+            "lota_bot_feature_off{bot=\"build-bot\",instance=\"a\",feature=\"cache\"} 1.0",
             "lota_messages_total 1",
             "lota_queue_messages{queue=\"build-bot.work\"} 4.0",
             "lota_health_score 100.0",

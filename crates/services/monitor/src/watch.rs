@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use bot_core::Observed;
 use bot_messages::{
     Event, Severity,
+    bot::{BotFailed, BotPaused, BotResumed},
     config::ConfigApplied,
     keys,
     telemetry::{Heartbeat, LogRecord, RecordKind},
@@ -18,6 +19,7 @@ use crate::{
     applied::{Applied, judge_credentials},
     correlations::{self, Correlations, Handled},
     fleet::{Bot, Fleet, Status, slug},
+    held,
     jobs::Jobs,
     logs::{self, Logs},
     queues::Snapshot,
@@ -119,6 +121,9 @@ impl Watch {
                     self.fleet.stopping(bot, instance);
                 }
             }
+            BotPaused::TYPE => held::paused(&seen, &mut self.alerts, observed.at),
+            BotResumed::TYPE => held::resumed(&seen, &mut self.alerts, observed.at),
+            BotFailed::TYPE => held::failed(&seen, &mut self.alerts, observed.at),
             "message.dead_lettered" => self.dead_letter(&seen, observed.at),
             ConfigApplied::TYPE => {
                 if let Err(why) = self.applied.note(&seen) {
@@ -173,6 +178,7 @@ impl Watch {
         if self.fleet.can_judge(now) {
             let bots = self.fleet.bots(now);
             self.judge_bots(&bots, now);
+            held::judge(&bots, &mut self.alerts, now);
             self.applied.judge(&bots, &mut self.alerts, now);
             judge_credentials(&bots, self.credential_days_max, &mut self.alerts, now);
         }

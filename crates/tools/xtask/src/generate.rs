@@ -15,10 +15,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use bot_messages::{Contract, OutsidePublisher, topology::Topology};
+use bot_messages::{
+    Contract, OutsidePublisher,
+    topology::{Topology, loops},
+};
 
 use crate::fleet::{Member, fleet};
-use crate::loops;
 
 /// In this folder everything is generated, so whatever else lies there is left over.
 const OWN_FOLDER: &str = "proto-schemas";
@@ -39,9 +41,9 @@ struct Source {
 impl Source {
     fn new(fleet: Vec<Member>) -> Result<Self> {
         let contracts: Vec<Contract> = fleet.iter().map(|member| member.contract.clone()).collect();
-        let loops = loops::mistakes(&contracts, loops::DECLARED);
-        if !loops.is_empty() {
-            bail!("{}", loops.join("\n"));
+        let gone = loops::gone(&contracts);
+        if !gone.is_empty() {
+            bail!("{}", gone.join("\n"));
         }
         let outside = outside()?;
         let topology = Topology::new(&contracts, std::slice::from_ref(&outside)).context("a contract is wrong")?;

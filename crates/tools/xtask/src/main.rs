@@ -1,7 +1,6 @@
 //! The workspace's own tasks: the command line alone. What a task does lives in the module named after it.
 mod fleet;
 mod generate;
-mod loops;
 mod new_bot;
 mod sbom;
 mod tidy;

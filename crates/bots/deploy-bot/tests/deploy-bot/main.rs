@@ -74,6 +74,20 @@ async fn only_the_newest_releases_stay() {
 }
 
 #[tokio::test]
+async fn old_releases_that_cannot_be_removed_stay_and_fail_nothing() {
+    let field = Field::new();
+    let stubborn = field.root().join("logs/a-folder");
+    for (number, page) in ["one", "two", "three", "four"].into_iter().enumerate() {
+        let artifact = field.artifact(page, "good").await;
+        field.run(&format!("job-{number}"), &field.deploy_job(&artifact)).await.event::<DeployCompleted>();
+        // Where only files are, a folder is not removed.
+        fs::create_dir_all(&stubborn).unwrap();
+    }
+    // It failed for the second, and was off for those after it.
+    assert_eq!(fs::read_dir(field.root().join("releases")).unwrap().count(), 4);
+}
+
+#[tokio::test]
 async fn what_an_environment_needs_is_told_before_it_is_fetched() {
     let field = Field::new();
     let mut wanted = std::collections::BTreeSet::new();

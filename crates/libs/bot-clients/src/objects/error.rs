@@ -101,6 +101,11 @@ pub enum ObjectError {
 }
 
 impl ObjectError {
+    /// Whether the store itself failed, rather than a file of ours or what was asked for.
+    pub fn is_of_store(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Unreachable { .. } | Self::Store { .. })
+    }
+
     /// Whether the same may work later, without anybody building again or making something smaller.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::Refused { .. } | Self::Unreachable { .. } | Self::Store { .. })

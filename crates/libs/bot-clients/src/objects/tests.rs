@@ -107,3 +107,16 @@ async fn what_root_stores_is_its_owners() {
     }
     assert_eq!(dir.path().metadata().unwrap().uid(), 0);
 }
+
+#[tokio::test]
+async fn folders_are_open_to_whom_the_store_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let objects = Objects::directory(&store).unwrap();
+    std::fs::set_permissions(&store, Permissions::from_mode(0o2770)).unwrap();
+    let stored = objects.put_bytes(b"of a group".to_vec(), Kind::Log, "x/y").await.unwrap();
+    let path = objects.folder.as_ref().unwrap().files.path_to_filesystem(&key(&stored.digest)).unwrap();
+    for part in path.ancestors().skip(1).take(4).chain([&*store.join("kinds/sha256")]) {
+        assert_eq!(part.metadata().unwrap().permissions().mode() & 0o7777, 0o2770, "{}", part.display());
+    }
+}

@@ -26,6 +26,8 @@ pub(crate) struct Consumer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intake {
     Open,
+    /// One delivery at a time, to find out how it goes.
+    One,
     Closed,
 }
 
@@ -65,15 +67,16 @@ impl Consumer {
 
     /// Until nobody takes deliveries any more. `Err`: the session is over.
     async fn consume(&mut self, channel: &Channel, epoch: u64) -> Result<(), String> {
-        channel.basic_qos(self.prefetch, BasicQosOptions::default()).await.map_err(|e| e.to_string())?;
-        while wait_for(&mut self.intake, Intake::Open).await {
+        while let Some(wanted) = opened(&mut self.intake).await {
+            let prefetch = if wanted == Intake::One { 1 } else { self.prefetch };
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(|e| e.to_string())?;
             let tag = format!("{}-{epoch}", self.queue);
             let options = BasicConsumeOptions { no_ack: self.no_ack, ..BasicConsumeOptions::default() };
             let mut deliveries = channel
                 .basic_consume(self.queue.as_str().into(), tag.as_str().into(), options, FieldTable::default())
                 .await
                 .map_err(|e| e.to_string())?;
-            let wanted = loop {
+            let goes_on = loop {
                 tokio::select! {
                     next = deliveries.next() => {
                         let delivery = next.ok_or("the broker cancelled the consumer")?.map_err(|e| e.to_string())?;
@@ -81,7 +84,7 @@ impl Consumer {
                             break false;
                         }
                     }
-                    open = wait_for(&mut self.intake, Intake::Closed) => break open,
+                    changed = changed(&mut self.intake, wanted) => break changed,
                     () = self.out.closed() => break false,
                 }
             };
@@ -93,7 +96,7 @@ impl Consumer {
             while let Some(Ok(delivery)) = deliveries.next().await {
                 self.hand_on(read(delivery)).await;
             }
-            if !wanted {
+            if !goes_on {
                 break;
             }
         }
@@ -114,11 +117,18 @@ impl Consumer {
     }
 }
 
-/// `false`: the bot is stopping, and its intake changes no more.
-async fn wait_for(intake: &mut Option<watch::Receiver<Intake>>, wanted: Intake) -> bool {
+/// Waits until the queue is to be consumed, and says how. `None`: the bot is stopping, and its intake changes no more.
+async fn opened(intake: &mut Option<watch::Receiver<Intake>>) -> Option<Intake> {
     match intake {
-        Some(intake) => intake.wait_for(|i| *i == wanted).await.is_ok(),
-        None if wanted == Intake::Open => true,
+        Some(intake) => intake.wait_for(|i| *i != Intake::Closed).await.ok().map(|i| *i),
+        None => Some(Intake::Open),
+    }
+}
+
+/// Waits until it is to be consumed otherwise, or not. `false`: as above.
+async fn changed(intake: &mut Option<watch::Receiver<Intake>>, from: Intake) -> bool {
+    match intake {
+        Some(intake) => intake.wait_for(|i| *i != from).await.is_ok(),
         None => std::future::pending().await,
     }
 }

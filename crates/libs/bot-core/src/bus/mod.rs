@@ -164,6 +164,16 @@ impl Bus {
         self.light.dropped()
     }
 
+    /// How many messages are ready in a queue, as the broker says now.
+    pub(crate) async fn ready(&self, queue: &str) -> Result<u32, String> {
+        self.publisher.ready(queue).await
+    }
+
+    /// Ends the session, so that a new one begins.
+    pub(crate) fn renew(&self, why: &str) {
+        self.publisher.renew(why);
+    }
+
     /// What is known of the session now.
     pub fn link(&self) -> Link {
         self.link.borrow().clone()

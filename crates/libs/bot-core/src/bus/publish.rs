@@ -10,7 +10,8 @@ use bot_store::Outgoing;
 use futures_util::future::join_all;
 use lapin::{
     Channel, Confirmation, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    types::FieldTable,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -36,6 +37,8 @@ pub enum PublishError {
 }
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a question that the broker answers at once.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The publishing half of a session.
 pub(super) struct PublishSession {
@@ -103,6 +106,26 @@ impl Publisher {
             .filter_map(|a| if let Answer::Taken(Some(id)) = a { Some(id.as_str()) } else { None })
             .collect();
         batch.iter().zip(&answers).map(|(message, answer)| self.told(message, answer, &returned)).collect()
+    }
+
+    /// Looks at a queue, on a channel of its own, as the broker closes it where there is no such queue.
+    pub(super) async fn ready(&self, queue: &str) -> Result<u32, String> {
+        let session = self.session.borrow().clone().ok_or("there is no session")?;
+        let look = async {
+            let channel = session.connection.create_channel().await?;
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let ready = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count();
+            channel.close(200, "looked".into()).await?;
+            Ok::<u32, lapin::Error>(ready)
+        };
+        let looked = timeout(LOOK_TIMEOUT, look).await;
+        looked.map_err(|_| "the broker does not answer".to_owned())?.map_err(|e| e.to_string())
+    }
+
+    pub(super) fn renew(&self, why: &str) {
+        if let Some(session) = self.session.borrow().as_ref() {
+            session.fault.report(why.to_owned());
+        }
     }
 
     fn told(&self, message: &Outgoing, answer: &Answer, returned: &HashSet<&str>) -> Result<(), PublishError> {

@@ -23,6 +23,12 @@ pub struct Constraints {
     pub retry_policy: RetryPolicy,
     /// Messages a minute.
     pub rate: Rate,
+    /// What is done while something outside fails.
+    pub auto_pause: AutoPause,
+    /// Seconds for which work may wait although nothing holds it back, before the session with the broker is renewed, 5 to
+    /// 3600. After as long again a second time, and then the process ends, so that its supervisor starts it again.
+    #[schemars(range(min = 5, max = 3600))]
+    pub stalled_after_s: u64,
 }
 
 impl Default for Constraints {
@@ -33,6 +39,8 @@ impl Default for Constraints {
             timeout: 3600,
             retry_policy: RetryPolicy::default(),
             rate: Rate::default(),
+            auto_pause: AutoPause::default(),
+            stalled_after_s: 60,
         }
     }
 }
@@ -56,6 +64,27 @@ pub struct Rate {
 impl Default for Rate {
     fn default() -> Self {
         Self { publisher_per_minute: 3000, key_per_minute: 600, waiting_minutes_max: 10 }
+    }
+}
+
+/// When messages, or jobs of a kind, are held back since something outside fails; they are tried one at a time, first after
+/// 5 s, then after twice as long each time. What the bot cannot work without holds them back at its first critical failure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoPause {
+    /// `false`: each failure is an attempt, whatever fails.
+    pub enabled: bool,
+    /// Failures for the same reason, among the latest 20 outcomes of 5 minutes and more than half of them, 2 to 20.
+    #[schemars(range(min = 2, max = 20))]
+    pub failures: u32,
+    /// Seconds between two tries at most, 5 to 3600.
+    #[schemars(range(min = 5, max = 3600))]
+    pub longest_wait_s: u32,
+}
+
+impl Default for AutoPause {
+    fn default() -> Self {
+        Self { enabled: true, failures: 5, longest_wait_s: 300 }
     }
 }
 

@@ -9,7 +9,7 @@ use bot_messages::{
     bot::{BotPaused, BotResumed},
     control::{ControlCancel, ControlPause, ControlProbe, ControlReplied, ControlRerun, ControlResume},
 };
-use bot_store::{Commit, Committed, StoreError};
+use bot_store::{Commit, Committed, Counts, InboxKey, InboxMark, StoreError};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -17,13 +17,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    entity::STATE_BYTES_MAX, inbox::proven_publisher, origin, outgoing::Returned, pulse, rerun, shared::Shared,
+    entity::STATE_BYTES_MAX, holding, inbox::proven_publisher, origin, outgoing::Returned, pulse, rerun, shared::Shared,
 };
 use crate::{
     bus::{Delivery, Intake, Properties},
     clock,
+    config::Constraints,
     contract::Bot,
     envelope::{BODY_BYTES_MAX, Envelope},
+    hash,
     meta::Cause,
 };
 
@@ -87,6 +89,11 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
             return shared.commit(Commit { outbox: letters, ..Commit::default() }).await.map(|_| ());
         }
     };
+    let mark = mark_of(&envelope);
+    if shared.store.inbox(&mark.key).await?.is_some_and(|known| known.settled) {
+        tracing::info!(command = envelope.id, "a command came again, and was answered before");
+        return Ok(());
+    }
     let cause = Cause {
         correlation_id: envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.clone()),
         causation_id: envelope.id.clone(),
@@ -112,11 +119,23 @@ async fn command<B: Bot>(shared: &Arc<Shared<B>>, delivery: &Delivery) -> Result
     };
     let replied = ControlReplied { bot: shared.contract.name.to_string(), command: envelope.event_type, reply };
     commit.outbox.extend(shared.speaker.say_core(&replied, &cause, now));
+    commit.inbox = Some(mark);
     match shared.commit(commit).await? {
         Committed::Done => {}
         refused => tracing::info!(command = envelope.id, ?refused, "a command came again, and was answered before"),
     }
     Ok(())
+}
+
+/// By which a command is answered once, however often it is delivered. The publisher is the one that was proven.
+fn mark_of(envelope: &Envelope) -> InboxMark {
+    InboxMark {
+        key: InboxKey { publisher: envelope.source.slug(), id: envelope.id.clone(), replay: 0 },
+        content_hash: hash::full(&[envelope.event_type.as_bytes(), envelope.data.to_string().as_bytes()]),
+        attempt: 1,
+        settled: true,
+        counts: true,
+    }
 }
 
 async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Result<Result<Value, Refusal>, StoreError> {
@@ -132,6 +151,8 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
         },
         ControlResume::TYPE => {
             set_pause(shared, None).await?;
+            // Whoever says so may know that what was missing is there again.
+            shared.relief(|r| r.try_now(clock::now()));
             Ok(json!({"paused": false}))
         }
         ControlCancel::TYPE => match data::<ControlCancel>(envelope) {
@@ -187,7 +208,8 @@ pub(crate) async fn govern<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellati
             _ = tick.tick() => {}
             () = cancelled.cancelled() => break,
         }
-        if let Err(e) = look(&shared).await {
+        let looked = look(&shared).await;
+        if let Err(e) = looked.and(holding::tell(&shared).await) {
             shared.store_failed(&e);
         }
         if shared.condition(|c| c.store.is_due(Instant::now())) {
@@ -225,15 +247,7 @@ async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     }
     let paused = row.filter(|_| !over).map(|r| (r.reason, r.by));
     let counts = shared.store.counts().await?;
-    let constraints = &shared.constraints;
-    let waiting_max = constraints.max_waiting_jobs.unwrap_or(2 * constraints.max_concurrent_jobs) as u64;
-    let backlog = if counts.outbox_unsent > OUTBOX_UNSENT_MAX {
-        Some(format!("{} messages wait for the broker (at most {OUTBOX_UNSENT_MAX})", counts.outbox_unsent))
-    } else if counts.jobs_waiting >= waiting_max {
-        Some(format!("{} jobs wait (at most {waiting_max})", counts.jobs_waiting))
-    } else {
-        None
-    };
+    let backlog = backlog(&counts, &shared.constraints);
     let before = shared.adjust(|c| {
         c.backlog = backlog;
         std::mem::replace(&mut c.paused, paused.clone())
@@ -241,18 +255,50 @@ async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     announce_change(shared, before, paused).await
 }
 
+/// Why no further messages are taken: what was taken has to go first.
+fn backlog(counts: &Counts, constraints: &Constraints) -> Option<String> {
+    let waiting_max = constraints.max_waiting_jobs.unwrap_or(2 * constraints.max_concurrent_jobs) as u64;
+    if counts.outbox_unsent > OUTBOX_UNSENT_MAX {
+        Some(format!("{} messages wait for the broker (at most {OUTBOX_UNSENT_MAX})", counts.outbox_unsent))
+    } else if counts.jobs_waiting >= waiting_max {
+        Some(format!("{} jobs wait (at most {waiting_max})", counts.jobs_waiting))
+    } else {
+        None
+    }
+}
+
 type Paused = Option<(String, String)>;
 
 async fn announce_change<B: Bot>(shared: &Arc<Shared<B>>, before: Paused, paused: Paused) -> Result<(), StoreError> {
     let (bot, instance) = (shared.contract.name.to_string(), shared.tools.instance.clone());
     let said = match (before, paused) {
-        (None, Some((reason, by))) => {
-            shared.speaker.say_core(&BotPaused { bot, instance, reason, by }, &Cause::default(), clock::now())
-        }
-        (Some((_, by)), None) => {
-            shared.speaker.say_core(&BotResumed { bot, instance, by }, &Cause::default(), clock::now())
-        }
+        (None, Some((reason, by))) => shared.speaker.say_core(
+            &BotPaused { bot, instance, reason, by, what: None, dependency: None, error: None },
+            &Cause::default(),
+            clock::now(),
+        ),
+        (Some((_, by)), None) => shared.speaker.say_core(
+            &BotResumed { bot, instance, by, what: None, dependency: None },
+            &Cause::default(),
+            clock::now(),
+        ),
         _ => return Ok(()),
     };
     shared.announce(said).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_keeps_further_messages_away() {
+        let limits = |max_waiting_jobs| Constraints { max_waiting_jobs, ..Constraints::default() };
+        let told = |jobs_waiting, outbox_unsent, max| {
+            backlog(&Counts { jobs_waiting, outbox_unsent, ..Counts::default() }, &limits(max)).unwrap_or_default()
+        };
+        assert_eq!((told(9, 1000, None).as_str(), told(10, 0, None).as_str()), ("", "10 jobs wait (at most 10)"));
+        assert_eq!((told(2, 0, Some(3)).as_str(), told(3, 0, Some(3)).as_str()), ("", "3 jobs wait (at most 3)"));
+        assert_eq!(told(0, 1001, None), "1001 messages wait for the broker (at most 1000)");
+    }
 }

@@ -15,7 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    inbox::{CRASHES_MAX, Letter, Message},
+    inbox::{CRASHES_MAX, Message},
+    letters::Letter,
     shared::Shared,
 };
 use crate::{

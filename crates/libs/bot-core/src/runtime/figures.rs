@@ -19,6 +19,7 @@ pub(crate) struct Figures {
     pub(crate) errors: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) jobs_running: AtomicU64,
+    pub(crate) jobs_begun: AtomicU64,
     pub(crate) stale_acks: AtomicU64,
     pub(crate) rate_deferred: AtomicU64,
     pub(crate) rate_refused: AtomicU64,

@@ -15,9 +15,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     entity::{self, Handled, panic_text},
+    letters::Letter,
     origin::{Origin, Refused, check, origin},
     outgoing::Returned,
     rate,
+    relief::MESSAGES,
     shared::Shared,
 };
 use crate::{
@@ -57,18 +59,6 @@ pub(crate) struct Message {
     content_hash: String,
 }
 
-/// A delivery that has to go among the dead letters.
-#[derive(Debug)]
-pub(crate) struct Letter {
-    pub(crate) code: Code,
-    pub(crate) why: String,
-    id: Option<String>,
-    event_type: Option<String>,
-    origin: Origin,
-    attempt: u32,
-    cause: Cause,
-}
-
 /// How it ended, for people.
 pub(crate) struct Verdict {
     settled: Settled,
@@ -77,7 +67,7 @@ pub(crate) struct Verdict {
     uncounted: bool,
 }
 
-fn verdict(settled: Settled, why: impl Into<Option<String>>) -> Verdict {
+pub(super) fn verdict(settled: Settled, why: impl Into<Option<String>>) -> Verdict {
     Verdict { settled, why: why.into(), uncounted: false }
 }
 
@@ -116,45 +106,8 @@ impl<B: Bot> Shared<B> {
         })
     }
 
-    fn origin(&self, delivery: &Delivery, properties: &Properties) -> Result<Origin, Refused> {
+    pub(super) fn origin(&self, delivery: &Delivery, properties: &Properties) -> Result<Origin, Refused> {
         origin(&delivery.exchange, &delivery.routing_key, properties, &self.speaker.slug, &self.operator)
-    }
-
-    /// What is known of a delivery without its body.
-    fn letter(&self, delivery: &Delivery, code: Code, why: String) -> Box<Letter> {
-        let none = Properties::default();
-        let properties = delivery.properties.as_ref().unwrap_or(&none);
-        let origin = self.origin(delivery, properties).unwrap_or_else(|r| Origin {
-            publisher: r.publisher,
-            replay: 0,
-            returned: false,
-        });
-        Box::new(Letter {
-            code,
-            why,
-            id: properties.message_id.clone(),
-            event_type: properties.event_type.clone(),
-            attempt: attempt(&origin, properties),
-            origin,
-            cause: cause_of(properties),
-        })
-    }
-
-    /// What is known of a delivery that was decoded.
-    pub(crate) fn decoded_letter(
-        &self,
-        delivery: &Delivery,
-        envelope: &Envelope,
-        cause: &Cause,
-        code: Code,
-        why: String,
-    ) -> Box<Letter> {
-        Box::new(Letter {
-            id: Some(envelope.id.clone()),
-            event_type: Some(envelope.event_type.clone()),
-            cause: cause.clone(),
-            ..*self.letter(delivery, code, why)
-        })
     }
 
     /// Whether this bot can make something of it; the entity it is about.
@@ -330,6 +283,7 @@ impl<B: Bot> Shared<B> {
             Handled::Ran { outcome, state } => (outcome, state),
             Handled::Unreadable(why) => (Err(Fail::reject(Code::UnsupportedSchema, anyhow::anyhow!(why))), None),
         };
+        let held = self.note_outcome(MESSAGES, outcome.as_ref().err());
         let fail = match outcome {
             Ok(effects) => {
                 let acted = !effects.list.is_empty() || state.is_some();
@@ -345,6 +299,13 @@ impl<B: Bot> Shared<B> {
             Err(fail) => fail,
         };
         let mut commit = Commit::default();
+        if let Some(wait) = held {
+            let tier = Tier::at_least(wait.to_std().unwrap_or_default());
+            let priority = m.envelope.priority.amqp();
+            commit.outbox.push(self.speaker.retry(&Self::returned(delivery, m), m.attempt, tier, priority));
+            let why = format!("held back: {}", fail.message());
+            return Ok((commit, Verdict { uncounted: true, ..verdict(Settled::Retried, why) }));
+        }
         let done = self.fail(delivery, m, &fail, now, &mut commit);
         Ok((commit, done))
     }
@@ -379,7 +340,7 @@ impl<B: Bot> Shared<B> {
                 ));
                 return Verdict { uncounted: true, ..verdict(Settled::Retried, format!("not now: {why}")) };
             }
-            Fail::Retry(_) if m.attempt < policy.max_attempts => {
+            Fail::Retry(_) | Fail::Outside { .. } if m.attempt < policy.max_attempts => {
                 let tier = Tier::at_least(retry::delay_after(policy.backoff, m.attempt));
                 commit.outbox.push(self.speaker.retry(&returned, m.attempt + 1, tier, m.envelope.priority.amqp()));
                 return verdict(
@@ -392,7 +353,9 @@ impl<B: Bot> Shared<B> {
                     ),
                 );
             }
-            Fail::Retry(_) => (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt)),
+            Fail::Retry(_) | Fail::Outside { .. } => {
+                (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt))
+            }
             Fail::Reject { code, .. } => (*code, why),
             Fail::LeaseLost => (Code::Rejected, why),
         };
@@ -400,7 +363,7 @@ impl<B: Bot> Shared<B> {
         verdict(Settled::DeadLettered, format!("{}: {why}", code.as_str()))
     }
 
-    fn returned<'a>(delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {
+    pub(super) fn returned<'a>(delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {
         Returned {
             body: &delivery.body,
             id: Some(&m.envelope.id),
@@ -411,37 +374,6 @@ impl<B: Bot> Shared<B> {
             attempt: m.attempt,
             cause: m.cause.clone(),
         }
-    }
-
-    async fn conflict(&self, delivery: &Delivery, m: &Message) -> Result<Verdict, StoreError> {
-        let why =
-            format!("the id {} was used before for other content: give every message an id of its own", m.envelope.id);
-        let letters = self.speaker.dead_letter(&Self::returned(delivery, m), Code::DuplicateId, &why, clock::now());
-        self.commit(Commit { outbox: letters, ..Commit::default() }).await?;
-        Ok(verdict(Settled::DeadLettered, format!("DUPLICATE_ID: {why}")))
-    }
-
-    /// Puts aside what could not be read or believed, with its raw bytes.
-    async fn bury_unread(&self, delivery: &Delivery, letter: &Letter) -> Result<Verdict, StoreError> {
-        let returned = Returned {
-            body: &delivery.body,
-            id: letter.id.as_deref(),
-            event_type: letter.event_type.as_deref(),
-            properties: delivery.properties.clone().unwrap_or_default(),
-            publisher: &letter.origin.publisher,
-            replay: letter.origin.replay,
-            attempt: letter.attempt,
-            cause: letter.cause.clone(),
-        };
-        let letters = self.speaker.dead_letter(&returned, letter.code, &letter.why, clock::now());
-        self.commit(Commit { outbox: letters, ..Commit::default() }).await?;
-        Ok(verdict(Settled::DeadLettered, format!("{}: {}", letter.code.as_str(), letter.why)))
-    }
-
-    /// A message that ended the process several times is put aside unread.
-    pub(crate) fn crash_letter(&self, delivery: &Delivery, crashes: u32) -> Box<Letter> {
-        let why = format!("{crashes} deliveries of this message had no outcome: it seems to end the bot");
-        self.letter(delivery, Code::CrashLoop, why)
     }
 
     /// Tells that the bot cannot go on, as far as it can be told.
@@ -467,7 +399,7 @@ fn word(settled: Settled) -> String {
 }
 
 /// Which attempt it is: only what came back through a queue of ours says so.
-fn attempt(origin: &Origin, properties: &Properties) -> u32 {
+pub(super) fn attempt(origin: &Origin, properties: &Properties) -> u32 {
     if origin.returned { properties.count(ATTEMPT).unwrap_or(1).max(1) } else { 1 }
 }
 

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     entity::panic_text,
+    holding::Claims,
     lease::{self, Lease, LeaseNews},
+    relief::what_of,
     shared::Shared,
 };
 use crate::{
@@ -40,6 +42,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const LOOK_SOONEST: Duration = Duration::from_millis(250);
 /// While no work is taken, or the store fails.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
+/// A job that is held back waits so much longer than the next probe.
+const BEHIND_PROBE: Duration = Duration::from_secs(1);
 
 /// Runs until cancelled; then the jobs are told to stop, and handed back.
 pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
@@ -90,9 +94,18 @@ async fn claim<B: Bot>(
     if free == 0 {
         return Ok((Vec::new(), LOOK_AGAIN));
     }
-    let claimed = shared.store.claim(&shared.tools.instance, lease::LENGTH, free as u32, here).await?;
+    let Claims { held, probes } = shared.claims();
+    // Of a kind that is tried, one and no second, so one at a time.
+    let limit = if probes.is_empty() { free } else { 1 };
+    let claimed = shared.store.claim(&shared.tools.instance, lease::LENGTH, limit as u32, here, &held).await?;
+    for job in &claimed {
+        shared.relief(|r| r.begin_probe(&what_of(&job.kind)));
+    }
+    shared.figures.jobs_begun.fetch_add(claimed.len() as u64, Ordering::Relaxed);
     let next = shared.store.next_job_in().await?.unwrap_or(LOOK_AGAIN);
-    Ok((claimed, next.clamp(LOOK_SOONEST, LOOK_AGAIN)))
+    // What is held is due as well, and begins no sooner for being looked at.
+    let soonest = if held.is_empty() { LOOK_SOONEST } else { LOOK_IDLE };
+    Ok((claimed, next.clamp(soonest, if probes.is_empty() && held.is_empty() { LOOK_AGAIN } else { LOOK_IDLE })))
 }
 
 /// The durable side of a job's context.
@@ -133,6 +146,19 @@ impl<B: Bot> Port<B> {
         let mut commit = self.silent_ending(outcome);
         self.shared.speaker.write(effects, &self.cause, clock::now(), &mut commit)?;
         Ok(commit)
+    }
+
+    /// Notes how an attempt went; one that was stopped says nothing of what is outside.
+    fn note_outcome(&self, kind: &str, failed: Option<&Fail>) -> Option<TimeDelta> {
+        let what = what_of(kind);
+        if self.stop().is_some() {
+            self.shared.relief(|r| r.unknown(&what));
+            return None;
+        }
+        let held = self.shared.note_outcome(&what, failed);
+        // Jobs of this kind may begin now, or later than the loop thinks.
+        self.shared.store.jobs_changed().notify_one();
+        held
     }
 
     fn silent_ending(&self, outcome: JobOutcome) -> Commit {
@@ -246,6 +272,7 @@ async fn run_job<B: Bot>(
         // The end waits for room in the store, under the lease as before.
         () = lease.keep(&port) => Ok("was taken over"),
     };
+    shared.relief(|r| r.unknown(&what_of(&job.kind)));
     *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
     match result {
         Ok(how) => {
@@ -300,8 +327,8 @@ enum Next {
     GiveUp { status: JobStatus, reason: FailureReason, code: Code, why: String },
 }
 
-/// Decides what follows from a failed attempt.
-fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -> Next {
+/// Decides what follows from a failed attempt. `held`: it was none, and is made no sooner.
+fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail, held: Option<TimeDelta>) -> Next {
     let why = fail.message();
     let policy = &shared.constraints.retry_policy;
     let give_up = |status, reason, code, why| Next::GiveUp { status, reason, code, why };
@@ -319,10 +346,16 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
             let why = format!("it took longer than {} s (constraints.timeout)", shared.constraints.timeout);
             give_up(JobStatus::TimedOut, FailureReason::TimedOut, Code::TimedOut, why)
         }
+        (None, _) if held.is_some() => {
+            // Not the next probe again, where another job waits.
+            let after = held.and_then(|wait| wait.to_std().ok()).unwrap_or_default() + BEHIND_PROBE;
+            port.line(&format!("held back: {why}"));
+            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: false }, how: "held back" }
+        }
         (None, Fail::Later(after, _)) => {
             Next::Again { outcome: JobOutcome::Again { after, error: why, counts: false }, how: "put off" }
         }
-        (None, Fail::Retry(_)) if job.attempt < policy.max_attempts => {
+        (None, Fail::Retry(_) | Fail::Outside { .. }) if job.attempt < policy.max_attempts => {
             let after = retry::jitter(retry::delay_after(policy.backoff, job.attempt));
             port.line(&format!(
                 "attempt {} of {} failed: {why}; again in {} s",
@@ -332,7 +365,7 @@ fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail) -
             ));
             Next::Again { outcome: JobOutcome::Again { after, error: why, counts: true }, how: "is tried again" }
         }
-        (None, Fail::Retry(_)) => {
+        (None, Fail::Retry(_) | Fail::Outside { .. }) => {
             let why = format!("all {} attempts failed; the last: {why}", job.attempt);
             give_up(JobStatus::Failed, FailureReason::Error, Code::AttemptsExhausted, why)
         }
@@ -349,13 +382,14 @@ async fn finish<B: Bot>(
     bot_stopping: &CancellationToken,
 ) -> Result<&'static str, StoreError> {
     let shared = &port.shared;
+    let held = port.note_outcome(&job.kind, outcome.as_ref().err());
     let done = outcome.and_then(|effects| {
         let ending = port.ending(effects.list, JobOutcome::Ended(JobStatus::Done));
         ending.map_err(|why| Fail::reject(Code::MessageTooLarge, anyhow::anyhow!(why)))
     });
     let (commit, how) = match done {
         Ok(commit) => (commit, "ended"),
-        Err(fail) => match next(shared, port, job, fail) {
+        Err(fail) => match next(shared, port, job, fail, held) {
             Next::Nothing(how) => return Ok(how),
             Next::Again { outcome, how } => (port.silent_ending(outcome), how),
             Next::GiveUp { status, reason, code, why } => {

@@ -5,14 +5,17 @@ mod dispatch;
 mod entity;
 mod figures;
 mod health_file;
+mod holding;
 mod inbox;
 mod jobs;
 mod lease;
+mod letters;
 mod origin;
 mod outgoing;
 mod pulse;
 mod rate;
 mod relay;
+mod relief;
 mod rerun;
 mod schedules;
 mod service;
@@ -20,6 +23,7 @@ mod settings;
 mod shared;
 mod timers;
 mod trouble;
+mod watchdog;
 
 use std::{
     collections::BTreeMap,
@@ -51,6 +55,7 @@ use crate::{
     meta::Cause,
     service::ServiceCx,
     telemetry,
+    tools::Tools,
 };
 
 /// The configuration or the machine is wrong; starting again does not help.
@@ -146,6 +151,7 @@ async fn live<B: Bot>(
         .map_err(|e| Ending::Config(format!("{} cannot start: {e:#}", contract.name)))?;
     let keys = schedules::keys(&bot, &config.triggers)
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
+    contract_fits(&contract, &tools).map_err(Ending::Config)?;
     let tasks = TaskTracker::new();
     let stop = Stop::default();
     let (intake, intake_rx) = watch::channel(Intake::Closed);
@@ -170,6 +176,7 @@ async fn live<B: Bot>(
     schedules::plan(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
     // Before any job begins: it may have been paused when it ended.
     control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    holding::recall(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
     tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));
@@ -180,6 +187,7 @@ async fn live<B: Bot>(
 
     let ending = tokio::select! {
         reason = told_to_stop() => Ok(reason),
+        why = watchdog::watchdog(shared.clone(), stop.work.clone()) => Err(why),
         ended = &mut own_service => Err(match ended {
             Ok(Ok(())) => "its service ended by itself".to_owned(),
             Ok(Err(e)) => format!("{e:#}"),
@@ -192,6 +200,19 @@ async fn live<B: Bot>(
     let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
     wind_down(&shared, &stop, work, tasks, &reason).await;
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// What a bot switches off has to be what its contract says it can go on without; and it must not be a loop by itself.
+fn contract_fits(contract: &Contract, tools: &Tools) -> Result<(), String> {
+    let loops = bot_messages::topology::loops::undeclared(std::slice::from_ref(contract));
+    if !loops.is_empty() {
+        return Err(loops.join("\n"));
+    }
+    let is_declared = |name: &str| contract.features.iter().any(|f| f.name == name && !f.essential);
+    match tools.notes().optional.keys().find(|name| !is_declared(name)) {
+        Some(name) => Err(format!("{} has no optional feature `{name}`: name it in `FEATURES`", contract.name)),
+        None => Ok(()),
+    }
 }
 
 /// What is stopped first.
@@ -310,7 +331,8 @@ async fn wind_down<B: Bot>(shared: &Arc<Shared<B>>, stop: &Stop, work: TaskTrack
     stop.session.cancel();
     tasks.close();
     let _ = tokio::time::timeout(FLUSH_GRACE, tasks.wait()).await;
-    shared.store.close().await;
+    // Code of the bot that never returns may hold what the store waits for.
+    let _ = tokio::time::timeout(FLUSH_GRACE, shared.store.close()).await;
 }
 
 /// Forgets what is too old, once an hour.

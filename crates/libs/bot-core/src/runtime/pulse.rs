@@ -68,6 +68,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
     let notes = shared.tools.notes();
     let link = shared.bus.link();
     let (state, reasons) = state(shared);
+    let held = shared.relief(|r| r.held().iter().map(|(what, hold)| hold.told(what)).collect());
     let (rss_bytes, cpu_percent) = own_process();
     Heartbeat {
         bot: shared.contract.name.to_string(),
@@ -97,6 +98,8 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         rss_bytes,
         cpu_percent,
         credential_age_s: shared.password_file.as_deref().and_then(age_of),
+        off: notes.off(),
+        held,
         sandbox: notes.sandbox,
         sandbox_weaknesses: notes.sandbox_weaknesses,
         breakers: notes.breakers.iter().map(|b| (b.name().to_owned(), b.state().as_str().to_owned())).collect(),
@@ -126,8 +129,15 @@ fn state<B: Bot>(shared: &Arc<Shared<B>>) -> (BotState, Vec<String>) {
     if link.epoch == 0 {
         return (BotState::Starting, link.trouble.into_iter().collect());
     }
-    let mut reasons: Vec<String> = shared.tools.notes().degraded.into_values().collect();
+    let (nothing, mut reasons) = shared.held_why();
+    if nothing {
+        return (BotState::Paused, reasons);
+    }
+    let notes = shared.tools.notes();
+    reasons.extend(notes.off_why());
+    reasons.extend(notes.degraded.into_values());
     reasons.extend(condition.backlog);
+    reasons.extend(condition.stalled);
     reasons.extend(condition.store.why().map(ToOwned::to_owned));
     reasons.extend(link.blocked.map(|why| format!("the broker holds back publishers: {why}")));
     for dependency in &shared.dependencies {

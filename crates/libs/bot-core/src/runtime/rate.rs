@@ -13,10 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    inbox::{Letter, Message},
-    shared::Shared,
-};
+use super::{inbox::Message, letters::Letter, shared::Shared};
 use crate::{bus::Delivery, clock, config::Rate, contract::Bot};
 
 /// The row of the store that a restart goes on from.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     inbox::cause_of,
-    outgoing::{Returned, traced},
+    outgoing::{Returned, Speaker, traced},
     shared::Shared,
 };
 use crate::{
@@ -139,7 +139,7 @@ impl Relay {
             return Ok(());
         }
         let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
-        let letters = undeliverable(shared, &row.message, &why);
+        let letters = undeliverable(&shared.speaker, &row.message, &why);
         shared.store.remove_outgoing(row.seq, letters).await?;
         self.refused.forget(row.seq);
         Ok(())
@@ -169,20 +169,20 @@ fn begin<B: Bot>(shared: &Arc<Shared<B>>, row: &Queued) -> (Outgoing, Span) {
 
 /// The dead letter of what cannot be delivered, and the event that says so. A message of another that was to be tried
 /// again keeps its publisher.
-fn undeliverable<B: Bot>(shared: &Arc<Shared<B>>, message: &Outgoing, why: &str) -> Vec<Outgoing> {
+fn undeliverable(speaker: &Speaker, message: &Outgoing, why: &str) -> Vec<Outgoing> {
     let properties: Properties = serde_json::from_value(message.properties.clone()).unwrap_or_default();
     let envelope = Envelope::decode(&message.body).ok();
     let returned = Returned {
         body: &message.body,
         id: envelope.as_ref().map(|e| e.id.as_str()),
         event_type: envelope.as_ref().map(|e| e.event_type.as_str()),
-        publisher: properties.text(PUBLISHER).unwrap_or(&shared.speaker.slug),
+        publisher: properties.text(PUBLISHER).unwrap_or(&speaker.slug),
         replay: properties.count(REPLAY).unwrap_or(0),
         attempt: properties.count(ATTEMPT).unwrap_or(1).max(1),
         cause: cause_of(&properties),
         properties: properties.clone(),
     };
-    shared.speaker.dead_letter(&returned, Code::Undeliverable, why, clock::now())
+    speaker.dead_letter(&returned, Code::Undeliverable, why, clock::now())
 }
 
 /// Rows that the broker refused: since when, and when last.
@@ -223,6 +223,24 @@ mod tests {
             assert!(!refused.is_due(1, at(s + 4)) && refused.is_due(2, at(s)));
         }
         assert_eq!(refused.note(1, at(300)), REFUSED_MAX);
+    }
+
+    #[test]
+    fn what_cannot_be_delivered_keeps_its_publisher() {
+        let speaker = Speaker::new(&"BuildBot".parse().unwrap());
+        let m = Returned { body: b"{}", publisher: "ci", replay: 2, attempt: 2, ..Returned::default() };
+        let retry = speaker.retry(&m, 3, bot_messages::Tier::Sec5, 4);
+        let own = speaker.say_core(
+            &<bot_messages::bot::BotStarted as bot_messages::Event>::example(),
+            &Cause::default(),
+            clock::now(),
+        );
+        for (row, publisher, replay) in [(retry, "ci", Some(2)), (own.unwrap(), "build-bot", None)] {
+            let letter = undeliverable(&speaker, &row, "refused").remove(0);
+            let p: Properties = serde_json::from_value(letter.properties).unwrap();
+            assert_eq!((p.text(PUBLISHER), p.count(REPLAY)), (Some(publisher), replay));
+            assert_eq!((p.text(crate::bus::ERROR_CODE), letter.body), (Some("UNDELIVERABLE"), row.body));
+        }
     }
 
     #[test]

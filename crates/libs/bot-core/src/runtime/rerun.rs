@@ -1,10 +1,10 @@
 //! A job that has ended is done once more, because someone asks: from the row that the bot's own store keeps of it.
 use bot_messages::{Code, control::ControlRerun};
-use bot_store::{Commit, InboxKey, InboxMark, JobStatus, KnownJob, StoreError};
+use bot_store::{Commit, JobStatus, KnownJob, StoreError};
 use serde_json::{Value, json};
 
 use super::{ENDED_JOBS_KEPT, control::Refusal, shared::Shared};
-use crate::{clock, contract::Bot, envelope::Envelope, hash, job::Asked, meta::Cause};
+use crate::{clock, contract::Bot, envelope::Envelope, job::Asked, meta::Cause};
 
 /// A shorter beginning of an id is not looked for.
 const BEGINNING_CHARS_MIN: usize = 6;
@@ -23,13 +23,6 @@ pub(super) async fn rerun<B: Bot>(
         Ok(job) => job,
         Err(why) => return Ok(Err((Code::Rejected, why))),
     };
-    commit.inbox = Some(InboxMark {
-        key: InboxKey { publisher: envelope.source.slug(), id: envelope.id.clone(), replay: 0 },
-        content_hash: hash::full(&[envelope.event_type.as_bytes(), envelope.data.to_string().as_bytes()]),
-        attempt: 1,
-        settled: true,
-        counts: true,
-    });
     let KnownJob { id, kind, key, weight, payload, meta, .. } = job;
     let asked = Asked { id: envelope.id.clone(), by: by(envelope, asked) };
     let effects = match shared.jobs.get(kind.as_str()) {

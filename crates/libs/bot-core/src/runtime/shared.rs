@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{figures::Figures, outgoing::Speaker, rate::Windows, trouble::StoreTrouble};
+use super::{figures::Figures, outgoing::Speaker, rate::Windows, relief::Relief, trouble::StoreTrouble};
 use crate::{
     bus::{Bus, Intake},
     config::{BotConfig, Constraints, Output, Trigger},
@@ -43,6 +43,8 @@ pub(crate) struct Condition {
     pub(crate) heard: BTreeMap<String, Instant>,
     /// How the store is.
     pub(crate) store: StoreTrouble,
+    /// Work waits, nothing holds it back, and none is done.
+    pub(crate) stalled: Option<String>,
 }
 
 pub(crate) struct Shared<B: Bot> {
@@ -75,6 +77,8 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) started: Instant,
     pub(crate) stopping: AtomicBool,
     pub(crate) condition: Mutex<Condition>,
+    /// What is held back by itself.
+    pub(crate) relief: Mutex<Relief>,
     /// Held while the row that pauses the bot is read and acted on, or written.
     pub(crate) pausing: tokio::sync::Mutex<()>,
     pub(crate) last_execution: Mutex<Option<DateTime<Utc>>>,
@@ -107,7 +111,9 @@ impl<B: Bot> Shared<B> {
         B::Hears::table(&mut handlers);
         B::Jobs::table(&mut jobs);
         let contract = contract_of::<B>();
+        let essential = contract.features.iter().filter(|f| f.essential).map(|f| f.name.clone()).collect();
         Self {
+            relief: Mutex::new(Relief::new(&parts.config.constraints.auto_pause, essential)),
             bot: parts.bot,
             speaker: Speaker::new(&contract.name),
             contract,
@@ -157,7 +163,7 @@ impl<B: Bot> Shared<B> {
                 && c.paused.is_none()
                 && c.backlog.is_none()
                 && c.store.why().is_none();
-            let intake = if open { Intake::Open } else { Intake::Closed };
+            let intake = if open { self.held_intake() } else { Intake::Closed };
             self.intake.send_if_modified(|i| std::mem::replace(i, intake) != intake);
             result
         })

@@ -93,7 +93,7 @@ async fn fire<B: Bot>(shared: &Arc<Shared<B>>, timer: &Timer) -> Result<Committe
     // A timer has no dead letters: it is set again where that may help, and the log says why.
     tracing::error!(timer = timer.name, correlation_id = cause.correlation_id, "failed: {}", fail.message());
     let after = match fail {
-        Fail::Retry(_) => Some(RETRY_AFTER),
+        Fail::Retry(_) | Fail::Outside { .. } => Some(RETRY_AFTER),
         Fail::Later(after, _) => Some(after),
         Fail::Reject { .. } | Fail::LeaseLost => None,
     };

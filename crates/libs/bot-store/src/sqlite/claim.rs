@@ -19,6 +19,8 @@ pub(super) struct Claim {
     pub(super) limit: u32,
     /// Jobs that the holder still runs, whose leases it may have failed to renew.
     pub(super) running: Vec<String>,
+    /// Kinds of which none is taken, but what someone wants to be stopped.
+    pub(super) held: Vec<String>,
 }
 
 impl Write for Claim {
@@ -29,7 +31,7 @@ impl Write for Claim {
         let mut claimed = self.take_over(tx).await?;
         let mut all = false;
         while claimed.len() < self.limit as usize {
-            let Some(turn) = next_turn(tx).await? else {
+            let Some(turn) = next_turn(tx, &self.held).await? else {
                 all = true;
                 break;
             };
@@ -47,11 +49,13 @@ impl Claim {
         let expired: Vec<i64> = sqlx::query_scalar(
             "SELECT position FROM jobs WHERE status = 'running' AND lease_until_ms < ?1
                  AND id NOT IN (SELECT value FROM json_each(?2))
+                 AND (kind NOT IN (SELECT value FROM json_each(?4)) OR cancel IS NOT NULL)
              ORDER BY position LIMIT ?3",
         )
         .bind(tx.now_ms)
         .bind(to_json(&self.running.as_slice().into()))
         .bind(self.limit)
+        .bind(to_json(&self.held.as_slice().into()))
         .fetch_all(&mut *tx.conn)
         .await?;
         let mut claimed = Vec::with_capacity(expired.len());
@@ -98,11 +102,12 @@ struct Turn {
 
 /// The key with the lowest pass, and of equals the one that waits longest. A key that was away, and one that is new,
 /// begins at the floor, so being away earns nothing.
-async fn next_turn(tx: &mut Tx<'_>) -> Result<Option<Turn>, sqlx::Error> {
+async fn next_turn(tx: &mut Tx<'_>, held: &[String]) -> Result<Option<Turn>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT position, weight, MAX(COALESCE(turn.pass, job_floor.pass), job_floor.pass) AS due
          FROM job_floor CROSS JOIN jobs AS job LEFT JOIN job_turns AS turn ON turn.key = job.key
          WHERE status = 'waiting' AND not_before_ms <= ?
+             AND (kind NOT IN (SELECT value FROM json_each(?)) OR cancel IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM jobs AS other
                  WHERE other.exclusive = job.exclusive AND other.status = 'running')
              AND NOT EXISTS (SELECT 1 FROM jobs AS other
@@ -111,6 +116,7 @@ async fn next_turn(tx: &mut Tx<'_>) -> Result<Option<Turn>, sqlx::Error> {
          ORDER BY due, position LIMIT 1",
     )
     .bind(tx.now_ms)
+    .bind(to_json(&held.into()))
     .fetch_optional(&mut *tx.conn)
     .await?;
     let turn = |row: SqliteRow| {

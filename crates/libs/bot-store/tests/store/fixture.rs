@@ -81,7 +81,7 @@ pub(crate) fn again(after: Duration, counts: bool) -> JobOutcome {
 }
 
 pub(crate) async fn claim(store: &Store, limit: u32) -> Vec<Claimed> {
-    store.claim("this bot", LEASE, limit, &[]).await.unwrap()
+    store.claim("this bot", LEASE, limit, &[], &[]).await.unwrap()
 }
 
 pub(crate) fn ids(jobs: &[Claimed]) -> Vec<&str> {

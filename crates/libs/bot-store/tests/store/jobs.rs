@@ -120,7 +120,7 @@ async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     add_jobs(&store, vec![job("j1", Some("production")), job("j2", Some("production"))]).await;
-    let old = store.claim("a", Duration::ZERO, 1, &[]).await.unwrap().remove(0);
+    let old = store.claim("a", Duration::ZERO, 1, &[], &[]).await.unwrap().remove(0);
     assert_eq!(store.renew("j1", old.token, LEASE).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond().await;
     assert_eq!(ids(&claim(&store, 10).await), [""; 0]);
@@ -128,7 +128,7 @@ async fn an_expired_lease_is_taken_over_and_a_renewed_one_is_not() {
     assert_eq!(store.renew("j1", old.token, Duration::ZERO).await.unwrap(), Renewed::Held { cancel: None });
     next_millisecond().await;
     assert_eq!(store.next_job_in().await.unwrap(), Some(Duration::ZERO));
-    let by_itself = store.claim("a", LEASE, 10, &["j1".to_owned()]).await.unwrap();
+    let by_itself = store.claim("a", LEASE, 10, &["j1".to_owned()], &[]).await.unwrap();
     assert_eq!(ids(&by_itself), [""; 0], "who still runs it takes it from nobody");
     let taken = claim(&store, 10).await;
     assert_eq!(ids(&taken), ["j1"], "it still holds its exclusive key");
@@ -231,4 +231,19 @@ async fn a_job_is_found_by_the_beginning_of_its_id() {
     let known = store.jobs_like("abc-1").await.unwrap().remove(0);
     assert_eq!((known.status, known.key.as_str(), known.weight), (JobStatus::Done, "shop", 1));
     assert_eq!((known.payload, known.meta), (json!({"of": "abc-1"}), json!({"hop": 1})));
+}
+
+#[tokio::test]
+async fn a_kind_that_is_held_is_not_claimed_but_to_be_stopped() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let other = bot_store::NewJob { kind: "collect".to_owned(), ..job("j2", None) };
+    add_jobs(&store, vec![job("j1", None), other, job("j3", None)]).await;
+    let held = ["deploy".to_owned()];
+    let claimed = store.claim("a", LEASE, 10, &[], &held).await.unwrap();
+    assert_eq!(ids(&claimed), ["j2"]);
+    assert!(store.request_cancel("j3", "not needed").await.unwrap());
+    assert_eq!(ids(&store.claim("a", Duration::ZERO, 10, &[], &held).await.unwrap()), ["j3"]);
+    next_millisecond().await;
+    assert_eq!(ids(&claim(&store, 10).await), ["j3", "j1"]);
 }

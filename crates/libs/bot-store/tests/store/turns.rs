@@ -105,7 +105,7 @@ async fn expired_leases_come_before_any_turn() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).await;
     add(&store, "a", 0..2, 1).await;
-    store.claim("a", Duration::ZERO, 1, &[]).await.unwrap();
+    store.claim("a", Duration::ZERO, 1, &[], &[]).await.unwrap();
     add(&store, "b", 0..1, 1).await;
     next_millisecond().await;
     assert_eq!(ids(&claim(&store, 1).await), ["a0"]);
@@ -160,7 +160,7 @@ struct Ledger {
 
 impl Ledger {
     async fn claim(&mut self, store: &Store, limit: u32) {
-        let claimed = store.claim("this bot", LEASE, limit, &[]).await.unwrap();
+        let claimed = store.claim("this bot", LEASE, limit, &[], &[]).await.unwrap();
         for job in &claimed {
             *self.claims.get_mut(&job.id).unwrap() += 1;
         }

@@ -257,6 +257,11 @@ fn heartbeat(data: &Value, paint: Paint) -> Vec<String> {
         let weaknesses = h.sandbox_weaknesses.join(", ");
         lines.push(format!("  which does not hold {} (docs/SECURITY.md)", plain(&weaknesses)));
     }
+    lines.extend(h.off.iter().map(|feature| format!("  without {} for now", plain(feature))));
+    lines.extend(h.held.iter().map(|held| {
+        let (what, dependency) = (plain(&held.what), plain(&held.dependency));
+        format!("  {what} wait for {dependency} ({}), next tried at {}", held.code.as_str(), held.probe_at.format("%T"))
+    }));
     lines.extend(h.breakers.iter().map(|(name, state)| format!("  breaker {} is {}", plain(name), plain(state))));
     lines.extend(h.reasons.iter().map(|r| paint.tone(Tone::Warn, &format!("  {}", plain(r)))));
     lines

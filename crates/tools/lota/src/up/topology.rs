@@ -65,7 +65,7 @@ pub(crate) fn of(home: &Home) -> anyhow::Result<Topology> {
 
 pub(crate) fn all_of(home: &Home) -> anyhow::Result<Topology> {
     Topology::new(&contracts()?, &publishers(home)?)
-        .context("config/publishers.yaml grants what cannot be")
+        .context("the contracts and config/publishers.yaml make no topology")
         .or_exit(Exit::Config)
 }
 
