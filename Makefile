@@ -3,7 +3,7 @@ SHELL := /bin/sh
 # Unpacked packages; of this checkout, so that nothing outside it is written.
 export LOTA_CACHE ?= $(CURDIR)/.cache/lota
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-brokers test-containers chaos bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
+.PHONY: help images release demo up down test test-brokers test-containers chaos bench check sbom fuzz gen upgrade-record install new-bot fmt clean build-demo doctor
 
 # The programs of a fleet, without the tools that only the workspace itself needs.
 PROGRAMS := --workspace --exclude xtask --exclude tests --exclude bot-test --bins
@@ -40,6 +40,14 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	cargo test --locked --package bot-provision --test container -- --ignored
 	cargo test --locked --package tests --test local -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
+	deploy/binaries.sh target/images dev
+	tests/compose/run.sh
+
+images: doctor ## the images of docker-compose.yml, of programs that are compiled once, and how large each is
+	@deploy/images.sh
+
+release: doctor ## programs, what they are made of, images, checksums, in target/release-files
+	@deploy/release.sh
 
 chaos: doctor ## messages through a fleet whose every part fails at random; MESSAGES=100000 SEED=any NODES=3, report in docs/chaos
 	cargo build --locked --package tests --bins

@@ -424,7 +424,7 @@ impl Stage {
 
     /// Starts another instance beside those that run.
     pub(crate) fn start_replica(&mut self, number: usize) {
-        let child = start(&self.replica_dir(number), self.node.amqp_port(), &self.cast);
+        let child = start(&self.replica_dir(number), &self.broker.urls(), &password(self.cast.slug), &self.cast);
         self.replicas.insert(number, child);
     }
 

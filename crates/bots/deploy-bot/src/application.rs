@@ -152,7 +152,7 @@ impl Host {
         } else {
             let folder = Sha256::digest(environment.root.as_os_str().as_encoded_bytes());
             let kept = kept.filter(|port| self.ports.holds(*port));
-            let picked = self.ports.from_seed(u16::from_be_bytes([folder[6], folder[7]]));
+            let picked = self.ports.beginning_by(u16::from_be_bytes([folder[6], folder[7]]));
             let port = kept.into_iter().chain(picked).find(free);
             port.with_context(|| format!("none of the ports {} is free", self.ports))?
         };

@@ -73,7 +73,7 @@ pub struct Ports {
 
 impl Ports {
     /// All of them, beginning with a place among them that `seed` alone decides.
-    pub(crate) fn from_seed(self, seed: u16) -> impl Iterator<Item = u16> {
+    pub(crate) fn beginning_by(self, seed: u16) -> impl Iterator<Item = u16> {
         let count = u32::from(self.last - self.first) + 1;
         (0..count).map(move |n| self.first + ((u32::from(seed) + n) % count) as u16)
     }
@@ -114,9 +114,9 @@ mod tests {
     #[test]
     fn ports_are_the_first_and_the_last() {
         let ports = Ports::try_from("20000-20002".to_owned()).unwrap();
-        assert_eq!(ports.from_seed(7).collect::<Vec<_>>(), [20001, 20002, 20000]);
+        assert_eq!(ports.beginning_by(7).collect::<Vec<_>>(), [20001, 20002, 20000]);
         assert!(ports.holds(20002) && !ports.holds(20003));
-        assert_eq!(Ports::try_from("1-65535".to_owned()).unwrap().from_seed(65535).count(), 65535);
+        assert_eq!(Ports::try_from("1-65535".to_owned()).unwrap().beginning_by(65535).count(), 65535);
         for wrong in ["", "20000", "0-5", "6-5", "1-65536", "a-b", "1-2-3"] {
             let told = Ports::try_from(wrong.to_owned()).unwrap_err();
             assert!(told.contains("20000-29999"), "{told}");

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use caps::{CapSet, Capability};
+use nix::sys::prctl;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::OnceCell, task};
@@ -48,9 +50,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The program of this process, also where its file was replaced since.
+    /// The program of this process, also where its file was replaced since. A process whose memory is closed, as a bot's
+    /// is, hides that link from what it starts, unless privileges see through it: then the file itself has to do.
     pub fn own_program() -> PathBuf {
-        format!("/proc/{}/exe", std::process::id()).into()
+        let sees_through = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_PTRACE).unwrap_or(false);
+        let is_open = prctl::get_dumpable().unwrap_or(true);
+        let link = || PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        if sees_through || is_open { link() } else { std::env::current_exe().unwrap_or_else(|_| link()) }
     }
 
     fn asks_for(&self, kind: SandboxKind) -> bool {

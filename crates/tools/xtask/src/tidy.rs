@@ -1,4 +1,5 @@
 //! `xtask tidy`: the rules of the tree. This file lists them and reports; a rule lives in the module of what it looks at.
+mod compose;
 mod documents;
 mod edges;
 mod exceptions;
@@ -28,6 +29,7 @@ const RULES: &[fn(&Tree, &mut Report)] = &[
     manifest::dependency_lists,
     edges::direction,
     edges::fences,
+    compose::services,
     documents::companions,
     documents::front_pages,
     documents::sizes,

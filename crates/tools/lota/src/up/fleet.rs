@@ -19,6 +19,7 @@ use super::{
 use crate::{
     client::configuration,
     home::{BrokerKind, Home},
+    place::Place,
 };
 
 /// How often it is looked whether the broker runs; a container's engine is asked each time.
@@ -107,7 +108,7 @@ async fn assemble(home: &Home, args: &UpArgs) -> anyhow::Result<(BrokerKind, Com
     let begun = Instant::now();
     let broker = broker::start(home, args.tls).await?;
     say(format_args!("  broker: ready after {:.1} s", begun.elapsed().as_secs_f64()));
-    let changes = provision::settle(home, &broker, args.development).await?;
+    let changes = provision::settle(home, &broker, Place::here(), args.development).await?;
     say(format_args!("  topology: {changes} changes"));
     let common = Common {
         amqp_url: broker.amqp_url,

@@ -44,7 +44,7 @@ pub(crate) async fn provision(home: &Home, args: &ProvisionArgs) -> anyhow::Resu
     home.create().or_exit(Exit::Config)?;
     let _held = HomeLock::take(home).await?;
     let broker = broker::named(home, &url).await?;
-    let changes = settle(home, &broker, args.development).await?;
+    let changes = settle(home, &broker, None, args.development).await?;
     say(format_args!(
         "the broker holds what the contracts say, after {changes} changes; the fleet is in {}",
         home.path().display()
@@ -52,15 +52,20 @@ pub(crate) async fn provision(home: &Home, args: &ProvisionArgs) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Record, configuration, certificates, users and topology; says how much the broker lacked.
-pub(super) async fn settle(home: &Home, broker: &Broker, development: bool) -> anyhow::Result<usize> {
+/// `place` is where the bots run, if that is known. Record, configuration, certificates, users and topology; says how much the broker lacked.
+pub(super) async fn settle(
+    home: &Home,
+    broker: &Broker,
+    place: Option<Place>,
+    development: bool,
+) -> anyhow::Result<usize> {
     home.write_record(&FleetRecord {
         amqp_url: broker.amqp_url.clone(),
         management_url: broker.management_url.clone(),
         admin: broker.admin.clone(),
         broker: broker.kind,
         tls: broker.tls.clone(),
-        place: Place::here(),
+        place,
         // A broker that somebody named may be everybody's.
         development: broker.kind != BrokerKind::Named || development,
     })?;
