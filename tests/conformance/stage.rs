@@ -375,9 +375,9 @@ impl Stage {
 
     /// Waits until `look` is true. A bot that died meanwhile is started again.
     pub(crate) async fn until(&mut self, what: &str, look: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(90);
+        let end = Instant::now() + Duration::from_secs(300);
         while !look(self) {
-            assert!(Instant::now() < end, "waited 90 s for {what}; the bot said:\n{}", self.log());
+            assert!(Instant::now() < end, "waited 300 s for {what}; the bot said:\n{}", self.log());
             self.look_after().await;
         }
     }
@@ -407,7 +407,7 @@ impl Stage {
 
     /// Waits for the end of the bot's process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             if let Some(status) = self.bot.try_wait().unwrap() {
                 return status;
@@ -452,7 +452,7 @@ impl Stage {
     /// until the bot has begun another session.
     pub(crate) async fn cut_off(&mut self) {
         let before = self.sessions();
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         while self.sessions() == before {
             assert!(Instant::now() < end, "closed connections led to no new session:\n{}", self.log());
             for connection in self.management.connections().await.unwrap() {
