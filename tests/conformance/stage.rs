@@ -256,7 +256,7 @@ impl Stage {
         (last("rate_deferred"), last("rate_refused"))
     }
 
-    /// A queue that hears what the bot says, and takes one message.
+    /// A queue that hears the bot's answers and nobody else's messages, and takes one.
     pub(crate) async fn narrow_queue(&self, name: &str) -> Channel {
         let channel = self.connections[1].create_channel().await.unwrap();
         let mut arguments = FieldTable::default();
@@ -264,7 +264,7 @@ impl Stage {
         arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(name.into(), exclusive, arguments).await.unwrap();
-        bind(&channel, name, "lota.events").await;
+        bind(&channel, name, "lota.events", "build.started").await;
         channel
     }
 
@@ -491,9 +491,9 @@ pub(crate) fn wished(id: &str, repository: &str, wish: &str) -> Value {
     })
 }
 
-async fn bind(channel: &Channel, queue: &str, exchange: &str) {
+async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
     let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(queue.into(), exchange.into(), "#".into(), options, arguments).await.unwrap();
+    channel.queue_bind(queue.into(), exchange.into(), key.into(), options, arguments).await.unwrap();
 }
 
 /// A connection of the admin, and every heartbeat from now on.
@@ -504,7 +504,7 @@ async fn hear_heartbeats(node: &Node) -> (Connection, Arc<Mutex<Vec<Value>>>) {
     let channel = connection.create_channel().await.unwrap();
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     channel.queue_declare("heartbeats".into(), exclusive, FieldTable::default()).await.unwrap();
-    bind(&channel, "heartbeats", "lota.health").await;
+    bind(&channel, "heartbeats", "lota.health", "#").await;
     let heartbeats = Arc::new(Mutex::new(Vec::new()));
     let ears = heartbeats.clone();
     listen(&channel, "heartbeats", move |heard| ears.lock().unwrap().push(heard.body)).await;
