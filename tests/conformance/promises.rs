@@ -162,7 +162,9 @@ fn foreign() -> BasicProperties {
     let mut death = FieldTable::default();
     death.insert("queue".into(), AMQPValue::LongString("elsewhere".into()));
     headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::FieldTable(death)])));
-    let keys = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString("build.completed".into())]));
+    // A key that the publisher may use: RabbitMQ 4 refuses any other here as well.
+    let keys = AMQPValue::FieldArray(FieldArray::from(vec![AMQPValue::LongString("repository.pushed".into())]));
+    headers.insert("CC".into(), keys.clone());
     headers.insert("BCC".into(), keys);
     headers.insert("x-made-up".into(), AMQPValue::LongString("foreign".into()));
     BasicProperties::default()
