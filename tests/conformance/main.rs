@@ -11,6 +11,7 @@ mod broker;
 mod crashes;
 mod dead_letters;
 mod deployments;
+mod fencing;
 mod forgeries;
 mod jobs;
 mod limits;

@@ -14,21 +14,26 @@ use tests::{lota, program};
 
 use crate::stage::Stage;
 
-/// A server with a login and a schema for the toy bot, as `lota stores apply` makes them for the bots of a release.
-struct Database {
+/// A server with a login and a schema for a bot, as `lota stores apply` makes them for the bots of a release.
+pub(crate) struct Database {
     server: Postgres,
     secrets: tempfile::TempDir,
+    login: &'static str,
 }
 
 impl Database {
     fn new() -> Self {
+        Self::of("toy_bot")
+    }
+
+    pub(crate) fn of(login: &'static str) -> Self {
         let (server, secrets) = (Postgres::start(), tempfile::tempdir().unwrap());
-        let database = Self { server, secrets };
-        fs::write(database.password_file(), "canary-of-the-toy-bot").unwrap();
-        database.server.sql(
-            "CREATE ROLE toy_bot LOGIN PASSWORD 'canary-of-the-toy-bot'; CREATE SCHEMA toy_bot; \
-             GRANT USAGE, CREATE ON SCHEMA toy_bot TO toy_bot",
-        );
+        let database = Self { server, secrets, login };
+        fs::write(database.password_file(), "canary-of-the-bot").unwrap();
+        database.server.sql(&format!(
+            "CREATE ROLE {login} LOGIN PASSWORD 'canary-of-the-bot'; CREATE SCHEMA {login}; \
+             GRANT USAGE, CREATE ON SCHEMA {login} TO {login}",
+        ));
         database
     }
 
@@ -36,9 +41,9 @@ impl Database {
         self.secrets.path().join("password")
     }
 
-    fn variables(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("LOTA_STORE_URL", self.server.url("toy_bot")),
+            ("LOTA_STORE_URL", self.server.url(self.login)),
             ("LOTA_STORE_PASSWORD_FILE", self.password_file().display().to_string()),
         ]
     }

@@ -28,7 +28,8 @@ impl Shelf {
 
     async fn needs(&self, environment: &str, digests: &[&Digest]) {
         let digests = digests.iter().map(|digest| (*digest).clone()).collect();
-        self.objects.write_in_use(environment, &InUse { digests }).await.unwrap();
+        let before = self.objects.said_in_use(environment).await.unwrap();
+        self.objects.write_in_use(environment, &InUse { digests, token: 1 }, &before).await.unwrap();
     }
 
     /// So long after an object was stored.
