@@ -84,7 +84,8 @@ async fn each_kind_stays_for_its_days() {
         let quarter = shelf.collect(at + TimeDelta::days(76), false).await.unwrap();
         assert_eq!(counts(&quarter), [(Kind::Artifact, 1)]);
         let left: Vec<ObjectMeta> = shelf.objects.store.list(None).try_collect().await.unwrap();
-        let left: Vec<&str> = left.iter().map(|file| file.location.as_ref()).filter(|name| *name != "in-use.lock").collect();
+        let left: Vec<&str> =
+            left.iter().map(|file| file.location.as_ref()).filter(|name| *name != "in-use.lock").collect();
         assert_eq!(left, ["in-use/live.json"]);
     }
 }
