@@ -19,7 +19,7 @@ failed() {
 }
 # In the container of the operator's command.
 lota() { docker compose run --rm -T --no-deps lota "$@"; }
-load() { docker compose run --rm -T --no-deps --entrypoint sh lota -s "$@" <tests/compose/load.sh; }
+load() { docker compose run --rm -T --no-deps --entrypoint sh lota -s "$@" <tests/compose/load.sh 2>>"$work/load.log"; }
 events() { docker compose run --rm -T --no-deps --env "LOTA_BROKER_HOST=${LOTA_BROKER_HOST:-rabbitmq}" --entrypoint python3 lota - <tests/compose/events.py; }
 # waits SECONDS WHAT COMMAND...: until the command succeeds.
 waits() {

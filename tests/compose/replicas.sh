@@ -18,7 +18,7 @@ worked() { docker compose logs --no-color "$1" | grep 'job begins' | cut -d '|' 
 builds() {
     local container
     for container in $(docker compose ps --quiet build-bot); do
-        if docker exec "$container" sh -c 'cat /proc/[0-9]*/comm' | grep -qx sleep; then
+        if docker exec "$container" sh -c 'cat /proc/[0-9]*/comm 2>/dev/null' | grep -qx sleep; then
             echo "$container"
             return
         fi
