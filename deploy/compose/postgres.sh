@@ -1,6 +1,7 @@
 #!/bin/sh
-# postgres.sh OPTION...: the database of bots' stores, in its container. The one that LOTA_STORE_HOST names is the primary;
-# another (its name is LOTA_STORE_SELF) follows it, from a copy that it takes when its volume is empty. Options go to postgres.
+# postgres.sh: the database of bots' stores, in its container. The one that LOTA_STORE_HOST names is the primary; another (its
+# name is LOTA_STORE_SELF) follows it, from a copy that it takes when its volume is empty. Where LOTA_STORE_STANDBY names who
+# follows, a commit counts when that one has it too.
 set -eu
 data=/var/lib/postgresql/data/lota
 self=$LOTA_STORE_SELF primary=$LOTA_STORE_HOST
@@ -19,6 +20,7 @@ make_primary() {
 
 follow_primary() {
     rm -rf "$data.new"
+    until pg_isready --quiet --host "$primary"; do sleep 1; done
     pg_basebackup --host "$primary" --username replicator --pgdata "$data.new" --wal-method stream --checkpoint fast --write-recovery-conf
     mv "$data.new" "$data"
 }
@@ -34,5 +36,6 @@ else
         exit 78
     }
 fi
+[ -z "${LOTA_STORE_STANDBY:-}" ] || set -- -c "synchronous_standby_names=\"$LOTA_STORE_STANDBY\""
 exec postgres -D "$data" -c listen_addresses='*' -c unix_socket_directories=/tmp -c "cluster_name=$self" \
     -c max_connections="${LOTA_STORE_CONNECTIONS:-100}" -c shared_buffers=128MB -c wal_keep_size=1GB -c hot_standby=on "$@"

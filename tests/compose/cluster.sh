@@ -55,7 +55,7 @@ passed "PostgreSQL's primary killed, the other promoted: 12 of 12 pushes went th
 docker compose rm --force --stop postgres >/dev/null 2>&1
 docker volume rm "${COMPOSE_PROJECT_NAME}_postgres-data" >/dev/null
 docker compose up --detach --no-deps --wait postgres >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'the first PostgreSQL as the second'; }
-export LOTA_STORE_STANDBY='*'
+export LOTA_STORE_STANDBY=postgres
 docker compose up --detach --no-deps --wait postgres-2 >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'the new primary'; }
 waits 60 'two PostgreSQL in step' is sync sql postgres-2 'SELECT sync_state FROM pg_stat_replication'
 load third 4 >"$work/third" || failed 'pushes'
