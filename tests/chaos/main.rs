@@ -44,6 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 struct Options {
     seed: u64,
     messages: u64,
+    rounds: usize,
     nodes: usize,
     report: Option<PathBuf>,
 }
@@ -54,9 +55,12 @@ impl Options {
             let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
             Some(text.parse().unwrap_or_else(|e| panic!("{name} is `{text}` ({e}): expected a number")))
         };
+        let messages = number("LOTA_CHAOS_MESSAGES").unwrap_or(MESSAGES);
+        let rounds = number("LOTA_CHAOS_ROUNDS").unwrap_or(messages / MESSAGES_OF_A_ROUND) as usize;
         Self {
             seed: number("LOTA_CHAOS_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>())),
-            messages: number("LOTA_CHAOS_MESSAGES").unwrap_or(MESSAGES),
+            messages,
+            rounds: rounds.max(ROUNDS_MIN),
             nodes: number("LOTA_CHAOS_NODES").map_or(NODES, |nodes| nodes as usize),
             report: std::env::var_os("LOTA_CHAOS_REPORT").map(PathBuf::from),
         }
@@ -66,8 +70,7 @@ impl Options {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_every_message_has_one_effect() {
     let options = Options::read();
-    let rounds = ROUNDS_MIN.max((options.messages / MESSAGES_OF_A_ROUND) as usize);
-    let rounds = schedule(options.seed, rounds, options.nodes);
+    let rounds = schedule(options.seed, options.rounds, options.nodes);
     let mut findings = run(&options, &rounds).await;
     findings.extend(missing_kinds(&rounds));
     assert!(findings.is_empty(), "seed {}:\n{}", options.seed, findings.join("\n"));
@@ -76,7 +79,8 @@ async fn nothing_is_lost_and_every_message_has_one_effect() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_goes_on_from_every_place_at_which_its_bot_ends() {
     let rounds = schedule::every_place();
-    let options = Options { seed: 0, messages: 100 * rounds.len() as u64, nodes: 1, report: None };
+    let count = rounds.len();
+    let options = Options { seed: 0, messages: 100 * count as u64, rounds: count, nodes: 1, report: None };
     let findings = run(&options, &rounds).await;
     assert!(findings.is_empty(), "{}", findings.join("\n"));
 }
