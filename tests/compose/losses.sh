@@ -24,7 +24,7 @@ load running 1 20 >"$work/running"
 correlation=$(cat "$work/running")
 started() { events | grep -q "^build.started $correlation 1$"; }
 waits 60 'the build' started
-docker compose rm --force --stop rabbitmq >/dev/null 2>&1
+docker compose rm --force --stop rabbitmq broker-files >/dev/null 2>&1
 docker volume rm "${COMPOSE_PROJECT_NAME}_broker-data" >/dev/null
 up 'with an empty broker'
 waits 180 'what the outboxes held' settled "$work/running"
