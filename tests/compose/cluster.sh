@@ -44,7 +44,8 @@ docker compose kill --signal KILL postgres >/dev/null 2>&1
 begun=$(date +%s%N)
 is t sql postgres-2 'SELECT pg_promote()' || failed 'the second PostgreSQL was not promoted'
 export LOTA_STORE_HOST=postgres-2 LOTA_STORE_STANDBY=
-docker compose up --detach --no-deps --wait postgres-2 build-bot test-bot deploy-bot monitor >"$work/up.log" 2>&1 ||
+docker compose up --detach --no-deps --wait postgres-2 >"$work/up.log" 2>&1 &&
+    docker compose up --detach --no-deps --wait build-bot test-bot deploy-bot monitor >"$work/up.log" 2>&1 ||
     { tail -n 30 "$work/up.log" >&2; failed 'bots on the other PostgreSQL'; }
 took=$((($(date +%s%N) - begun) / 1000000))
 wait "$push" || failed 'pushes'
