@@ -11,6 +11,7 @@ mod broker;
 mod crashes;
 mod dead_letters;
 mod deployments;
+mod ears;
 mod forgeries;
 mod jobs;
 mod limits;
