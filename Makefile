@@ -42,6 +42,10 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	cargo test --locked --package tests --test journeys container -- --ignored
 	deploy/binaries.sh target/images dev
 	tests/compose/run.sh
+	tests/compose/losses.sh
+	tests/compose/replicas.sh
+	tests/compose/cluster.sh
+	tests/broker-upgrade.sh
 
 images: doctor ## the images of docker-compose.yml, of programs that are compiled once, and how large each is
 	@deploy/images.sh

@@ -10,5 +10,6 @@ rm -rf "$to" && mkdir -p "$to"
 tar -C target/images --sort=name --owner=0 --group=0 --numeric-owner -czf "$to/lotabots-$version-$(uname -m).tar.gz" .
 docker compose --profile '*' config --images | sort -u | grep -v rabbitmq | xargs docker save | gzip -n >"$to/lotabots-$version-images.tar.gz"
 cp docker-compose.yml .env .env.example "$to/"
-(cd "$to" && sha256sum -- *.tar.gz docker-compose.yml .env .env.example >SHA256SUMS)
+mkdir "$to/deploy" && cp -r deploy/compose deploy/postgres "$to/deploy/"
+(cd "$to" && find . -type f ! -name SHA256SUMS -exec sha256sum {} + >SHA256SUMS)
 ls -l "$to"

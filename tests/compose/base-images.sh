@@ -27,3 +27,6 @@ path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 base debian:trixie-slim trixie ca-certificates -c "ENV PATH=$path" -c 'CMD ["bash"]'
 # Debian's own script of that name insists on its own user; the one below it does not.
 base rabbitmq:4-management forky rabbitmq-server,ca-certificates -c "ENV PATH=/usr/lib/rabbitmq/bin:$path" -c 'CMD ["rabbitmq-server"]'
+if [ "${1:-}" = postgres ] && ! docker image inspect postgres:17 >/dev/null 2>&1 && ! docker pull --quiet postgres:17 >/dev/null 2>&1; then
+    docker build --quiet --tag postgres:17 deploy/postgres >/dev/null
+fi

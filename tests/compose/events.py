@@ -1,10 +1,10 @@
 """What was said since the fleet began, counted: lines `type correlation count` from the queue `outside.tap.events`, which
 hears everything and which nobody empties. Runs in the container of `lota`, with the broker's administrator's password."""
-import base64, collections, json, urllib.request
+import base64, collections, json, os, urllib.request
 
 password = open("/broker/admin.password").read().strip()
 request = urllib.request.Request(
-    "http://rabbitmq:15672/api/queues/lota/outside.tap.events/get",
+    f"http://{os.environ['LOTA_BROKER_HOST']}:15672/api/queues/lota/outside.tap.events/get",
     json.dumps({"count": 5000, "ackmode": "ack_requeue_true", "encoding": "auto"}).encode(),
     {
         "Authorization": "Basic " + base64.b64encode(f"lota-admin:{password}".encode()).decode(),

@@ -4,54 +4,10 @@
 # Compiles nothing: images are made of the programs in target/images. Ends all that it starts.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export LOTA_BINARIES=prebuilt COMPOSE_PROJECT_NAME=lota-test-$$
-# Beside a fleet that runs here.
-export LOTA_MONITOR_PORT=18610 LOTA_APPLICATION_PORTS=28600-28609 LOTA_VERSION=test LOTA_BUILD_BOT_MEMORY=768m
-work=$(mktemp -d)
+name=compose
+export LOTA_BUILD_BOT_MEMORY=768m
+. tests/compose/fleet.sh
 
-missing() {
-    echo "compose: not tested: $1" >&2
-    rm -rf "$work"
-    exit 69
-}
-docker info >/dev/null 2>&1 || missing 'no container engine answers: install docker, or start its service'
-docker compose version >/dev/null 2>&1 || missing 'docker has no plugin compose: install docker-compose-v2 or docker-compose-plugin'
-[ -x target/images/lota ] || missing 'target/images holds no programs: deploy/binaries.sh target/images'
-
-passed() { echo "compose: ok: $1"; }
-failed() {
-    echo "compose: FAILED: $1" >&2
-    docker compose logs --no-color --tail 30 >&2 || true
-    exit 1
-}
-# In the container of the operator's command.
-lota() { docker compose run --rm -T --no-deps lota "$@"; }
-load() { docker compose run --rm -T --no-deps --entrypoint sh lota -s "$@" <tests/compose/load.sh; }
-events() { docker compose run --rm -T --no-deps --entrypoint python3 lota - <tests/compose/events.py; }
-# waits SECONDS WHAT COMMAND...: until the command succeeds.
-waits() {
-    local limit=$((SECONDS + $1)) what=$2
-    shift 2
-    until "$@"; do
-        [ "$SECONDS" -lt "$limit" ] || failed "$what: not within its time"
-        sleep 1
-    done
-}
-
-end() {
-    docker compose --profile '*' down --volumes --timeout 20 >/dev/null 2>&1 || true
-    docker image ls --quiet "lotabots/*:test" | sort -u | xargs -r docker image rm --force >/dev/null 2>&1 || true
-    rm -rf "$work"
-}
-trap end EXIT
-trap 'exit 130' INT TERM
-
-tests/compose/base-images.sh || missing 'there are no images to make others from'
-git clone --quiet . "$work/clone"
-mkdir "$work/clone/target"
-cp -a target/images "$work/clone/target/"
-cd "$work/clone"
-docker compose --profile '*' build >"$work/build.log" 2>&1 || { tail -n 30 "$work/build.log" >&2; failed 'images build'; }
 docker compose up --detach --wait >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'docker compose up'; }
 passed 'docker compose up on a clean clone, all healthy'
 
@@ -107,13 +63,6 @@ for event in build.completed test.completed deploy.completed; do
 done
 passed 'each bot killed while it worked: one build, one test, one deployment'
 
-# settled FILE: every correlation in it came to one end.
-settled() {
-    events >"$work/events" 2>/dev/null || return 1
-    while read -r correlation; do
-        grep -q "^test.completed $correlation 1$" "$work/events" || return 1
-    done <"$1"
-}
 load one 12 >"$work/one" &
 push=$!
 waits 60 'the first push' test -s "$work/one"
