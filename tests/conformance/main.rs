@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letters;
 mod deployments;
 mod fencing;
+mod ears;
 mod forgeries;
 mod jobs;
 mod limits;

@@ -142,9 +142,7 @@ async fn a_letter_is_written_once_and_a_command_answered_once() {
     stage.event("outside", "unread", "repository.pushed", json!({"repository": 7})).await;
     stage.until("the process to end over it", |s| s.starts() == 2).await;
     stage.until("it to be seen again", |s| s.logged("it is among the dead letters already") == 1).await;
-    let letters = stage.said_of("message.dead_lettered");
-    assert_eq!((letters.len(), data(&letters)[0]["message_id"].as_str()), (1, Some("unread")));
-    assert_eq!(stage.management.peek("lota", "toy-bot.dead", 10).await.unwrap().len(), 1);
+    stage.until("the notice", |s| !s.said_of("message.dead_lettered").is_empty()).await;
     for _ in 0..2 {
         stage.command("same", "control.pause", json!({"reason": "a test"})).await;
     }
@@ -152,4 +150,7 @@ async fn a_letter_is_written_once_and_a_command_answered_once() {
     stage.until("the last answer", |s| s.said_of("bot.resumed").len() == 1).await;
     stage.until("both answers", |s| s.said_of("control.replied").len() >= 2).await;
     assert_eq!(stage.said_of("control.replied").len(), 2);
+    let letters = stage.said_of("message.dead_lettered");
+    assert_eq!((letters.len(), data(&letters)[0]["message_id"].as_str()), (1, Some("unread")));
+    assert_eq!(stage.management.peek("lota", "toy-bot.dead", 10).await.unwrap().len(), 1);
 }

@@ -196,9 +196,9 @@ impl Place {
 
     /// Waits until `look` is true. A bot whose process died is started again; in memory time flies.
     pub(crate) async fn until(&mut self, what: &str, look: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(180);
+        let end = Instant::now() + Duration::from_secs(400);
         while !look(self) {
-            assert!(Instant::now() < end, "waited 180 s for {what}");
+            assert!(Instant::now() < end, "waited 400 s for {what}");
             self.rest().await;
         }
     }

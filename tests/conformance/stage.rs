@@ -9,14 +9,10 @@ use std::{
 };
 
 use bot_messages::topology::Topology;
-use bot_provision::{ApplyOptions, Management, Node, apply};
-use futures_util::StreamExt;
+use bot_provision::{ApplyOptions, Management, apply};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
-        ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
-    },
+    options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable},
 };
 use nix::{sys::signal::Signal, unistd::Pid};
@@ -26,7 +22,10 @@ use tests::{
     toy::ToyBot,
 };
 
-use crate::broker::Broker;
+use crate::{
+    broker::Broker,
+    ears::{Heard, hear_heartbeats, listen, take_one},
+};
 
 pub(crate) const CONFIG: &str = "
 bot: {name: ToyBot, version: '1', enabled: true}
@@ -63,12 +62,6 @@ pub(crate) struct Stage {
     /// Further instances of it, by their number, each with a folder of its own.
     replicas: BTreeMap<usize, Child>,
     starts: u32,
-}
-
-/// A message that the bot said, and the trace it is part of.
-struct Heard {
-    body: Value,
-    traceparent: Option<String>,
 }
 
 impl Stage {
@@ -256,15 +249,10 @@ impl Stage {
         (last("rate_deferred"), last("rate_refused"))
     }
 
-    /// A queue that hears what the bot says, and takes one message.
+    /// A queue that hears the bot's answers and nobody else's messages, and takes one.
     pub(crate) async fn narrow_queue(&self, name: &str) -> Channel {
         let channel = self.connections[1].create_channel().await.unwrap();
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
-        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(name.into(), exclusive, arguments).await.unwrap();
-        bind(&channel, name, "lota.events").await;
+        take_one(&channel, name, "lota.events", "build.started").await;
         channel
     }
 
@@ -375,9 +363,9 @@ impl Stage {
 
     /// Waits until `look` is true. A bot that died meanwhile is started again.
     pub(crate) async fn until(&mut self, what: &str, look: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(90);
+        let end = Instant::now() + Duration::from_secs(300);
         while !look(self) {
-            assert!(Instant::now() < end, "waited 90 s for {what}; the bot said:\n{}", self.log());
+            assert!(Instant::now() < end, "waited 300 s for {what}; the bot said:\n{}", self.log());
             self.look_after().await;
         }
     }
@@ -407,7 +395,7 @@ impl Stage {
 
     /// Waits for the end of the bot's process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         loop {
             if let Some(status) = self.bot.try_wait().unwrap() {
                 return status;
@@ -452,7 +440,7 @@ impl Stage {
     /// until the bot has begun another session.
     pub(crate) async fn cut_off(&mut self) {
         let before = self.sessions();
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(300);
         while self.sessions() == before {
             assert!(Instant::now() < end, "closed connections led to no new session:\n{}", self.log());
             for connection in self.management.connections().await.unwrap() {
@@ -489,43 +477,6 @@ pub(crate) fn wished(id: &str, repository: &str, wish: &str) -> Value {
         "id": id, "timestamp": *BEGUN, "source": "outside", "destination": "*", "type": "repository.pushed",
         "payload": {"data": {"repository": repository, "url": wish, "ref": "refs/heads/main", "commit": "a".repeat(40)}},
     })
-}
-
-async fn bind(channel: &Channel, queue: &str, exchange: &str) {
-    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(queue.into(), exchange.into(), "#".into(), options, arguments).await.unwrap();
-}
-
-/// A connection of the admin, and every heartbeat from now on.
-async fn hear_heartbeats(node: &Node) -> (Connection, Arc<Mutex<Vec<Value>>>) {
-    let (admin, password) = (node.admin(), node.admin_password().expose());
-    let url = format!("amqp://{admin}:{password}@127.0.0.1:{}/lota", node.amqp_port());
-    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare("heartbeats".into(), exclusive, FieldTable::default()).await.unwrap();
-    bind(&channel, "heartbeats", "lota.health").await;
-    let heartbeats = Arc::new(Mutex::new(Vec::new()));
-    let ears = heartbeats.clone();
-    listen(&channel, "heartbeats", move |heard| ears.lock().unwrap().push(heard.body)).await;
-    (connection, heartbeats)
-}
-
-async fn listen(channel: &Channel, queue: &str, ears: impl Fn(Heard) + Send + 'static) {
-    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-    let mut deliveries = channel.basic_consume(queue.into(), "all".into(), options, arguments).await.unwrap();
-    tokio::spawn(async move {
-        while let Some(Ok(delivery)) = deliveries.next().await {
-            let headers = delivery.properties.headers().clone().unwrap_or_default();
-            let traceparent = match headers.inner().get("traceparent") {
-                Some(AMQPValue::LongString(text)) => Some(text.to_string()),
-                _ => None,
-            };
-            // What a publisher said may be no JSON.
-            ears(Heard { body: serde_json::from_slice(&delivery.data).unwrap_or_default(), traceparent });
-            let _ = delivery.ack(BasicAckOptions::default()).await;
-        }
-    });
 }
 
 fn now() -> String {

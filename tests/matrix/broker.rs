@@ -18,7 +18,7 @@ use crate::fleet::{EAR, Fleet};
 
 /// What work queues give back to the broker, so that it goes among the dead letters.
 pub(crate) const REJECTED: &str = "reject-";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Queue → the exchange and key that a message came with.
 pub(crate) type Arrivals = BTreeMap<String, (String, String)>;

@@ -2,7 +2,10 @@
 //! which came further than it should is seen, also where the bot it came to hears its key anyway.
 use std::collections::BTreeSet;
 
-use bot_messages::{Contract, Kind, OutsidePublisher, Tap, Tier, catalogue, contract::control_types};
+use bot_messages::{
+    Contract, Event as _, Kind, MeantLoop, OutsidePublisher, Tap, Tier, catalogue, contract::control_types,
+    message::MessageDeadLettered,
+};
 
 const CONTRACTS: &str = include_str!("../../deploy/rabbitmq/contracts.json");
 /// How the names of those begin that hear one type each.
@@ -37,6 +40,12 @@ impl Fleet {
             ear.name = format!("{EAR}{number}").parse().unwrap();
             ear.hears = vec![entry.event_type.to_owned()];
             (ear.says, ear.observes, ear.dependencies) = (Vec::new(), Vec::new(), Vec::new());
+            // Any bot may say that it put a message aside: the ear for that could hear itself, if it said anything.
+            ear.loops = if entry.event_type == MessageDeadLettered::TYPE {
+                vec![MeantLoop { types: ear.hears.clone(), ends_because: "an ear says nothing".to_owned() }]
+            } else {
+                Vec::new()
+            };
             bots.push(ear);
         }
         let outside = vec![

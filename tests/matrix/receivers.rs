@@ -23,7 +23,7 @@ use crate::{
 
 /// A queue can only be looked at from its beginning.
 const LETTERS_MAX: u32 = 1000;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A message that pretends something, and the bots it comes to.
 struct Forgery {

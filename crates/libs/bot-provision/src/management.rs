@@ -232,17 +232,12 @@ impl Management {
         self.get(&["queues", vhost, name]).await
     }
 
-    /// A durable queue; `kind` is `quorum` or `classic`.
     /// Where a quorum queue lives.
     pub async fn queue_members(&self, vhost: &str, name: &str) -> Result<QueueMembers, ManagementError> {
-        // RabbitMQ says some of these fields twice, which a document takes and a struct does not.
-        let queue: Value = self.get(&["queues", vhost, name]).await?;
-        serde_json::from_value(queue).map_err(|error| ManagementError::Malformed {
-            path: format!("queues/{vhost}/{name}"),
-            reason: error.to_string(),
-        })
+        self.get(&["queues", vhost, name]).await
     }
 
+    /// A durable queue; `kind` is `quorum` or `classic`.
     pub async fn put_queue(&self, vhost: &str, name: &str, kind: &str) -> Result<(), ManagementError> {
         let body = json!({ "durable": true, "auto_delete": false, "arguments": { "x-queue-type": kind } });
         self.put(&["queues", vhost, name], body).await
@@ -366,8 +361,7 @@ impl Management {
         body: Option<Value>,
     ) -> Result<T, ManagementError> {
         let bytes = self.call(method, path, body).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| ManagementError::Malformed { path: path.join("/"), reason: error.to_string() })
+        decoded(&bytes).map_err(|error| ManagementError::Malformed { path: path.join("/"), reason: error.to_string() })
     }
 
     async fn call(&self, method: Method, path: &[&str], body: Option<Value>) -> Result<Vec<u8>, ManagementError> {
@@ -414,6 +408,11 @@ impl Management {
             reason: reason(&bytes),
         })
     }
+}
+
+/// RabbitMQ says some fields twice, as a queue's `online` in a cluster: a document takes that, a struct does not.
+fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(bytes).and_then(serde_json::from_value)
 }
 
 /// RabbitMQ's `{"error": …, "reason": …}`, or the start of whatever came.

@@ -102,12 +102,6 @@ pub struct QueueInfo {
     pub messages_unacknowledged: Option<u64>,
     pub consumers: Option<u64>,
     pub state: Option<String>,
-    /// The nodes that keep a copy; a quorum queue's.
-    pub members: Vec<String>,
-    /// Those of them that run.
-    pub online: Vec<String>,
-    /// The node that leads a quorum queue.
-    pub leader: Option<String>,
 }
 
 /// The nodes of a cluster that a quorum queue lives on.

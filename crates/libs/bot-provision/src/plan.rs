@@ -241,6 +241,9 @@ fn policy_words(policy: &PolicyInfo) -> String {
     format!("{} {} priority {} {definition}", policy.apply_to, policy.pattern, policy.priority)
 }
 
+/// The broker lets nobody else touch an exclusive queue, nor what is bound to it.
+const OF_A_CONNECTION: &str = "it belongs to one connection and ends with it";
+
 type BindingKey<'a> = (&'a str, Destination, &'a str, &'a str);
 
 fn change_bindings(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
@@ -252,6 +255,8 @@ fn change_bindings(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
         }
     }
     let keys: BTreeSet<BindingKey<'_>> = wanted.bindings.iter().map(key_wanted).collect();
+    let of_connections: BTreeSet<&str> =
+        found.queues.iter().filter(|queue| queue.exclusive).map(|queue| queue.name.as_str()).collect();
     for binding in &found.bindings {
         // Every queue is bound to the exchange without a name; that one belongs to the broker.
         let of_the_broker = binding.source.is_empty();
@@ -259,7 +264,13 @@ fn change_bindings(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
         if of_the_broker || passing || (plain(&binding) && keys.contains(&key_found(binding))) {
             continue;
         }
-        steps.push(unexpected(words(key_found(binding)), Work::DeleteBinding(binding.clone())));
+        let to_queue = binding.destination_type == Destination::Queue;
+        let work = if to_queue && of_connections.contains(binding.destination.as_str()) {
+            Work::Leave(OF_A_CONNECTION)
+        } else {
+            Work::DeleteBinding(binding.clone())
+        };
+        steps.push(unexpected(words(key_found(binding)), work));
     }
 }
 
@@ -270,11 +281,7 @@ fn remove_the_rest(wanted: &Topology, found: &Snapshot, steps: &mut Vec<Step>) {
         if queues.contains(name) || is_passing_name(name) {
             continue;
         }
-        let work = if queue.exclusive {
-            Work::Leave("it belongs to one connection and ends with it")
-        } else {
-            Work::RemoveQueue(name.to_owned())
-        };
+        let work = if queue.exclusive { Work::Leave(OF_A_CONNECTION) } else { Work::RemoveQueue(name.to_owned()) };
         steps.push(unexpected(format!("queue {name}"), work));
     }
     let exchanges: BTreeSet<&str> = wanted.exchanges.iter().map(|exchange| exchange.name.as_str()).collect();

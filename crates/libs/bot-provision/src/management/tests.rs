@@ -23,3 +23,9 @@ fn the_reason_is_rabbitmqs_own() {
     assert_eq!(reason(br#"{"error":"bad_request","reason":"inequivalent arg"}"#), "inequivalent arg");
     assert_eq!(reason(b"Not found"), "Not found");
 }
+
+#[test]
+fn a_field_that_comes_twice_is_read() {
+    let said = br#"{"members": ["a", "b"], "online": ["a"], "leader": "a", "online": ["a"]}"#;
+    assert_eq!(decoded::<QueueMembers>(said).unwrap().online, ["a"]);
+}

@@ -212,3 +212,13 @@ fn a_topic_permission_too_many_resets_the_users() {
     assert_eq!(steps.len(), 1);
     assert!(matches!(&steps[0].work, Work::ResetTopicPermissions { wanted, .. } if wanted.len() == 1));
 }
+
+#[test]
+fn what_belongs_to_a_connection_is_left_with_its_bindings() {
+    let mut found = as_wanted();
+    found.queues.push(QueueInfo { exclusive: true, ..queue("mine", "classic") });
+    found.bindings.push(binding("lota.egress.a", "mine", "build.#"));
+    let steps = plan(&topology(), &found, Some(&|_| Secret::new("pw")));
+    let work: Vec<Work> = steps.into_iter().map(|step| step.work).collect();
+    assert_eq!(work, [Work::Leave(OF_A_CONNECTION), Work::Leave(OF_A_CONNECTION)]);
+}

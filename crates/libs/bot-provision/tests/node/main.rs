@@ -107,7 +107,7 @@ async fn drift(api: &Management, wanted: &Topology) -> Vec<String> {
 async fn until_counted(api: &Management, queue: &str, count: u64) {
     let begun = Instant::now();
     while api.queue("lota", queue).await.unwrap().messages != Some(count) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{queue} never came to hold {count}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "{queue} never came to hold {count}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
