@@ -54,6 +54,15 @@ impl Drop for Applications {
     }
 }
 
+/// A release of one page.
+pub(crate) async fn stored(objects: &Objects, page: &str) -> ObjectRef {
+    let (tree, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(tree.path().join("page"), page).unwrap();
+    let (packed, limits) = (place.path().join("packed"), ArchiveLimits { entries_max: 10, bytes_max: 1 << 20 });
+    pack(tree.path(), &list_tree(tree.path(), 10).unwrap(), &packed, &limits).unwrap();
+    objects.put_file(&packed, Kind::Artifact, "application/zstd").await.unwrap()
+}
+
 struct Ground {
     stage: Stage,
     objects: Objects,
@@ -107,20 +116,12 @@ there:
         Self { stage, objects, home, crashes, deployments: 0, applications }
     }
 
-    async fn artifact(&self, page: &str) -> ObjectRef {
-        let tree = tempfile::tempdir().unwrap();
-        fs::write(tree.path().join("page"), page).unwrap();
-        let (packed, limits) = (self.home.join("packed"), ArchiveLimits { entries_max: 10, bytes_max: 1 << 20 });
-        pack(tree.path(), &list_tree(tree.path(), 10).unwrap(), &packed, &limits).unwrap();
-        self.objects.put_file(&packed, Kind::Artifact, "application/zstd").await.unwrap()
-    }
-
     /// Deploys something new. With a place: the bot ends there. Gives the places that were reached.
     async fn deploy(&mut self, target: Target, at: Option<&str>) -> BTreeSet<String> {
         self.deployments += 1;
         let (number, starts) = (self.deployments, self.stage.starts());
         let page = format!("page {number}");
-        let artifact = self.artifact(&page).await;
+        let artifact = stored(&self.objects, &page).await;
         let path = if target == Target::TakenBack { "/missing" } else { "/page" };
         let stage: DeployStage = match target {
             Target::Commands => DeployStage::default(),

@@ -12,6 +12,7 @@ mod crashes;
 mod dead_letters;
 mod deployments;
 mod ears;
+mod fencing;
 mod forgeries;
 mod jobs;
 mod limits;

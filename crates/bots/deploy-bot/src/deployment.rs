@@ -18,7 +18,7 @@ use crate::{
     history::{History, Kind, Switch},
     in_use,
     job::{DeployJob, Want},
-    journal::{Journal, JournalError, Wanted},
+    journal::{Hold, Journal, JournalError, Wanted},
     release::{Release, Releases},
     report::{Up, Verdict},
     words::{self, What},
@@ -48,13 +48,9 @@ pub(crate) struct Deployment<'a> {
 impl Deployment<'_> {
     /// Begins, or goes on where an earlier attempt of this job ended.
     pub(crate) async fn run(&self) -> Outcome<DeployBot> {
-        let (journal, job, token) = (self.journal.clone(), self.cx.id.clone(), self.cx.token);
-        let root = self.environment.root.clone();
-        let claimed = beside(move || {
-            std::fs::create_dir_all(&root).map_err(Fail::retry)?;
-            journal.claim(&job, token).map_err(journal_fail)
-        });
-        claimed.await?;
+        let (job, token, root) = (self.cx.id.clone(), self.cx.token, self.environment.root.clone());
+        beside(move || std::fs::create_dir_all(root).map_err(Fail::retry)).await?;
+        self.journaled(move |journal| journal.claim(&job, token)).await?;
         crash_point("deployment: journal claimed");
         if self.environment.target != Target::Directory {
             self.reap().await?;
@@ -108,7 +104,7 @@ impl Deployment<'_> {
         }
         self.cx.progress(10, &format!("unpacking {}", release.digest().short()));
         let needed = in_use::needed(self.environment, history).into_iter().chain([release.digest().clone()]).collect();
-        if let Err(error) = in_use::add(&self.bot.objects, self.environment, needed).await {
+        if let Err(error) = in_use::add(&self.bot.objects, self.environment, needed, self.cx.token).await {
             // The keeper says it again. What has to be fetched now fails by itself; what is on disk need not.
             self.cx.line(&error.to_string());
         }
@@ -191,6 +187,7 @@ impl Deployment<'_> {
         reason: Option<String>,
         requested_by: Option<String>,
     ) -> Result<Switch, Fail> {
+        let hold = self.hold().await?;
         let history = self.history().await?;
         if let Some(made) = history.of_job(&self.cx.id).get(nth) {
             return Ok((*made).clone());
@@ -203,8 +200,7 @@ impl Deployment<'_> {
         }
         let (at, job, token) = (self.cx.now(), self.cx.id.clone(), self.cx.token);
         let wanted = Wanted { at, to, job, token, kind, reason, requested_by, nth };
-        let journal = self.journal.clone();
-        let switch = beside(move || journal.append(wanted).map_err(journal_fail)).await?;
+        let switch = self.journaled(move |journal| journal.append(&hold, wanted)).await?;
         crash_point(&format!("deployment: switch {nth} of the job is in the journal"));
         Ok(switch)
     }
@@ -232,6 +228,8 @@ impl Deployment<'_> {
     /// On this machine: link, application, answer.
     async fn serve(&self, switch: &Switch) -> Result<Up, Down> {
         let halted = Down::Halted;
+        // Until the application was started: what is there is of whoever may switch.
+        let hold = self.hold().await.map_err(halted)?;
         let (releases, digest) = (self.releases.clone(), switch.to.as_ref().map(|to| to.digest().clone()));
         beside(move || releases.point(digest.as_ref()).map_err(Fail::Retry)).await.map_err(halted)?;
         crash_point("deployment: link set");
@@ -250,6 +248,7 @@ impl Deployment<'_> {
             let message = format!("{} could not be started: {error:#}", release.digest().short());
             self.bad(switch, FailureReason::Error, Code::UnknownError, message)
         })?;
+        drop(hold);
         crash_point("deployment: application started");
         let question = Question::new(port, release.health.as_ref());
         self.cx.progress(70, &format!("asking {question}"));
@@ -324,13 +323,40 @@ impl Deployment<'_> {
     }
 
     pub(crate) async fn history(&self) -> Result<History, Fail> {
+        self.journaled(Journal::read).await
+    }
+
+    /// Nobody else touches the environment as long as it is there. Refused: this attempt was taken over.
+    pub(crate) async fn hold(&self) -> Result<Hold, Fail> {
+        let (job, token) = (self.cx.id.clone(), self.cx.token);
+        self.journaled(move |journal| journal.hold(&job, token)).await
+    }
+
+    async fn journaled<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, Fail> {
         let journal = self.journal.clone();
-        beside(move || journal.read().map_err(journal_fail)).await
+        match spawn_blocking(move || act(&journal)).await.map_err(Fail::retry)? {
+            Err(error @ JournalError::Stale { .. }) => Err(self.refused(error).await),
+            Err(error @ JournalError::Damaged { .. }) => Err(Fail::reject(Code::UnknownError, error)),
+            Err(error @ JournalError::Io { .. }) => Err(Fail::retry(error)),
+            Ok(done) => Ok(done),
+        }
+    }
+
+    /// Whoever took over ends the job. Where the store knows of nobody, someone else deploys there, and a person has to look.
+    async fn refused(&self, error: JournalError) -> Fail {
+        tracing::warn!(job_id = self.cx.id, "{error}");
+        self.cx.line(&error.to_string());
+        let told = self.step(&format!("refused-{}", self.cx.attempt), error.to_string()).await;
+        told.err().unwrap_or_else(|| Fail::reject(Code::Rejected, error))
     }
 
     /// What is left over costs space, nothing else: it never fails a deployment.
     async fn prune(&self) {
         let pruned = self.bot.pruning.attempt(async {
+            let _hold = self.hold().await.map_err(|fail| fail.message())?;
             let history = self.history().await.map_err(|fail| fail.message())?;
             application::prune(self.environment, &history).map_err(|error| format!("{error:#}"))
         });
@@ -383,15 +409,4 @@ impl Deployment<'_> {
 /// What blocks happens beside the runtime's own threads.
 async fn beside<T: Send + 'static>(act: impl FnOnce() -> Result<T, Fail> + Send + 'static) -> Result<T, Fail> {
     spawn_blocking(act).await.map_err(Fail::retry)?
-}
-
-fn journal_fail(error: JournalError) -> Fail {
-    match error {
-        JournalError::Stale { .. } => {
-            tracing::warn!("{error}");
-            Fail::LeaseLost
-        }
-        JournalError::Damaged { .. } => Fail::reject(Code::UnknownError, error),
-        JournalError::Io { .. } => Fail::retry(error),
-    }
 }

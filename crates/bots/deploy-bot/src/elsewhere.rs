@@ -44,6 +44,8 @@ impl Deployment<'_> {
         }
         // The intent, durable before anything outside is touched.
         self.cx.remember(&begun, &self.cx.attempt).await.map_err(Down::Halted)?;
+        // A script may run for long, so nothing is held meanwhile: it was begun by whoever may switch, and has the token.
+        drop(self.hold().await.map_err(Down::Halted)?);
         self.cx.progress(60, &format!("running {which:?}").to_lowercase());
         let ended = runner.run(which, script).await;
         crash_point("deployment: command ended");

@@ -7,26 +7,29 @@ use bot_messages::Digest;
 
 use crate::{environments::Environment, history::History};
 
+/// The keeper says something only when it changed, so once more is mostly enough.
+const TRIES: u32 = 3;
+
 /// What an environment needs from what happened to it so far.
 pub(crate) fn needed(environment: &Environment, history: &History) -> BTreeSet<Digest> {
     history.kept(environment.keep)
 }
 
-/// Says it in place of what was said before.
-pub(crate) async fn tell(
-    objects: &Objects,
-    environment: &Environment,
-    digests: BTreeSet<Digest>,
-) -> Result<(), ObjectError> {
-    objects.write_in_use(&environment.name, &InUse { digests }).await
-}
-
-/// Says it beside what was said before: a job knows nothing of what waits. The keeper takes away again what is too much.
+/// Says it under a job's token beside what was said before: a job knows nothing of what waits. The keeper takes away again
+/// what is too much.
 pub(crate) async fn add(
     objects: &Objects,
     environment: &Environment,
     digests: BTreeSet<Digest>,
+    token: i64,
 ) -> Result<(), ObjectError> {
-    let told = objects.in_use().await?.remove(&environment.name).unwrap_or_default();
-    tell(objects, environment, told.digests.into_iter().chain(digests).collect()).await
+    for left in (0..TRIES).rev() {
+        let before = objects.said_in_use(&environment.name).await?;
+        let digests = before.in_use.digests.union(&digests).cloned().collect();
+        match objects.write_in_use(&environment.name, &InUse { digests, token }, &before).await {
+            Err(ObjectError::Overtaken { .. }) if left > 0 => {}
+            said => return said,
+        }
+    }
+    Ok(())
 }

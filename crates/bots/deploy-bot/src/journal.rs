@@ -1,7 +1,7 @@
 //! The history of one environment, `journal.jsonl`: one line per switch, the truth about what should be there. Reads and
 //! writes that file and the lock beside it, nothing else. Blocks: called off the runtime's threads.
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -38,7 +38,8 @@ pub(crate) struct Wanted {
 pub(crate) enum JournalError {
     #[error(
         "job {job} under fencing token {token} does not hold {}: job {holder} under token {held} does; this attempt was \
-         taken over and has to end", .path.display()
+         taken over and changes nothing (if the bot's store was replaced and the clock was ahead before, remove the file \
+         journal.holder beside it)", .path.display()
     )]
     Stale { path: PathBuf, job: String, token: i64, holder: String, held: i64 },
     #[error("line {line} of {} is damaged: {source}; restore the file, or move it away to begin a new history", .path.display())]
@@ -47,9 +48,7 @@ pub(crate) enum JournalError {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// The attempt that may write. Tokens rise within a job and mean nothing between jobs, so it is not the higher token that
-/// wins but the last claim. That is safe because a job claims first and asks its store afterwards whether it still has
-/// its lease: who claimed late is told there, who was overtaken is told here.
+/// The attempt that may switch: the one with the highest token, since those rise over all jobs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Holder {
     job: String,
@@ -62,6 +61,13 @@ pub(crate) struct Journal {
     path: PathBuf,
 }
 
+/// As long as it is there, nobody else switches the environment or touches its application.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    /// Ends with the file.
+    _lock: File,
+}
+
 impl Journal {
     pub(crate) fn in_folder(root: &Path) -> Self {
         Self { path: root.join("journal.jsonl") }
@@ -72,27 +78,53 @@ impl Journal {
         Ok(self.read_whole()?.0)
     }
 
-    /// Makes this attempt the only one that may write, unless a later attempt of the same job already is.
+    /// Makes this attempt the only one that may switch, unless one with a higher token was here.
     pub(crate) fn claim(&self, job: &str, token: i64) -> Result<(), JournalError> {
         let _lock = self.lock()?;
         let holder = self.holder()?;
-        let newest = self.read()?.of_job(job).iter().map(|switch| switch.token).max().unwrap_or(token);
-        if holder.job == job && holder.token > token || newest > token {
+        let newest = self.read()?.switches.iter().map(|switch| switch.token).max().unwrap_or(token);
+        if holder.token.max(newest) > token {
             return Err(self.stale(job, token, holder));
         }
-        let text =
-            serde_json::to_vec(&Holder { job: job.to_owned(), token }).map_err(|error| self.io()(error.into()))?;
-        let (place, new) = (self.path.with_extension("holder"), self.path.with_extension("holder.new"));
-        fs::write(&new, text).and_then(|()| fs::rename(new, place)).map_err(self.io())
+        let write = || {
+            let text = serde_json::to_vec(&Holder { job: job.to_owned(), token })?;
+            let (place, new) = (self.path.with_extension("holder"), self.path.with_extension("holder.new"));
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(new, place)?;
+            self.sync_folder()
+        };
+        write().map_err(self.io())
+    }
+
+    /// Waits until nobody touches the environment. Refused: another attempt may switch by now.
+    pub(crate) fn hold(&self, job: &str, token: i64) -> Result<Hold, JournalError> {
+        let lock = self.lock()?;
+        let holder = self.holder()?;
+        if holder.job != job || holder.token != token {
+            return Err(self.stale(job, token, holder));
+        }
+        Ok(Hold { _lock: lock })
+    }
+
+    /// For whoever switches nothing and only sees to it that what the journal says is so; `None`: someone is at work there.
+    pub(crate) fn hold_if_free(&self) -> Result<Option<Hold>, JournalError> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Hold { _lock: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(self.io()(error)),
+        }
+    }
+
+    /// The token of the attempt that may switch; 0 before the first.
+    pub(crate) fn token(&self) -> Result<i64, JournalError> {
+        Ok(self.holder()?.token)
     }
 
     /// Makes a switch the truth, unless the job has made its `nth` already: then that one is returned.
-    pub(crate) fn append(&self, wanted: Wanted) -> Result<Switch, JournalError> {
-        let _lock = self.lock()?;
-        let holder = self.holder()?;
-        if holder.job != wanted.job || holder.token != wanted.token {
-            return Err(self.stale(&wanted.job, wanted.token, holder));
-        }
+    pub(crate) fn append(&self, _hold: &Hold, wanted: Wanted) -> Result<Switch, JournalError> {
         let (history, bytes) = self.read_whole()?;
         if let Some(made) = history.of_job(&wanted.job).get(wanted.nth) {
             return Ok((*made).clone());
@@ -108,11 +140,15 @@ impl Journal {
 
     /// Two processes of one bot may both believe that they hold the job; the folder decides between them.
     fn lock(&self) -> Result<File, JournalError> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(self.path.with_extension("lock")).map_err(self.io())?;
+        let lock = self.lock_file()?;
         lock.lock().map_err(self.io())?;
         Ok(lock)
+    }
+
+    fn lock_file(&self) -> Result<File, JournalError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.open(self.path.with_extension("lock")).map_err(self.io())
     }
 
     fn holder(&self) -> Result<Holder, JournalError> {
@@ -214,11 +250,12 @@ mod tests {
 
     fn append(journal: &Journal, wanted: Wanted) -> Switch {
         journal.claim(&wanted.job, wanted.token).unwrap();
-        journal.append(wanted).unwrap()
+        let hold = journal.hold(&wanted.job, wanted.token).unwrap();
+        journal.append(&hold, wanted).unwrap()
     }
 
     fn deploy(journal: &Journal, number: u32, to: char) {
-        append(journal, wanted(&format!("job-{number}"), 1, Some(to), Kind::Deploy, 0));
+        append(journal, wanted(&format!("job-{number}"), i64::from(number), Some(to), Kind::Deploy, 0));
     }
 
     #[test]
@@ -228,7 +265,7 @@ mod tests {
         for (number, to) in [(1, 'a'), (2, 'b'), (3, 'c')] {
             deploy(&journal, number, to);
         }
-        append(&journal, wanted("job-3", 1, Some('b'), Kind::Rollback, 1));
+        append(&journal, wanted("job-3", 3, Some('b'), Kind::Rollback, 1));
         let history = journal.read().unwrap();
         assert_eq!(history.current(), Some(&release('b')));
         assert_eq!(history.previous(), Some(&release('a')), "c was never good");
@@ -255,16 +292,29 @@ mod tests {
     fn an_attempt_that_was_overtaken_is_refused() {
         let (_folder, journal) = journal();
         journal.claim("job-1", 1).unwrap();
-        journal.claim("job-1", 2).unwrap();
-        let stale = journal.append(wanted("job-1", 1, Some('a'), Kind::Deploy, 0)).unwrap_err();
+        append(&journal, wanted("job-1", 2, Some('a'), Kind::Deploy, 0));
+        let stale = journal.hold("job-1", 1).unwrap_err();
         assert!(matches!(stale, JournalError::Stale { token: 1, held: 2, .. }), "{stale}");
         assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "it does not come back");
-        journal.append(wanted("job-1", 2, Some('a'), Kind::Deploy, 0)).unwrap();
-        journal.claim("job-2", 1).unwrap();
-        let stale = journal.append(wanted("job-1", 2, None, Kind::Rollback, 1)).unwrap_err();
-        assert!(matches!(stale, JournalError::Stale { .. }), "{stale}");
+        journal.claim("job-2", 3).unwrap();
+        let stale = journal.hold("job-1", 2).unwrap_err();
+        assert!(matches!(stale, JournalError::Stale { token: 2, held: 3, .. }), "of another job too: {stale}");
+        assert!(matches!(journal.claim("job-1", 2), Err(JournalError::Stale { .. })), "it does not come back");
+        assert!(matches!(journal.claim("job-0", 2), Err(JournalError::Stale { .. })), "whichever job it is");
+        fs::remove_file(journal.path.with_extension("holder")).unwrap();
         assert!(matches!(journal.claim("job-1", 1), Err(JournalError::Stale { .. })), "the lines remember too");
         assert_eq!(journal.read().unwrap().current(), Some(&release('a')));
+    }
+
+    #[test]
+    fn one_at_a_time_touches_an_environment() {
+        let (_folder, journal) = journal();
+        journal.claim("job-1", 1).unwrap();
+        let hold = journal.hold("job-1", 1).unwrap();
+        assert!(journal.hold_if_free().unwrap().is_none());
+        drop(hold);
+        assert!(journal.hold_if_free().unwrap().is_some());
+        assert_eq!(journal.token().unwrap(), 1);
     }
 
     #[test]

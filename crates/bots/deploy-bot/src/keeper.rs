@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bot_clients::{InUse, ObjectError};
 use bot_core::ServiceCx;
 use bot_messages::Digest;
 use tokio::time::Instant;
@@ -64,16 +65,29 @@ async fn tell<'a>(
     environment: &'a Environment,
     told: &mut BTreeMap<&'a str, BTreeSet<Digest>>,
 ) -> anyhow::Result<()> {
+    if told.get(environment.name.as_str()) == Some(&needed(cx, environment).await?) {
+        return Ok(());
+    }
+    // What is needed is looked up behind what it takes the place of: whatever another says in between stays.
+    let before = bot.objects.said_in_use(&environment.name).await?;
+    let digests = needed(cx, environment).await?;
+    let token = Journal::in_folder(&environment.root).token()?;
+    let in_use = InUse { digests, token };
+    match bot.objects.write_in_use(&environment.name, &in_use, &before).await {
+        Ok(()) => drop(told.insert(&environment.name, in_use.digests)),
+        // The next look sees what the other said.
+        Err(ObjectError::Overtaken { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn needed(cx: &ServiceCx<DeployBot>, environment: &Environment) -> anyhow::Result<BTreeSet<Digest>> {
     let memory = cx.state(&words::desk(&environment.name)).await;
     let memory = memory.map_err(|fail| anyhow::anyhow!("what waits is not known: {}", fail.message()))?;
     // Afterwards, so that what begins meanwhile is still among what waits.
     let kept = in_use::needed(environment, &Journal::in_folder(&environment.root).read()?);
-    let needed: BTreeSet<Digest> = memory.desk.awaited().cloned().chain(kept).collect();
-    if told.get(environment.name.as_str()) != Some(&needed) {
-        in_use::tell(&bot.objects, environment, needed.clone()).await?;
-        told.insert(&environment.name, needed);
-    }
-    Ok(())
+    Ok(memory.desk.awaited().cloned().chain(kept).collect())
 }
 
 /// One look; says what is wrong, if anything is.
@@ -81,7 +95,15 @@ async fn look(bot: &DeployBot, environment: &Environment, watch: &mut Watch) -> 
     if environment.target != Target::Directory {
         return Ok(None);
     }
-    let history = Journal::in_folder(&environment.root).read()?;
+    let journal = Journal::in_folder(&environment.root);
+    if journal.read()?.last().is_none() {
+        return Ok(None);
+    }
+    // Also another process, where this one stood still for long and was taken over.
+    let Some(_hold) = journal.hold_if_free()? else {
+        return Ok(None);
+    };
+    let history = journal.read()?;
     let Some((switch, release)) = history.last().and_then(|last| Some((last, last.to.as_ref()?))) else {
         return Ok(None);
     };

@@ -131,6 +131,8 @@ impl Bot for DeployBot {
     ];
     const CONFIG_FILES: &'static [&'static str] =
         &["environments.yaml", "repositories.yaml", "publishers.yaml", "objects.yaml"];
+    /// Its environments are in folders of one machine.
+    const ALONE: bool = true;
     type Hears = (
         BuildCompleted,
         (

@@ -14,5 +14,5 @@ pub use archive::{
     unpack_with,
 };
 pub use detect::{Detected, PipelineProblem, detect, read_pipeline};
-pub use objects::{Collected, InUse, Kind, ObjectError, ObjectSettings, Objects, RetentionDays, Tally};
+pub use objects::{Collected, InUse, Kind, ObjectError, ObjectSettings, Objects, RetentionDays, Said, Tally};
 pub use trees::remove_tree;

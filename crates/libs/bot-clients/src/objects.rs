@@ -32,7 +32,7 @@ use tokio::{
 pub use self::{
     collect::{Collected, RetentionDays, Tally},
     error::ObjectError,
-    in_use::InUse,
+    in_use::{InUse, Said},
     kind::Kind,
     settings::ObjectSettings,
 };

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use bot_clients::{InUse, Kind, ObjectError, Objects, RetentionDays, Tally};
+use bot_clients::{InUse, Kind, ObjectError, Objects, RetentionDays, Said, Tally};
 use bot_messages::{Digest, ObjectRef};
 use bot_test::S3Server;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -158,7 +158,8 @@ async fn retention_removes_what_is_old_and_not_needed() {
     };
     let silent = collect(1000, false).await.unwrap_err();
     assert!(matches!(silent, ObjectError::InUse { .. }), "{silent}");
-    objects.write_in_use("live", &InUse { digests: [stored[1].clone()].into() }).await.unwrap();
+    let in_use = InUse { digests: [stored[1].clone()].into(), token: 1 };
+    objects.write_in_use("live", &in_use, &Said::default()).await.unwrap();
     let month = collect(31, true).await.unwrap();
     assert_eq!(month.removed, [(Kind::Log, Tally { count: 1, bytes: 3 })].into());
     assert_eq!(server.keys("fleet/one/objects/").len(), 3);
@@ -166,4 +167,23 @@ async fn retention_removes_what_is_old_and_not_needed() {
     assert_eq!(quarter.removed.values().map(|tally| tally.count).sum::<u64>(), 2);
     assert_eq!(server.keys("fleet/one/objects/"), [key(&stored[1])]);
     assert_eq!(server.keys("fleet/one/kinds/").len(), 1);
+}
+
+#[tokio::test]
+async fn who_was_taken_over_cannot_say_what_is_in_use() {
+    let server = S3Server::start();
+    let objects = open(&server);
+    let says = |token| InUse { digests: [ObjectRef::example("x/y").digest].into(), token };
+    let (nothing, late) = (Said::default(), objects.said_in_use("live").await.unwrap());
+    objects.write_in_use("live", &says(7), &nothing).await.unwrap();
+    let first = objects.write_in_use("live", &says(9), &late).await.unwrap_err();
+    assert!(matches!(first, ObjectError::Overtaken { .. }), "both would be the first: {first}");
+    let seven = objects.said_in_use("live").await.unwrap();
+    objects.write_in_use("live", &says(8), &seven).await.unwrap();
+    let changed = objects.write_in_use("live", &says(9), &seven).await.unwrap_err();
+    assert!(matches!(changed, ObjectError::Overtaken { .. }), "it looked before the other wrote: {changed}");
+    let eight = objects.said_in_use("live").await.unwrap();
+    let stale = objects.write_in_use("live", &says(7), &eight).await.unwrap_err();
+    assert!(matches!(stale, ObjectError::Stale { token: 7, held: 8, .. }), "{stale}");
+    assert_eq!(objects.in_use().await.unwrap()["live"], says(8));
 }

@@ -69,6 +69,9 @@ pub trait Bot: Send + Sync + Sized + 'static {
     const CONFIG_FILES: &'static [&'static str] = &[];
     /// Parts of what it does that can fail by themselves: what it cannot work without, and what it can.
     const FEATURES: &'static [Feature] = &[];
+    /// Of several instances on one store one works and the others wait to take its place: for a bot that keeps what lies outside
+    /// its store in one place.
+    const ALONE: bool = false;
     /// Loops of triggers through it that are meant: the types, from the first in the alphabet on, and what ends it.
     const LOOPS: &'static [(&'static [&'static str], &'static str)] = &[];
     /// Event types it hears, as a list `(A, (B, ()))`; each needs a [`Handle`].

@@ -1,7 +1,8 @@
 //! Places at which a test ends the process, as a machine does that loses power. Release builds have none.
 //!
 //! `LOTA_TEST_CRASHES` names a folder. Each place that the process comes to is noted in its file `reached`, a line each; and
-//! the process aborts at the place that the file `at` names, once: the file is gone with it. So a test needs no list of the
+//! the process aborts at the place that the file `at` names, once: the file is gone with it. Behind `freeze ` it
+//! stands still there, as a machine does that is suspended, until the test lets it go on (SIGCONT). So a test needs no list of the
 //! places: it lets everything happen once, reads which there were, and does it again for each of them.
 
 use std::path::PathBuf;
@@ -45,7 +46,16 @@ mod armed {
             tracing::error!("{place} cannot be noted in {}: {e}", folder.display());
         }
         let at = folder.join("at");
-        if fs::read_to_string(&at).is_ok_and(|wanted| wanted.trim() == place) && fs::remove_file(&at).is_ok() {
+        let wanted = fs::read_to_string(&at).unwrap_or_default();
+        let wanted = wanted.trim();
+        let freezes = wanted.strip_prefix("freeze ") == Some(place);
+        if (!freezes && wanted != place) || fs::remove_file(&at).is_err() {
+            return;
+        }
+        if freezes {
+            tracing::error!("the test freezes this process at {place}");
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+        } else {
             tracing::error!("the test ends this process at {place}");
             std::process::abort();
         }

@@ -103,14 +103,27 @@ pub trait JobPort: Send + Sync {
     fn stop(&self) -> Option<Stop>;
 }
 
+/// How this process came to run a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Rises with every claim of any job of the bot.
+    pub token: i64,
+    /// Nobody has claimed the job before.
+    pub is_first: bool,
+}
+
 /// What a job knows of the runtime.
 pub struct JobCx<B> {
     /// The job.
     pub id: String,
     /// 1 for the first.
     pub attempt: u32,
-    /// Fencing token: hand it to whatever outside can refuse an older one.
+    /// Fencing token, above those of all jobs that the bot has claimed before: hand it to whatever outside can refuse an
+    /// older one.
     pub token: i64,
+    is_first_claim: bool,
     /// Common to all that follows from one cause.
     pub cause: Cause,
     /// When the job was started.
@@ -125,14 +138,14 @@ impl<B: Bot> JobCx<B> {
     /// For the runtime and for tests.
     pub fn new(
         id: String,
-        attempt: u32,
-        token: i64,
+        claim: Claim,
         cause: Cause,
         started_at: DateTime<Utc>,
         cancelled: CancellationToken,
         port: Arc<dyn JobPort>,
     ) -> Self {
-        Self { id, attempt, token, cause, started_at, cancelled, port, bot: PhantomData }
+        let Claim { attempt, token, is_first: is_first_claim } = claim;
+        Self { id, attempt, token, is_first_claim, cause, started_at, cancelled, port, bot: PhantomData }
     }
 
     /// Commits effects before the job ends, once over all attempts for each step name.
@@ -173,7 +186,7 @@ impl<B: Bot> JobCx<B> {
 
     /// Whether nobody ran it before, not even in vain: then nothing of it can be left anywhere.
     pub fn is_first_claim(&self) -> bool {
-        self.token == 1
+        self.is_first_claim
     }
 
     /// Why it has to stop, once it has to.

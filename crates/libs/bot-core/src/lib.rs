@@ -37,7 +37,7 @@ pub use contract::{
 pub use crash::{arm_crash_points, crash_point};
 pub use effects::{Effect, Effects, Fail, Outcome};
 pub use envelope::{BODY_BYTES_MAX, DecodeError, Destination, Envelope};
-pub use job::{Again, Asked, Boxed, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
+pub use job::{Again, Asked, Boxed, Claim, DoAgain, ErasedJob, GaveUp, Job, JobCx, JobPort, JobTable, RunJob, Stop};
 pub use meta::{Cause, Meta};
 #[cfg(feature = "testing")]
 pub use runtime::InProcess;

@@ -264,8 +264,10 @@ pub struct Claimed {
     pub meta: Value,
     /// 1 for the first.
     pub attempt: u32,
-    /// Rises with every claim; every write of the job carries it.
+    /// Rises with every claim of any job of the store; every write of the job carries it.
     pub token: i64,
+    /// Nobody has claimed the job before.
+    pub is_first: bool,
     /// Milliseconds since it was created.
     pub age_ms: i64,
     /// Someone asked to stop it before it was taken.

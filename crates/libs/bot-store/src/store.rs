@@ -186,7 +186,7 @@ impl Store {
     }
 
     /// Takes up to `limit` jobs for `holder`, oldest first, and none of the kinds `held` but those that are to be stopped. Each
-    /// counts an attempt and gets a higher token.
+    /// counts an attempt and gets a token above all that were given before, to whichever job.
     ///
     /// A job is free when it waits and its time has come, or when its lease ran out and it is none of `running`: those that
     /// the caller still runs. Jobs with the same exclusive

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bot_core::{Bot, Cause, Effect, Fail, JobCx, JobPort, Stop};
+use bot_core::{Bot, Cause, Claim, Effect, Fail, JobCx, JobPort, Stop};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,8 @@ impl JobRecord {
         let cause =
             Cause { correlation_id: "correlation-1".into(), causation_id: "message-1".into(), ..Cause::default() };
         let started = self.now();
-        JobCx::new("job-1".into(), attempt, i64::from(attempt), cause, started, self.cancelled.clone(), self.clone())
+        let claim = Claim { attempt, token: i64::from(attempt), is_first: attempt == 1 };
+        JobCx::new("job-1".into(), claim, cause, started, self.cancelled.clone(), self.clone())
     }
 
     /// Effects committed by steps, in order.

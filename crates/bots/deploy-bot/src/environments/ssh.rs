@@ -49,9 +49,21 @@ const CONNECT: &str = r#"lota_ssh() {
 }
 "#;
 
+/// Refuses whom another has overtaken, by a number that is kept there and never falls.
+const FENCE: &str = r#"lota_fence="command -v flock > /dev/null || { echo 'flock is needed there: install util-linux'; exit 1; }
+  exec 9>> .fence.lock; flock 9; held=\$(cat fence 2> /dev/null || :); held=\${held:-0}
+  if [ \"\$held\" -gt '$LOTA_TOKEN' ]; then
+    echo \"refused: fencing token \$held was here, and $LOTA_TOKEN is lower (if the bot's store was replaced, remove the file fence)\"
+    exit 1
+  fi
+  echo '$LOTA_TOKEN' > .fence.new; sync .fence.new || sync; mv -T .fence.new fence"
+"#;
+
 /// A release gets its name last, so what has one is whole; what an interrupted upload left is removed by the next.
 const UPLOAD: &str = r#"tar -C "$LOTA_RELEASE" -cf - . | lota_ssh "set -e
-  mkdir -p '$LOTA_SSH_PATH/releases'; cd '$LOTA_SSH_PATH/releases'
+  mkdir -p '$LOTA_SSH_PATH/releases'; cd '$LOTA_SSH_PATH'
+  $lota_fence
+  exec 9>&-; cd releases
   if [ -d '$LOTA_HEX' ]; then cat > /dev/null; exit 0; fi
   for left in .unfinished-*; do if [ -e \"\$left\" ]; then chmod -R u+w \"\$left\"; rm -rf \"\$left\"; fi; done
   mkdir '.unfinished-$LOTA_HEX'; tar -C '.unfinished-$LOTA_HEX' -xf -; mv -T '.unfinished-$LOTA_HEX' '$LOTA_HEX'"
@@ -59,11 +71,17 @@ const UPLOAD: &str = r#"tar -C "$LOTA_RELEASE" -cf - . | lota_ssh "set -e
 
 /// A link is renamed over the other: at no time is there none.
 const SWITCH: &str = r#"lota_ssh "set -e
-  cd '$LOTA_SSH_PATH'; rm -f .current.new; ln -s 'releases/$LOTA_HEX' .current.new; mv -T .current.new current
+  cd '$LOTA_SSH_PATH'
+  $lota_fence
+  rm -f .current.new; ln -s 'releases/$LOTA_HEX' .current.new; mv -T .current.new current
   for old in releases/*; do case ' $LOTA_KEEP ' in *\" \${old#releases/} \"*) ;; *) chmod -R u+w \"\$old\"; rm -rf \"\$old\" ;; esac; done"
 "#;
 
-const AWAY: &str = r#"lota_ssh "rm -f '$LOTA_SSH_PATH/current'"
+const AWAY: &str = r#"lota_ssh "set -e
+  if [ ! -d '$LOTA_SSH_PATH' ]; then exit 0; fi
+  cd '$LOTA_SSH_PATH'
+  $lota_fence
+  rm -f current"
 "#;
 
 const IS_THERE: &str = r#"lota_ssh "set -e
@@ -110,10 +128,10 @@ impl Ssh {
             ("LOTA_SSH_PATH", self.path.trim_end_matches('/').to_owned()),
         ];
         Some(Scripts {
-            deploy: format!("{CONNECT}{UPLOAD}{SWITCH}{restart}"),
+            deploy: format!("{CONNECT}{FENCE}{UPLOAD}{SWITCH}{restart}"),
             verify: Some(format!("{CONNECT}{IS_THERE}{}", remote(&self.check))),
             rollback: Some(format!(
-                "{CONNECT}if [ -z \"$LOTA_HEX\" ]; then\n{AWAY}exit 0; fi\n{UPLOAD}{SWITCH}{restart}"
+                "{CONNECT}{FENCE}if [ -z \"$LOTA_HEX\" ]; then\n{AWAY}exit 0; fi\n{UPLOAD}{SWITCH}{restart}"
             )),
             secrets: BTreeSet::new(),
             secret_files: BTreeMap::from([("LOTA_SSH_KEY".to_owned(), self.key.clone())]),
@@ -124,5 +142,49 @@ impl Ssh {
             url: self.url.clone(),
             project: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::*;
+
+    /// What the other machine's shell does, without the other machine.
+    fn there(path: &Path, script: &str, hex: &str, token: i64) -> Result<(), String> {
+        let release = path.with_file_name("release");
+        fs::create_dir_all(&release).unwrap();
+        let here = "set -e; lota_ssh() { sh -c \"$1\"; }";
+        let ran = Command::new("sh")
+            .args(["-c", &format!("{here}\n{FENCE}{script}")])
+            .env("LOTA_SSH_PATH", path)
+            .env("LOTA_RELEASE", release)
+            .env("LOTA_HEX", hex)
+            .env("LOTA_KEEP", "old new")
+            .env("LOTA_TOKEN", token.to_string())
+            .output()
+            .unwrap();
+        let told = [ran.stdout, ran.stderr].concat();
+        if ran.status.success() { Ok(()) } else { Err(String::from_utf8(told).unwrap()) }
+    }
+
+    #[test]
+    fn a_lower_token_than_was_there_uploads_switches_and_removes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app");
+        let put = format!("{UPLOAD}{SWITCH}");
+        there(&path, &put, "old", 9).unwrap();
+        there(&path, &put, "new", 10).unwrap();
+        for (script, hex) in [(UPLOAD, "late"), (SWITCH, "old"), (AWAY, "")] {
+            let refused = there(&path, script, hex, 9).unwrap_err();
+            assert!(refused.contains("fencing token 10 was here, and 9 is lower"), "{script}: {refused}");
+            assert_eq!(fs::read_link(path.join("current")).unwrap(), Path::new("releases/new"));
+            assert!(!path.join("releases/late").exists());
+        }
+        there(&path, &put, "old", 10).unwrap();
+        there(&path, AWAY, "", 11).unwrap();
+        assert!(!path.join("current").exists());
+        assert_eq!(fs::read_to_string(path.join("fence")).unwrap(), "11\n");
     }
 }

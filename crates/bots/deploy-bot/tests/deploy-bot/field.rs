@@ -7,7 +7,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -380,8 +383,11 @@ pub(crate) fn stage(run: &str) -> DeployStage {
 
 /// A context for the next attempt of a job.
 pub(crate) fn cx(id: &str, record: &Arc<JobRecord>) -> JobCx<DeployBot> {
+    static TOKEN: AtomicI64 = AtomicI64::new(0);
     let mut cx = record.cx();
     id.clone_into(&mut cx.id);
+    // As a store gives them: they rise over all jobs.
+    cx.token = TOKEN.fetch_add(1, Ordering::Relaxed) + 1;
     cx
 }
 

@@ -320,9 +320,14 @@ async fn an_attempt_that_was_overtaken_touches_nothing() {
     let field = Field::new();
     let (one, two) = (field.artifact("one", "good").await, field.artifact("two", "good").await);
     let record = JobRecord::new();
-    let (old, new) = (cx("job-1", &record), cx("job-1", &record));
+    let (old, new) = (cx("job-1", &record), cx("job-2", &record));
     field.deploy_job(&one).run(&field.bot, &new).await.unwrap();
+    // Its store refuses it too; but whoever is refused by the folder alone is told.
+    let refused = field.deploy_job(&two).run(&field.bot, &old).await;
+    assert!(matches!(refused, Err(Fail::Reject { code: Code::Rejected, .. })), "{refused:?}");
+    record.crash_after(0);
     assert_eq!(field.deploy_job(&two).run(&field.bot, &old).await, Err(Fail::LeaseLost));
+    assert!(record.lines().last().unwrap().contains("was taken over and changes nothing"), "{:?}", record.lines());
     assert_eq!((field.journal().len(), field.page().await.as_deref()), (1, Some("one")));
 }
 

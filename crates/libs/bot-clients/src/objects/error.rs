@@ -68,6 +68,25 @@ pub enum ObjectError {
         /// What was expected.
         why: String,
     },
+    /// Who says what an environment needs was taken over.
+    #[error(
+        "what {environment} needs was said under fencing token {held}, and {token} is lower: whoever said it took over. If \
+         the bot's store or folder was replaced, remove in-use/{environment}.json"
+    )]
+    Stale {
+        /// Its name.
+        environment: String,
+        /// Whose is refused.
+        token: i64,
+        /// What is there.
+        held: i64,
+    },
+    /// Another said it at the same time.
+    #[error("another said meanwhile what the environment {environment} needs: look again, then say it again")]
+    Overtaken {
+        /// Its name.
+        environment: String,
+    },
     /// The place that the settings name is none.
     #[error("the object store's place is wrong: {0}")]
     Place(String),

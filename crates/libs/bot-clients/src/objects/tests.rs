@@ -120,3 +120,23 @@ async fn folders_are_open_to_whom_the_store_is() {
         assert_eq!(part.metadata().unwrap().permissions().mode() & 0o7777, 0o2770, "{}", part.display());
     }
 }
+
+#[tokio::test]
+async fn who_was_taken_over_cannot_say_what_is_in_use() {
+    on_both(async |objects, _| {
+        let says = |token| InUse { digests: [none()].into(), token };
+        let nothing = objects.said_in_use("live").await.unwrap();
+        objects.write_in_use("live", &says(7), &nothing).await.unwrap();
+        let first = objects.write_in_use("live", &says(9), &nothing).await.unwrap_err();
+        assert!(matches!(first, ObjectError::Overtaken { .. }), "both would be the first: {first}");
+        let seven = objects.said_in_use("live").await.unwrap();
+        objects.write_in_use("live", &says(8), &seven).await.unwrap();
+        let changed = objects.write_in_use("live", &says(9), &seven).await.unwrap_err();
+        assert!(matches!(changed, ObjectError::Overtaken { .. }), "it looked before the other wrote: {changed}");
+        let eight = objects.said_in_use("live").await.unwrap();
+        let stale = objects.write_in_use("live", &says(7), &eight).await.unwrap_err();
+        assert!(matches!(stale, ObjectError::Stale { token: 7, held: 8, .. }), "{stale}");
+        assert_eq!(objects.in_use().await.unwrap()["live"], says(8));
+    })
+    .await;
+}

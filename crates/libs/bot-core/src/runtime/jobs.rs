@@ -30,7 +30,7 @@ use crate::{
     crash::crash_point,
     effects::{Effect, Effects, Fail, Outcome},
     guard,
-    job::{Boxed, GaveUp, JobCx, JobPort, Stop},
+    job::{Boxed, Claim, GaveUp, JobCx, JobPort, Stop},
     meta::Cause,
     retry,
 };
@@ -259,8 +259,8 @@ async fn run_job<B: Bot>(
             }
             let started_at = clock::now() - TimeDelta::milliseconds(job.age_ms);
             let cancelled = port.cancelled.clone();
-            let cx =
-                JobCx::new(job.id.clone(), job.attempt, job.token, cause.clone(), started_at, cancelled, port.clone());
+            let claim = Claim { attempt: job.attempt, token: job.token, is_first: job.is_first };
+            let cx = JobCx::new(job.id.clone(), claim, cause.clone(), started_at, cancelled, port.clone());
             let run = (kind.run)(shared.bot.clone(), job.payload.clone(), Arc::new(cx));
             attended(&port, run, &mut lease, cancels, &bot_stopping).await
         }

@@ -175,7 +175,7 @@ async fn live<B: Bot>(
         .map_err(|why| Ending::Config(format!("{}: {why}", settings.config_file.display())))?;
     contract_fits(&contract, &tools).map_err(Ending::Config)?;
     let (tasks, stop) = (TaskTracker::new(), Stop::default());
-    let Some(alone) = replicas::observe_alone(&contract, &store, &tools.instance).await else {
+    let Some(alone) = replicas::wait::<B>(&store, &tools.instance).await else {
         store.close().await;
         return Ok(());
     };

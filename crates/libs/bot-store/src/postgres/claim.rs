@@ -64,9 +64,13 @@ async fn take(claim: &Claim, tx: &mut Tx<'_>, turn: &Turn) -> Result<Claimed, sq
 }
 
 async fn hold(claim: &Claim, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, sqlx::Error> {
+    let sql = "UPDATE fencing SET token = GREATEST(token + 1, $1) RETURNING token";
+    let token: i64 = sqlx::query_scalar(sql).bind(tx.now_ms).fetch_one(&mut *tx.conn).await?;
+    let sql = "SELECT token = 0 FROM jobs WHERE position = $1";
+    let is_first: bool = sqlx::query_scalar(sql).bind(position).fetch_one(&mut *tx.conn).await?;
     let row = sqlx::query(
         "UPDATE jobs SET status = 'running', holder = $1, lease_until_ms = $2 + $3,
-                attempt = attempt + 1, token = token + 1
+                attempt = attempt + 1, token = $5
          WHERE position = $4
          RETURNING id, kind, key, exclusive, payload, meta, attempt, token, cancel, $2 - created_at_ms AS age_ms",
     )
@@ -74,9 +78,10 @@ async fn hold(claim: &Claim, tx: &mut Tx<'_>, position: i64) -> Result<Claimed, 
     .bind(tx.now_ms)
     .bind(millis(claim.lease))
     .bind(position)
+    .bind(token)
     .fetch_one(&mut *tx.conn)
     .await?;
-    claimed(&row)
+    claimed(&row, is_first)
 }
 
 /// A job that is next, and the pass at which its key has its turn.
@@ -118,7 +123,7 @@ async fn forget_turns(tx: &mut Tx<'_>, all: bool) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(sql).bind(all).execute(&mut *tx.conn).await?.rows_affected())
 }
 
-fn claimed(row: &PgRow) -> Result<Claimed, sqlx::Error> {
+fn claimed(row: &PgRow, is_first: bool) -> Result<Claimed, sqlx::Error> {
     Ok(Claimed {
         id: string(row, "id")?,
         kind: string(row, "kind")?,
@@ -128,6 +133,7 @@ fn claimed(row: &PgRow) -> Result<Claimed, sqlx::Error> {
         meta: json(row, "meta")?,
         attempt: number(row, "attempt")?,
         token: row.try_get("token")?,
+        is_first,
         age_ms: row.try_get("age_ms")?,
         cancel: optional(row, "cancel")?,
     })

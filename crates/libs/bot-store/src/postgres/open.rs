@@ -45,10 +45,11 @@ async fn migrate(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let making = sqlx::query("CREATE TABLE IF NOT EXISTS one_writer ()").execute(&mut *conn).await;
     let mut tx = conn.begin().await?;
     sqlx::query(super::writer::TAKE_TURN).execute(&mut *tx).await.map_err(|error| making.err().unwrap_or(error))?;
-    let migrations =
-        [(1, "store", include_str!("../../migrations/postgres/0001_store.sql"))].map(|(version, name, sql)| {
-            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-        });
+    let migrations = [
+        (1, "store", include_str!("../../migrations/postgres/0001_store.sql")),
+        (2, "tokens", include_str!("../../migrations/postgres/0002_tokens.sql")),
+    ]
+    .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
     let mut migrator = Migrator::with_migrations(migrations.into());
     // Its own lock is one of the whole database, which any other bot could hold.
     migrator.set_locking(false);

@@ -81,6 +81,7 @@ async fn migrate(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         (1, "store", include_str!("../../migrations/sqlite/0001_store.sql")),
         (2, "refusals", include_str!("../../migrations/sqlite/0002_refusals.sql")),
         (3, "turns", include_str!("../../migrations/sqlite/0003_turns.sql")),
+        (4, "tokens", include_str!("../../migrations/sqlite/0004_tokens.sql")),
     ]
     .map(|(version, name, sql)| Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false));
     let outcome = Migrator::with_migrations(migrations.into()).run(conn).await;

@@ -79,6 +79,8 @@ struct Truth {
 struct Run {
     store: Store,
     jobs: BTreeMap<String, Truth>,
+    /// The newest of all jobs.
+    token: i64,
     /// All that each process ever claimed.
     claims: [Vec<Claimed>; PROCESSES],
 }
@@ -103,7 +105,9 @@ impl Run {
         for claim in claimed {
             prop_assert!(free.contains(&claim.id), "{} was held", claim.id);
             let truth = self.jobs.get_mut(&claim.id).unwrap();
-            prop_assert!(claim.token > truth.token, "token {} after {}", claim.token, truth.token);
+            prop_assert!(claim.token > self.token, "token {} after {}", claim.token, self.token);
+            prop_assert_eq!(claim.is_first, truth.token == 0);
+            self.token = claim.token;
             prop_assert_eq!(claim.attempt, truth.attempt + 1);
             (truth.token, truth.attempt, truth.running, truth.expired) = (claim.token, claim.attempt, true, short);
             self.claims[process].push(claim);
@@ -192,7 +196,7 @@ proptest! {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = open(dir.path()).await;
-            let mut run = Run { store, jobs: BTreeMap::new(), claims: Default::default() };
+            let mut run = Run { store, jobs: BTreeMap::new(), token: 0, claims: Default::default() };
             for (number, step) in steps.into_iter().enumerate() {
                 if matches!(step, Step::Crash) {
                     run.store.close().await;
