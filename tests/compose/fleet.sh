@@ -2,7 +2,7 @@
 # the folder is a clean clone, whose images are built of target/images. Everything is removed at the end.
 # shellcheck shell=bash disable=SC2034
 export LOTA_BINARIES=prebuilt COMPOSE_PROJECT_NAME=lota-test-$$
-# Beside a fleet that runs here, and another of these tests.
+# Ports beside those of a fleet that runs here.
 place=$(($$ % 100))
 export LOTA_MONITOR_PORT=$((18600 + place)) LOTA_APPLICATION_PORTS=$((28000 + 10 * place))-$((28009 + 10 * place)) LOTA_VERSION=test-$$
 work=$(mktemp -d)
