@@ -197,11 +197,7 @@ async fn live<B: Bot>(
         health_file: settings.health_file,
     };
     let shared = Arc::new(Shared::<B>::new(parts));
-    introduce(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
-    schedules::plan(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
-    // Before any job begins: it may have been paused when it ended.
-    control::look(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
-    holding::recall(&shared).await.map_err(|e| Ending::Failed(e.to_string()))?;
+    take_up(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;
 
     tasks.spawn(relay::relay(shared.clone(), stop.relay.clone()));
     tasks.spawn(pulse::pulse(shared.clone(), stop.relay.clone()));
@@ -226,6 +222,14 @@ async fn live<B: Bot>(
     let reason = ending.as_ref().map_or_else(Clone::clone, ToString::to_string);
     wind_down(&shared, &stop, work, tasks, &reason).await;
     ending.map(|_| ()).map_err(|why| Ending::Failed(format!("{} cannot go on: {why}", shared.contract.name)))
+}
+
+/// Says that the bot is there, and reads what an earlier process left; before any job begins, since it may have been paused.
+async fn take_up<B: Bot>(shared: &Arc<Shared<B>>, keys: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    introduce(shared).await?;
+    schedules::plan(shared, keys).await?;
+    control::look(shared).await?;
+    holding::recall(shared).await
 }
 
 /// What a bot switches off has to be what its contract says it can go on without; and it must not be a loop by itself.
