@@ -4,8 +4,10 @@ use std::io::{self, ErrorKind};
 use bot_messages::Code;
 
 /// Words by which libraries and programs tell what no error type says.
-const WORDS: [(&str, Code); 9] = [
+const WORDS: [(&str, Code); 10] = [
     ("connection refused", Code::ConnectionRefused),
+    // As curl says it, and git with it.
+    ("couldn't connect to server", Code::ConnectionRefused),
     ("could not resolve host", Code::HostNotFound),
     ("dns error", Code::HostNotFound),
     ("failed to lookup address", Code::HostNotFound),
