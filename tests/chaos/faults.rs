@@ -20,6 +20,9 @@ const QUIET: Duration = Duration::from_millis(500);
 const SEEN_LIMIT: Duration = Duration::from_secs(20);
 /// A store that may have fewer pages than it has keeps those.
 const NO_MORE_PAGES: u32 = 1;
+const FULL_LIMIT: Duration = Duration::from_secs(120);
+/// Sent every half second until it is full.
+const MESSAGES_TO_FILL: u64 = 10;
 
 /// What a fault needs until it ends.
 #[derive(Default)]
@@ -223,8 +226,10 @@ impl Ground {
         player.signal(Signal::SIGKILL);
         let begun = Instant::now();
         while !player.logged_since(log, "is full") {
-            assert!(begun.elapsed() < SEEN_LIMIT, "the store of {} did not become full", who.slug());
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(begun.elapsed() < FULL_LIMIT, "the store of {} did not become full", who.slug());
+            // What earlier messages left free in its pages has to be used up first.
+            self.publisher.allow_more(MESSAGES_TO_FILL);
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 

@@ -84,6 +84,11 @@ impl Publisher {
         self.allowed.send_replace(number.min(self.total));
     }
 
+    /// So many more of them.
+    pub(crate) fn allow_more(&self, by: u64) {
+        self.allowed.send_modify(|allowed| *allowed = (*allowed + by).min(self.total));
+    }
+
     /// All that is confirmed so far.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&BTreeMap<u64, Sent>) -> T) -> T {
         look(&self.sent.lock().unwrap())

@@ -5,11 +5,12 @@ use ::tests::{chain::Kind, proxy::Cut};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 /// Every place of the core at which WorkBot's or CountBot's process is ended. A run that reaches another one fails.
-pub(crate) const PLACES: [&str; 21] = [
+pub(crate) const PLACES: [&str; 22] = [
     "inbox: read",
     "inbox: handled",
     "inbox: committed",
     "inbox: acknowledged",
+    "letter: committed",
     "suspect: marked",
     "suspect: cleared",
     "relay: taken from the outbox",
