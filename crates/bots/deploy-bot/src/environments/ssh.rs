@@ -147,6 +147,8 @@ impl Ssh {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "the scripts are tried in this machine's shell")]
+
     use std::{fs, process::Command};
 
     use super::*;

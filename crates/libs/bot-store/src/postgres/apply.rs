@@ -122,6 +122,8 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     /// The server key is what RFC 7677 says the server proves itself with in its example.
@@ -131,7 +133,6 @@ mod tests {
         let made = with_salt(&Secret::new("pencil"), &salt);
         assert!(made.starts_with("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$"), "{made}");
         let server = made.rsplit_once(':').unwrap().1;
-        use base64::Engine as _;
         let key = base64::engine::general_purpose::STANDARD.decode(server).unwrap();
         let messages = "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                         s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
