@@ -106,7 +106,8 @@ pub(crate) async fn fetch() -> anyhow::Result<ExitCode> {
         Some(installed) => installed,
         None => PackageCache::new(&dir).ensure(Bundle::Bubblewrap, &progress).await?.join(Bundle::Bubblewrap.program()),
     };
-    if !Path::new("/").join(Bundle::PostgreSql.program()).exists() {
+    let versions = std::fs::read_dir(Path::new("/").join(Bundle::PostgreSql.program()));
+    if !versions.into_iter().flatten().flatten().any(|version| version.path().join("bin/initdb").is_file()) {
         PackageCache::new(&dir).ensure(Bundle::PostgreSql, &progress).await?;
     }
     say(format_args!("{}", bwrap.display()));
