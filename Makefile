@@ -55,7 +55,7 @@ release: doctor ## programs, what they are made of, images, checksums, in target
 
 chaos: doctor ## messages through a fleet whose every part fails at random; MESSAGES=100000 ROUNDS=400 SEED=any NODES=3, report in docs/chaos
 	cargo build --locked --package tests --bins
-	LOTA_CHAOS_MESSAGES=$(or $(MESSAGES),100000) LOTA_CHAOS_SEED=$(SEED) LOTA_CHAOS_NODES=$(NODES) LOTA_CHAOS_ROUNDS=$(ROUNDS) LOTA_CHAOS_REPORT=$(CURDIR)/docs/chaos \
+	LOTA_CHAOS_MESSAGES=$(or $(MESSAGES),100000) LOTA_CHAOS_SEED=$(or $(SEED),$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')) LOTA_CHAOS_NODES=$(NODES) LOTA_CHAOS_ROUNDS=$(ROUNDS) LOTA_CHAOS_REPORT=$(CURDIR)/docs/chaos \
 	cargo test --locked --package tests --test chaos -- --exact --nocapture nothing_is_lost_and_every_message_has_one_effect
 
 bench: build-demo ## what the fleet adds to a push, in milliseconds, measured on this machine

@@ -79,9 +79,14 @@ impl Publisher {
         })
     }
 
-    /// Messages up to this number may be sent.
-    pub(crate) fn allow(&self, number: u64) {
-        self.allowed.send_replace(number.min(self.total));
+    /// Messages up to this number may be sent; `false` where that was so already.
+    pub(crate) fn allow(&self, number: u64) -> bool {
+        let number = number.min(self.total);
+        self.allowed.send_if_modified(|allowed| {
+            let more = *allowed < number;
+            *allowed = number.max(*allowed);
+            more
+        })
     }
 
     /// So many more of them.
