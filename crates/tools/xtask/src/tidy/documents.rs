@@ -164,7 +164,7 @@ mod tests {
         let own = |name: &str, rest: &str| format!("/{name}/{rest}");
         let elsewhere = [
             "https://example.org/root/page".to_owned(),
-            "$HOME/work/x and ~/work/x and build-bot/work/x".to_owned(),
+            format!("$HOME{0} and ~{0} and build-bot{0}", own("work", "x")),
             "chroot to /root, or /work".to_owned(),
             own("home", "$USER/x"),
             own("home", "<name>/x"),
