@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::stage::Stage;
 
@@ -94,4 +95,22 @@ async fn a_late_confirm_costs_its_channel_and_no_session() {
     stage.wish("2", "after", "say").await;
     stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
     assert_eq!((stage.sessions(), stage.starts()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_gets_no_answer_ends_its_session() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "before", "say").await;
+    stage.until("an answer", |s| !s.said("build.started", "before").is_empty()).await;
+    stage.freeze_consumer("toy-bot.work", true).await;
+    // So that the bot has something to ask on that channel.
+    stage.command("pause", "control.pause", json!({"reason": "a test"})).await;
+    let why = "session over: consuming toy-bot.work ended: the broker did not answer basic.cancel within 30 s";
+    stage.until("the session to end for it", |s| s.logged(why) == 1).await;
+    stage.freeze_consumer("toy-bot.work", false).await;
+    stage.until("another session", |s| s.sessions() == 2).await;
+    stage.command("resume", "control.resume", json!({})).await;
+    stage.wish("2", "after", "say").await;
+    stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
+    assert_eq!((stage.sessions(), stage.starts()), (2, 1));
 }

@@ -210,6 +210,20 @@ impl Stage {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
+    /// Has the broker answer nothing on the channel that consumes a queue, while its connection stays as it is; or answer
+    /// again on every channel.
+    pub(crate) async fn freeze_consumer(&self, queue: &str, frozen: bool) {
+        let change = if frozen {
+            format!(
+                "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"lota\">>, queue, <<\"{queue}\">>)), \
+                 [ok] = [sys:suspend(element(1, C)) || C <- rabbit_amqqueue:consumers(Q)]."
+            )
+        } else {
+            "[catch sys:resume(C) || C <- rabbit_channel:list()].".to_owned()
+        };
+        self.broker.ours().ctl(&["eval", &change]).await.unwrap();
+    }
+
     /// Puts a file into the bot's own folder, or takes it away.
     pub(crate) fn file_of_bot(&self, name: &str, text: Option<&str>) {
         let file = self.beside("bot/bots/toy-bot").join(name);
