@@ -101,10 +101,10 @@ async fn an_outbox_that_is_not_emptied_closes_the_intake_until_it_is() {
 async fn what_no_queue_takes_becomes_a_dead_letter() {
     let mut stage = Stage::set_with(vec![("LOTA_CONFIG__CONSTRAINTS__UNDELIVERABLE_AFTER_S", "6".to_owned())]).await;
     stage.until("the bot to be there", |s| !s.said_of("bot.started").is_empty()).await;
-    stage.cut_tap(true).await;
+    stage.cut_taps(true).await;
     stage.wish("1", "nowhere", "say").await;
     stage.until("it to be given up", |s| s.logged("given up as undeliverable") > 0).await;
-    stage.cut_tap(false).await;
+    stage.cut_taps(false).await;
     stage.until("the word of it", |s| !s.said_of("message.dead_lettered").is_empty()).await;
     let letter = stage.letter("nowhere").await;
     assert_eq!(

@@ -31,20 +31,20 @@ impl Stage {
         self.broker.ours().ctl(&["eval", &change]).await.unwrap();
     }
 
-    /// Takes away what leads events anywhere, so that no queue takes what the bot says; or puts it back.
-    pub(crate) async fn cut_tap(&self, cut: bool) {
-        let leads = self.topology().bindings.into_iter().filter(|b| b.destination == "outside.tap.events");
-        for binding in leads {
-            let (exchange, key) = (binding.source.as_str(), binding.routing_key.as_str());
-            if cut {
-                let all = self.management.bindings("lota").await.unwrap();
-                let fits =
-                    |b: &&bot_provision::BindingInfo| b.source == exchange && b.destination == binding.destination;
-                self.management.delete_binding("lota", all.iter().find(fits).unwrap()).await.unwrap();
-            } else {
-                let to = (bot_provision::Destination::Queue, "outside.tap.events");
-                self.management.put_binding("lota", exchange, to, key).await.unwrap();
+    /// Takes away what leads the bot's events to the taps, so that no queue takes them; or puts it back.
+    pub(crate) async fn cut_taps(&self, cut: bool) {
+        let leads = |source: &str, to: &str| source == "lota.egress.toy-bot" && to == "lota.events";
+        if cut {
+            for binding in self.management.bindings("lota").await.unwrap() {
+                if leads(&binding.source, &binding.destination) {
+                    self.management.delete_binding("lota", &binding).await.unwrap();
+                }
             }
+            return;
+        }
+        for binding in self.topology().bindings.iter().filter(|b| leads(&b.source, &b.destination)) {
+            let to = (bot_provision::Destination::Exchange, "lota.events");
+            self.management.put_binding("lota", &binding.source, to, &binding.routing_key).await.unwrap();
         }
     }
 

@@ -215,7 +215,7 @@ mod tests {
         async fn end(&self, job: &Claimed, outcome: JobOutcome) {
             let outcome = match outcome {
                 JobOutcome::Again { error, counts, .. } => JobOutcome::Again { after: Duration::ZERO, error, counts },
-                ended => ended,
+                ended @ JobOutcome::Ended(_) => ended,
             };
             let guard = Guard::Job { id: job.id.clone(), token: job.token };
             let commit = Commit { guard, job_end: Some(JobEnd { outcome }), ..Commit::default() };
