@@ -413,3 +413,27 @@ fn matches(pattern: &str, key: &str) -> bool {
     }
     words(&pattern.split('.').collect::<Vec<_>>(), &key.split('.').collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_no_queue_takes_is_returned_and_taken_once_one_does() {
+        let broker = MemoryBroker::new(&Topology::default());
+        let message = Outgoing {
+            exchange: "lota.events".to_owned(),
+            routing_key: "event.build.completed".to_owned(),
+            body: b"{}".to_vec(),
+            properties: Value::Null,
+            priority: 0,
+        };
+        broker.bind("lota.events", "others", "event.test.#");
+        let answers = Line::publish(&broker, std::slice::from_ref(&message)).await;
+        assert!(matches!(&answers[..], [Err(PublishError::Unroutable { exchange, .. })] if exchange == "lota.events"));
+        broker.bind("lota.events", "tests", "event.build.*");
+        let answers = Line::publish(&broker, std::slice::from_ref(&message)).await;
+        assert!(matches!(&answers[..], [Ok(())]), "{answers:?}");
+        assert_eq!((broker.ready("tests").await, broker.ready("others").await), (Ok(1), Ok(0)));
+    }
+}
