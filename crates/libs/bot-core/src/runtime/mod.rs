@@ -130,9 +130,7 @@ enum Ending {
 
 /// Runs the bot, unless its configuration alone is asked about.
 async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
-    let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
-        .map_err(|e| Ending::Config(e.to_string()))?;
-    let config_hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
+    let (config, config_hash) = from_files::<B>(&settings, &contract).map_err(Ending::Config)?;
     match settings.only {
         Some(Only::Check) => {
             settings::print(&format!("{}: fits {}", settings.config_file.display(), contract.name));
@@ -147,9 +145,20 @@ async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<
             let connect = |lines: Vec<Consumer>, probe: Probe, tasks: &TaskTracker, cancelled: CancellationToken| {
                 Bus::start(options, lines, probe, tasks, cancelled)
             };
-            live::<B>(contract, settings, loaded.config, config_hash, connect, told_to_stop()).await
+            live::<B>(contract, settings, config, config_hash, connect, told_to_stop()).await
         }
     }
+}
+
+/// The configuration as its files hold it now, and the hash of all that decides what the bot does.
+fn from_files<B: Bot>(
+    settings: &Settings,
+    contract: &Contract,
+) -> Result<(config::BotConfig<B::Config>, String), String> {
+    let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, contract);
+    let loaded = loaded.map_err(|e| e.to_string())?;
+    let hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
+    Ok((loaded.config, hash))
 }
 
 /// The life of a bot on the bus that `connect` makes, until `told` says why it has to end.
@@ -184,7 +193,9 @@ async fn live<B: Bot>(
     let probe = probe(&contract, &tools.instance);
     let password_file = settings.bus.as_ref().and_then(|bus| bus.password.file());
     let bus = connect(lines.consumers, probe, &tasks, stop.session.clone());
+    let (files, own) = (settings.clone(), contract.clone());
     let parts = Parts {
+        hash_of_files: Box::new(move || from_files::<B>(&files, &own).map(|(_, hash)| hash)),
         bot: Arc::new(bot),
         config,
         config_hash,
