@@ -191,11 +191,11 @@ async fn live<B: Bot>(
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
-    let password_file = settings.bus.as_ref().and_then(|bus| bus.password.file());
     let bus = connect(lines.consumers, probe, &tasks, stop.session.clone());
-    let (files, own) = (settings.clone(), contract.clone());
     let parts = Parts {
-        hash_of_files: Box::new(move || from_files::<B>(&files, &own).map(|(_, hash)| hash)),
+        password_file: settings.bus.as_ref().and_then(|bus| bus.password.file()),
+        health_file: settings.health_file.clone(),
+        hash_of_files: Box::new(move || from_files::<B>(&settings, &contract).map(|(_, hash)| hash)),
         bot: Arc::new(bot),
         config,
         config_hash,
@@ -204,8 +204,6 @@ async fn live<B: Bot>(
         tools,
         spans: telemetry.spans(),
         intake,
-        password_file,
-        health_file: settings.health_file,
     };
     let shared = Arc::new(Shared::<B>::new(parts));
     take_up(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;

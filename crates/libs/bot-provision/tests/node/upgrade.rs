@@ -6,7 +6,8 @@ use serde_json::json;
 use crate::{APPLY, cache_dir, password, tell, topology, until_counted};
 
 fn series(name: &str) -> Installation {
-    Installation::of_series(&cache_dir(), name).unwrap_or_else(|| panic!("there is no RabbitMQ {name}: make test-brokers"))
+    Installation::of_series(&cache_dir(), name)
+        .unwrap_or_else(|| panic!("there is no RabbitMQ {name}: make test-brokers"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,10 +28,6 @@ async fn a_data_folder_of_4_0_goes_on_in_4_3() {
         assert!(published.await.unwrap());
     }
     until_counted(&api, "test-bot.work", 50).await;
-    if std::env::var_os("LOTA_TEST_FLAGS").is_some() {
-        eprintln!("{}", node.ctl(&["enable_feature_flag", "all"]).await.unwrap());
-        eprintln!("{:?}", node.ctl(&["enable_feature_flag", "--experimental", "khepri_db"]).await);
-    }
     node.stop().await.unwrap();
     drop(node);
 
