@@ -24,7 +24,7 @@ does docker compose up --detach --wait
 pushes before 3
 passed 'a fleet on a cluster, 3 of 3 pushes went through'
 
-does docker compose rm --force --stop rabbitmq-2
+does docker compose rm --force --stop rabbitmq-2 cookie-2
 docker volume rm "${COMPOSE_PROJECT_NAME}_broker-data-2" >/dev/null
 does docker compose exec -T rabbitmq rabbitmqctl --node lota@rabbitmq forget_cluster_node lota@rabbitmq-2
 pushes without 2
