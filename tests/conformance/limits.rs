@@ -1,9 +1,11 @@
 //! When the broker or the store takes nothing: nothing hangs, nothing is lost, nothing is done twice.
 use std::time::Duration;
 
+use lapin::BasicProperties;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, wished};
 
 /// Longer than a confirm may take, and than three heartbeats.
 const HELD: Duration = Duration::from_secs(25);
@@ -68,6 +70,57 @@ async fn a_full_store_closes_the_intake_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_that_is_not_emptied_closes_the_intake_until_it_is() {
+    const MESSAGES: usize = 3000;
+    let mut stage = Stage::set().await;
+    stage.signal(Signal::SIGKILL).await;
+    let wish = |n: usize| {
+        let properties = BasicProperties::default().with_message_id(format!("many-{n}").into());
+        (properties, wished(&format!("many-{n}"), &format!("many-{n}"), "say").to_string().into_bytes())
+    };
+    assert!(stage.publish_all((0..MESSAGES).map(wish).collect()).await.iter().all(|taken| *taken));
+    stage.hold_back_publishers(true).await;
+    stage.start();
+    let closed = |s: &Stage| s.logged("messages wait for the broker (at most 1000)");
+    stage.until("the intake to be closed", |s| closed(s) > 0).await;
+    // What was on its way then is handled, and nothing after it.
+    tokio::time::sleep(HELD).await;
+    let handled = stage.logged("asked many-");
+    assert!((1000..MESSAGES).contains(&handled), "{handled} were handled");
+    let waiting = stage.management.peek("lota", "toy-bot.work", 1).await.unwrap();
+    assert_eq!(waiting.len(), 1, "the broker keeps the others");
+    assert_eq!(stage.said_of("build.started").len(), 0, "the broker took something");
+    stage.hold_back_publishers(false).await;
+    stage.until("everything to be said", |s| s.said_of("build.started").len() == MESSAGES).await;
+    assert!(stage.logged("messages are taken again") > 0);
+    stage.until("a heartbeat that all is well", well_again).await;
+    assert_eq!((stage.starts(), stage.said_of("message.dead_lettered").len()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_queue_takes_becomes_a_dead_letter() {
+    let mut stage = Stage::set_with(vec![("LOTA_CONFIG__CONSTRAINTS__UNDELIVERABLE_AFTER_S", "6".to_owned())]).await;
+    stage.until("the bot to be there", |s| !s.said_of("bot.started").is_empty()).await;
+    stage.cut_taps(true).await;
+    stage.wish("1", "nowhere", "say").await;
+    stage.until("it to be given up", |s| s.logged("given up as undeliverable") > 0).await;
+    stage.cut_taps(false).await;
+    stage.until("the word of it", |s| !s.said_of("message.dead_lettered").is_empty()).await;
+    let letter = stage.letter("nowhere").await;
+    assert_eq!(
+        (&letter["x-lota-error-code"], &letter["x-lota-publisher"]),
+        (&json!("UNDELIVERABLE"), &json!("toy-bot"))
+    );
+    let said = stage.said_of("message.dead_lettered");
+    let told = &said[0]["payload"]["data"];
+    assert_eq!((&told["code"], &told["message_type"]), (&json!("UNDELIVERABLE"), &json!("build.started")));
+    stage.wish("2", "after", "say").await;
+    stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
+    assert!(stage.said("build.started", "nowhere").is_empty(), "it is not said any more");
+    assert_eq!((stage.sessions(), stage.starts(), said.len()), (1, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_refuses_ends_no_session() {
     let mut stage = Stage::set().await;
     stage.until("the bot to be there", |s| !s.said_of("bot.started").is_empty()).await;
@@ -94,4 +147,22 @@ async fn a_late_confirm_costs_its_channel_and_no_session() {
     stage.wish("2", "after", "say").await;
     stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
     assert_eq!((stage.sessions(), stage.starts()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_gets_no_answer_ends_its_session() {
+    let mut stage = Stage::set().await;
+    stage.wish("1", "before", "say").await;
+    stage.until("an answer", |s| !s.said("build.started", "before").is_empty()).await;
+    stage.freeze_consumer("toy-bot.work", true).await;
+    // So that the bot has something to ask on that channel.
+    stage.command("pause", "control.pause", json!({"reason": "a test"})).await;
+    let why = "session over: consuming toy-bot.work ended: the broker did not answer basic.cancel within 30 s";
+    stage.until("the session to end for it", |s| s.logged(why) == 1).await;
+    stage.freeze_consumer("toy-bot.work", false).await;
+    stage.until("another session", |s| s.sessions() == 2).await;
+    stage.command("resume", "control.resume", json!({})).await;
+    stage.wish("2", "after", "say").await;
+    stage.until("an answer after it", |s| !s.said("build.started", "after").is_empty()).await;
+    assert_eq!((stage.sessions(), stage.starts()), (2, 1));
 }

@@ -128,6 +128,30 @@ async fn a_killed_or_frozen_replica_is_taken_over_once_and_is_refused_when_it_co
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_two_replicas_come_to_fires_once() {
+    let (database, crashes) = (Database::new(), tempfile::tempdir().unwrap());
+    let mut variables = database.variables();
+    variables.push(("LOTA_TEST_CRASHES", crashes.path().display().to_string()));
+    let mut stage = Stage::set_with(variables).await;
+    stage.wish("1", "before", "say").await;
+    stage.until("the first to work", |s| s.said("build.started", "before").len() == 1).await;
+
+    let at = crashes.path().join("at");
+    fs::write(&at, "freeze timer: handled").unwrap();
+    database.server.sql("UPDATE toy_bot.timers SET due_at_ms = 0 WHERE name LIKE 'lota.schedule:%'");
+    stage.until("the first to come to it, and stand still", |_| !at.exists()).await;
+    stage.start_replica(1);
+    stage.until("the second to do it", |s| s.said("build.started", "yearly").len() == 1).await;
+    stage.send_replica(1, Signal::SIGKILL);
+
+    stage.send(Signal::SIGCONT);
+    // Timers go one after the other, so that this one follows what it stood before.
+    stage.wish("2", "after", "timer:0").await;
+    stage.until("a later timer of the first", |s| s.said("build.started", "after").len() == 2).await;
+    assert_eq!(stage.said("build.started", "yearly").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_and_a_cancel_reach_every_replica() {
     let database = Database::new();
     let mut stage = Stage::set_with(database.variables()).await;

@@ -1,4 +1,6 @@
 //! A broker, a toy bot that can be killed and started again, and everything it said, heard from outside.
+mod faults;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -197,19 +199,6 @@ impl Stage {
         assert!(routed, "{exchange} leads {key} nowhere");
     }
 
-    /// Has the broker take nothing from any publisher, as when it is short of memory; or as before.
-    pub(crate) async fn hold_back_publishers(&self, held: bool) {
-        let watermark = if held { "0.0001" } else { "0.8" };
-        self.broker.ours().ctl(&["set_vm_memory_high_watermark", watermark]).await.unwrap();
-    }
-
-    /// Has the broker's process stand still, or go on.
-    pub(crate) fn freeze_broker(&self, frozen: bool) {
-        let pid = Pid::from_raw(self.broker.ours().record().process.unwrap().pid.cast_signed());
-        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
-        nix::sys::signal::kill(pid, signal).unwrap();
-    }
-
     /// Puts a file into the bot's own folder, or takes it away.
     pub(crate) fn file_of_bot(&self, name: &str, text: Option<&str>) {
         let file = self.beside("bot/bots/toy-bot").join(name);
@@ -222,17 +211,6 @@ impl Stage {
     /// The latest heartbeat.
     pub(crate) fn heartbeat(&self) -> Value {
         self.heartbeats.lock().unwrap().last().cloned().unwrap_or_default()
-    }
-
-    /// Has the broker forget that the bot consumes a queue, and tell nobody.
-    pub(crate) async fn drop_consumer(&self, queue: &str) {
-        let drop = format!(
-            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"lota\">>, queue, <<\"{queue}\">>)), \
-             [begin {{ok, _, _}} = ra:process_command(amqqueue:get_pid(Q), \
-             rabbit_fifo:make_checkout({{element(2, C), element(1, C)}}, cancel, #{{}})) end \
-             || C <- rabbit_amqqueue:consumers(Q)]."
-        );
-        self.broker.ours().ctl(&["eval", &drop]).await.unwrap();
     }
 
     /// What the bot's heartbeats gave as reasons, with the state.

@@ -6,7 +6,7 @@ mod places;
 mod tests;
 
 pub use constraints::Constraints;
-pub(crate) use constraints::{AutoPause, Rate};
+pub(crate) use constraints::{AutoPause, Rate, RetryPolicy};
 pub use places::{Place, Places};
 
 use std::{collections::BTreeMap, fmt, path::Path};

@@ -19,6 +19,7 @@ pub enum BackoffKind {
 
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
+const SPREAD: f64 = 0.15;
 
 /// The delay after the given attempt (1: the first) failed. Without jitter: it is rounded up to a retry queue.
 pub(crate) fn delay_after(kind: BackoffKind, attempt: u32) -> Duration {
@@ -38,7 +39,17 @@ pub(crate) fn delay_after(kind: BackoffKind, attempt: u32) -> Duration {
     (0..steps).filter_map(|_| policy.next_backoff()).last().unwrap_or(LONGEST)
 }
 
-/// Unlimited jittered delays for connecting: from 100 ms to 5 s, so that a broker that is back is found at once.
+/// The same for a job: a little less or more, so that a fleet does not act in step, and never above an hour.
+pub(crate) fn spread_after(kind: BackoffKind, attempt: u32) -> Duration {
+    spread(delay_after(kind, attempt), rand::rng().random())
+}
+
+/// As `place`, from 0 to below 1, says: from 15 % less than `delay` to 15 % more.
+fn spread(delay: Duration, place: f64) -> Duration {
+    delay.mul_f64(1.0 - SPREAD + 2.0 * SPREAD * place).min(LONGEST)
+}
+
+/// Unlimited jittered delays for connecting: from about 100 ms to 5 s, so that a broker that is back is found at once.
 pub(crate) struct Reconnect(ExponentialBackoff);
 
 impl Reconnect {
@@ -47,7 +58,7 @@ impl Reconnect {
         Self(ExponentialBackoff {
             current_interval: first,
             initial_interval: first,
-            randomization_factor: 0.3,
+            randomization_factor: 0.25,
             multiplier: 1.7,
             max_interval: Duration::from_secs(4),
             max_elapsed_time: None,
@@ -62,13 +73,11 @@ impl Reconnect {
     }
 }
 
-/// A little less or more than `d`, so that a fleet does not act in step.
-pub(crate) fn jitter(d: Duration) -> Duration {
-    d.mul_f64(rand::rng().random_range(0.85..1.15))
-}
-
 #[cfg(test)]
 mod tests {
+    use bot_messages::Tier;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -78,11 +87,39 @@ mod tests {
         assert_eq!(delay_after(BackoffKind::Fixed, 9).as_secs(), 5);
     }
 
-    #[test]
-    fn reconnecting_never_gives_up_and_stays_quick() {
-        let mut r = Reconnect::new();
-        for _ in 0..1000 {
-            assert!(r.next() < Duration::from_secs(6));
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_delay_grows_with_its_attempt_up_to_an_hour(attempt in 0..u32::MAX, fixed in any::<bool>()) {
+            let kind = if fixed { BackoffKind::Fixed } else { BackoffKind::Exponential };
+            let delay = delay_after(kind, attempt);
+            prop_assert!((FIRST..=LONGEST).contains(&delay), "{:?}", delay);
+            let next = delay_after(kind, attempt.saturating_add(1));
+            prop_assert!(next == delay || !fixed && next > delay);
+            let tier = Tier::at_least(delay).delay();
+            prop_assert!(tier >= delay && tier <= LONGEST, "a message waits no shorter: {:?} for {:?}", tier, delay);
+        }
+
+        #[test]
+        fn jitter_stays_within_its_bounds(attempt in 1..40_u32, place in 0.0..1.0_f64) {
+            let delay = delay_after(BackoffKind::Exponential, attempt);
+            let (least, most) = (delay.mul_f64(0.85), delay.mul_f64(1.15).min(LONGEST));
+            for spread in [spread(delay, place), spread(delay, 0.0), spread_after(BackoffKind::Exponential, attempt)] {
+                prop_assert!(spread >= least && spread <= most, "{:?} instead of {:?}", spread, delay);
+            }
+            prop_assert!(spread(delay, 0.1) < spread(delay, 0.4), "and it does spread");
+        }
+
+        #[test]
+        fn reconnecting_never_gives_up_and_stays_quick(tries in 1..200_usize, again in 1..20_usize) {
+            let mut r = Reconnect::new();
+            for _ in 0..2 {
+                let waits: Vec<Duration> = (0..tries.max(again)).map(|_| r.next()).collect();
+                prop_assert!(waits[0] >= Duration::from_millis(75) && waits[0] <= Duration::from_millis(125));
+                prop_assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(5)), "{:?}", waits);
+                r.reset();
+            }
         }
     }
 }

@@ -156,3 +156,21 @@ impl Tools {
         self.with(|n| n.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_failed_once_is_not_tried_at_once() {
+        let cache = Optional::new("cache");
+        assert_eq!(cache.attempt(ready(Ok::<_, Infallible>(1))).await, Ok(1));
+        assert!(!cache.is_off());
+        let why = Err("goes on without cache: no such host".to_owned());
+        assert_eq!(cache.attempt(ready(Err::<u8, _>("no such host"))).await, why);
+        assert!(cache.is_off());
+        assert_eq!(cache.attempt(ready(Ok::<_, Infallible>(2))).await, why);
+    }
+}

@@ -12,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
 use crate::s3::cache_dir;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "canary-of-a-database-password";
+/// The file with it, for clients; the server is made with another that its own user can read.
+const ADMIN_PASSWORD: &str = "admin.password";
 /// The server does not run as root; this is `nobody`, whom every system has.
 const NOBODY: u32 = 65_534;
 /// Starts and breaks off the server as it is told, and ends it and takes its folder away when the test's process is gone,
@@ -79,7 +79,6 @@ pub struct Postgres {
     orders: Mutex<Option<ChildStdin>>,
     /// What it writes.
     lines: Mutex<mpsc::Receiver<String>>,
-    secrets: TempDir,
 }
 
 impl Postgres {
@@ -93,9 +92,8 @@ impl Postgres {
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("lota-postgres-").tempdir().unwrap().keep();
         fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-        let secrets = tempfile::tempdir().unwrap();
-        fs::write(secrets.path().join("password"), PASSWORD).unwrap();
-        fs::set_permissions(secrets.path().join("password"), Permissions::from_mode(0o600)).unwrap();
+        fs::write(folder.join(ADMIN_PASSWORD), PASSWORD).unwrap();
+        fs::set_permissions(folder.join(ADMIN_PASSWORD), Permissions::from_mode(0o600)).unwrap();
         fs::write(folder.join("password"), PASSWORD).unwrap();
         if is_root() {
             chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -112,7 +110,7 @@ impl Postgres {
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let (mut keeper, lines) = keeper(&folder, port);
         let (orders, lines) = (Mutex::new(keeper.stdin.take()), Mutex::new(lines));
-        let server = Self { folder, port, keeper, orders, lines, secrets };
+        let server = Self { folder, port, keeper, orders, lines };
         server.wait_for(READY);
         server
     }
@@ -156,7 +154,7 @@ impl Postgres {
 
     /// The file with that one's password.
     pub fn admin_password_file(&self) -> PathBuf {
-        self.secrets.path().join("password")
+        self.folder.join(ADMIN_PASSWORD)
     }
 
     /// Runs statements as whoever may do everything; gives the rows, their columns joined by `|`.

@@ -1,7 +1,7 @@
 //! Which session comes next, and what the broker's answers say of the one that is. Pure: what happened, and when, is given.
 use std::time::{Duration, Instant};
 
-use crate::retry::{Reconnect, jitter};
+use crate::retry::Reconnect;
 
 /// A session that lasted so long is followed by the next without a longer wait.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl Course {
         if self.begun.take().is_some_and(|begun| now.duration_since(begun) > SETTLED) {
             self.delay.reset();
         }
-        jitter(self.delay.next())
+        self.delay.next()
     }
 }
 
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     /// The longest wait between two tries, jitter included.
-    const WAIT_MAX: Duration = Duration::from_secs(6);
+    const WAIT_MAX: Duration = Duration::from_secs(5);
     const FIRST_WAIT_MAX: Duration = Duration::from_millis(150);
 
     #[derive(Clone, Copy, Debug)]

@@ -40,14 +40,14 @@ pub(super) struct Supervisor {
 }
 
 /// Where the parts of a session report that it is over. The first report counts.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct SessionFault {
     over: mpsc::Sender<String>,
     trust: Arc<Mutex<Trust>>,
 }
 
 impl SessionFault {
-    fn new() -> (Self, mpsc::Receiver<String>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<String>) {
         let (over, rx) = mpsc::channel(1);
         (Self { over, trust: Arc::default() }, rx)
     }

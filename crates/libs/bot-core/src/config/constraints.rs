@@ -29,6 +29,10 @@ pub struct Constraints {
     /// 3600. After as long again a second time, and then the process ends, so that its supervisor starts it again.
     #[schemars(range(min = 5, max = 3600))]
     pub stalled_after_s: u64,
+    /// Seconds for which the broker refuses a message of this bot without a break, or no queue takes it, before it becomes a
+    /// dead letter, 5 to 86 400.
+    #[schemars(range(min = 5, max = 86_400))]
+    pub undeliverable_after_s: u64,
 }
 
 impl Default for Constraints {
@@ -41,6 +45,7 @@ impl Default for Constraints {
             rate: Rate::default(),
             auto_pause: AutoPause::default(),
             stalled_after_s: 60,
+            undeliverable_after_s: 300,
         }
     }
 }

@@ -267,10 +267,15 @@ async fn look_alone<B: Bot>(shared: &Arc<Shared<B>>) -> Result<(), StoreError> {
     let paused = row.filter(|_| !over).map(|r| (r.reason, r.by));
     let counts = shared.store.counts().await?;
     let backlog = backlog(&counts, &shared.constraints);
-    let before = shared.adjust(|c| {
-        c.backlog = backlog;
-        std::mem::replace(&mut c.paused, paused.clone())
+    let (waited, before) = shared.adjust(|c| {
+        let waited = std::mem::replace(&mut c.backlog, backlog.clone());
+        (waited, std::mem::replace(&mut c.paused, paused.clone()))
     });
+    match (waited, backlog) {
+        (None, Some(why)) => tracing::warn!("no further messages are taken: {why}"),
+        (Some(_), None) => tracing::info!("what waited has become less: messages are taken again"),
+        _ => {}
+    }
     announce_change(shared, before, paused).await
 }
 

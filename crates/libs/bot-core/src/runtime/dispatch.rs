@@ -8,6 +8,7 @@ use std::{
 
 use bot_messages::Priority;
 use bot_store::StoreError;
+use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -94,9 +95,7 @@ pub(crate) async fn dispatch<B: Bot>(
         }
     }
     deliveries.close();
-    while let Ok(delivery) = deliveries.try_recv() {
-        delivery.give_back().await;
-    }
+    d.suspects.extend(std::iter::from_fn(|| deliveries.try_recv().ok()));
     d.give_back_waiting().await;
     while let Some(done) = d.tasks.join_next().await {
         d.finished(done).await;
@@ -169,10 +168,11 @@ impl<B: Bot> Dispatch<B> {
         }
     }
 
+    /// All at once: while a session breaks, each may take as long as the broker may.
     async fn give_back_waiting(&mut self) {
-        for delivery in self.waiting.drain(..).map(|w| w.delivery).chain(self.suspects.drain(..)) {
-            delivery.give_back().await;
-        }
+        let waiting: Vec<Delivery> =
+            self.waiting.drain(..).map(|w| w.delivery).chain(self.suspects.drain(..)).collect();
+        join_all(waiting.iter().map(Delivery::give_back)).await;
     }
 }
 

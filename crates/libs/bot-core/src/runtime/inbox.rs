@@ -6,7 +6,7 @@ use std::{
 };
 
 use bot_messages::{
-    Code, Tier,
+    Code,
     bot::BotFailed,
     telemetry::{Outcome as Settled, RecordKind},
 };
@@ -14,6 +14,7 @@ use bot_store::{Commit, Committed, InboxKey, InboxMark, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
+    attempts::{NextOfMessage, after_message},
     entity::{self, Handled, panic_text},
     letters::Letter,
     origin::{Origin, Refused, check, origin},
@@ -34,7 +35,6 @@ use crate::{
     envelope::Envelope,
     hash,
     meta::{Cause, Meta},
-    retry,
     trace::{Span, Traced},
 };
 
@@ -301,14 +301,8 @@ impl<B: Bot> Shared<B> {
             Err(fail) => fail,
         };
         let mut commit = Commit::default();
-        if let Some(wait) = held {
-            let tier = Tier::at_least(wait.to_std().unwrap_or_default());
-            let priority = m.envelope.priority.amqp();
-            commit.outbox.push(self.speaker.retry(&Self::returned(delivery, m), m.attempt, tier, priority));
-            let why = format!("held back: {}", fail.message());
-            return Ok((commit, Verdict { uncounted: true, ..verdict(Settled::Retried, why) }));
-        }
-        let done = self.fail(delivery, m, &fail, now, &mut commit);
+        let next = after_message(m.attempt, &self.constraints.retry_policy, &fail, held);
+        let done = self.follow(delivery, m, next, now, &mut commit);
         Ok((commit, done))
     }
 
@@ -328,41 +322,25 @@ impl<B: Bot> Shared<B> {
         (commit, Verdict { uncounted: true, ..verdict(Settled::Retried, why) })
     }
 
-    fn fail(&self, delivery: &Delivery, m: &Message, fail: &Fail, now: DateTime<Utc>, commit: &mut Commit) -> Verdict {
-        let why = fail.message();
+    fn follow(
+        &self,
+        delivery: &Delivery,
+        m: &Message,
+        next: NextOfMessage,
+        now: DateTime<Utc>,
+        commit: &mut Commit,
+    ) -> Verdict {
         let returned = Self::returned(delivery, m);
-        let policy = &self.constraints.retry_policy;
-        let (code, why) = match fail {
-            Fail::Later(delay, _) => {
-                commit.outbox.push(self.speaker.retry(
-                    &returned,
-                    m.attempt,
-                    Tier::at_least(*delay),
-                    m.envelope.priority.amqp(),
-                ));
-                return Verdict { uncounted: true, ..verdict(Settled::Retried, format!("not now: {why}")) };
+        match next {
+            NextOfMessage::Again { attempt, tier, counts, why } => {
+                commit.outbox.push(self.speaker.retry(&returned, attempt, tier, m.envelope.priority.amqp()));
+                Verdict { uncounted: !counts, ..verdict(Settled::Retried, why) }
             }
-            Fail::Retry(_) | Fail::Outside { .. } if m.attempt < policy.max_attempts => {
-                let tier = Tier::at_least(retry::delay_after(policy.backoff, m.attempt));
-                commit.outbox.push(self.speaker.retry(&returned, m.attempt + 1, tier, m.envelope.priority.amqp()));
-                return verdict(
-                    Settled::Retried,
-                    format!(
-                        "attempt {} of {} failed: {why}; again in {}",
-                        m.attempt,
-                        policy.max_attempts,
-                        tier.as_str()
-                    ),
-                );
+            NextOfMessage::Bury { code, why } => {
+                commit.outbox.extend(self.speaker.dead_letter(&returned, code, &why, now));
+                verdict(Settled::DeadLettered, format!("{}: {why}", code.as_str()))
             }
-            Fail::Retry(_) | Fail::Outside { .. } => {
-                (Code::AttemptsExhausted, format!("all {} attempts failed; the last: {why}", m.attempt))
-            }
-            Fail::Reject { code, .. } => (*code, why),
-            Fail::LeaseLost => (Code::Rejected, why),
-        };
-        commit.outbox.extend(self.speaker.dead_letter(&returned, code, &why, now));
-        verdict(Settled::DeadLettered, format!("{}: {why}", code.as_str()))
+        }
     }
 
     pub(super) fn returned<'a>(delivery: &'a Delivery, m: &'a Message) -> Returned<'a> {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bot_messages::{Code, FailureReason, SafeError, telemetry::RecordKind};
+use bot_messages::{Code, SafeError, telemetry::RecordKind};
 use bot_store::{Claimed, Commit, Committed, Guard, JobEnd, JobOutcome, JobStatus, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
@@ -18,6 +18,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    attempts::{self, Next, after_job},
     entity::panic_text,
     holding::Claims,
     lease::{self, Lease, LeaseNews},
@@ -32,7 +33,6 @@ use crate::{
     guard,
     job::{Boxed, Claim, GaveUp, JobCx, JobPort, Stop},
     meta::Cause,
-    retry,
 };
 
 /// How long a job that was told to stop may take to clean up.
@@ -42,8 +42,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const LOOK_SOONEST: Duration = Duration::from_millis(250);
 /// While no work is taken, or the store fails.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
-/// A job that is held back waits so much longer than the next probe.
-const BEHIND_PROBE: Duration = Duration::from_secs(1);
 
 /// Runs until cancelled; then the jobs are told to stop, and handed back.
 pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: CancellationToken) {
@@ -57,11 +55,12 @@ pub(crate) async fn jobs<B: Bot>(shared: Arc<Shared<B>>, cancelled: Cancellation
             let here: Vec<String> = ids.values().cloned().collect();
             // Before the claim, which sees what was asked before.
             let cancels = shared.cancels.subscribe();
+            let asked = Instant::now();
             match claim(&shared, free, &here).await {
                 Ok((claimed, next)) => {
                     for job in claimed {
                         let id = job.id.clone();
-                        let run = run_job(shared.clone(), job, cancels.clone(), cancelled.child_token());
+                        let run = run_job(shared.clone(), job, asked, cancels.clone(), cancelled.child_token());
                         let task = running.spawn(run);
                         ids.insert(task.id(), id);
                     }
@@ -102,7 +101,12 @@ async fn claim<B: Bot>(
         shared.relief(|r| r.begin_probe(&what_of(&job.kind)));
     }
     shared.figures.jobs_begun.fetch_add(claimed.len() as u64, Ordering::Relaxed);
-    let next = shared.store.next_job_in().await?.unwrap_or(LOOK_AGAIN);
+    // What was claimed is run whatever comes of this.
+    let next = shared.store.next_job_in().await.unwrap_or_else(|e| {
+        shared.store_failed(&e);
+        Some(LOOK_IDLE)
+    });
+    let next = next.unwrap_or(LOOK_AGAIN);
     // What is held is due as well, and begins no sooner for being looked at.
     let soonest = if held.is_empty() { LOOK_SOONEST } else { LOOK_IDLE };
     Ok((claimed, next.clamp(soonest, if probes.is_empty() && held.is_empty() { LOOK_AGAIN } else { LOOK_IDLE })))
@@ -225,13 +229,13 @@ impl<B: Bot> JobPort for Port<B> {
 async fn run_job<B: Bot>(
     shared: Arc<Shared<B>>,
     job: Claimed,
+    asked: Instant,
     cancels: watch::Receiver<()>,
     bot_stopping: CancellationToken,
 ) {
     let mut cause: Cause = serde_json::from_value(job.meta.clone()).unwrap_or_default();
     let mut span = shared.spans.job(&job.kind, &job.id, job.attempt, &mut cause);
-    let claimed_at = Instant::now();
-    let mut lease = Lease::begun(claimed_at);
+    let mut lease = Lease::begun(asked);
     let port = Arc::new(Port {
         shared: shared.clone(),
         job: job.id.clone(),
@@ -244,16 +248,14 @@ async fn run_job<B: Bot>(
     crash_point("job: claimed");
     let (correlation_id, causation_id) = (&cause.correlation_id, &cause.causation_id);
     tracing::info!(job_id = job.id, kind = job.kind, attempt = job.attempt, correlation_id, causation_id, "job begins");
-    let outcome = match shared.jobs.get(job.kind.as_str()) {
-        None => {
+    let worn_out = attempts::worn_out(job.attempt, &shared.constraints.retry_policy);
+    let outcome = match (shared.jobs.get(job.kind.as_str()), worn_out) {
+        (None, _) => {
             let why = anyhow::anyhow!("this version of {} has no job `{}`", shared.contract.name, job.kind);
             Err(Fail::reject(Code::UnsupportedSchema, why))
         }
-        Some(_) if job.attempt > shared.constraints.retry_policy.max_attempts => {
-            let why = anyhow::anyhow!("the bot died {} times while it ran this job", job.attempt - 1);
-            Err(Fail::reject(Code::CrashLoop, why))
-        }
-        Some(kind) => {
+        (Some(_), Some(fail)) => Err(fail),
+        (Some(kind), None) => {
             if let Some(reason) = &job.cancel {
                 port.stop_because(Stop::Asked(reason.clone()));
             }
@@ -265,7 +267,7 @@ async fn run_job<B: Bot>(
             attended(&port, run, &mut lease, cancels, &bot_stopping).await
         }
     };
-    let age = Duration::from_millis(u64::try_from(job.age_ms).unwrap_or(0)) + claimed_at.elapsed();
+    let age = Duration::from_millis(u64::try_from(job.age_ms).unwrap_or(0)) + asked.elapsed();
     let failed = outcome.as_ref().err().map(Fail::message);
     let result = tokio::select! {
         result = finish(&port, &job, age, outcome, &bot_stopping) => result,
@@ -320,59 +322,6 @@ async fn attended<B: Bot>(
         .unwrap_or_else(|panic| Err(Fail::Retry(anyhow::anyhow!("the job panicked: {}", panic_text(panic.as_ref())))))
 }
 
-/// What follows from a failed attempt.
-enum Next {
-    Nothing(&'static str),
-    Again { outcome: JobOutcome, how: &'static str },
-    GiveUp { status: JobStatus, reason: FailureReason, code: Code, why: String },
-}
-
-/// Decides what follows from a failed attempt. `held`: it was none, and is made no sooner.
-fn next<B: Bot>(shared: &Shared<B>, port: &Port<B>, job: &Claimed, fail: Fail, held: Option<TimeDelta>) -> Next {
-    let why = fail.message();
-    let policy = &shared.constraints.retry_policy;
-    let give_up = |status, reason, code, why| Next::GiveUp { status, reason, code, why };
-    match (port.stop(), fail) {
-        (Some(Stop::LeaseLost), _) | (_, Fail::LeaseLost) => Next::Nothing("was taken over"),
-        (Some(Stop::BotStopping), _) => {
-            let outcome =
-                JobOutcome::Again { after: Duration::ZERO, error: "the bot was stopped".to_owned(), counts: false };
-            Next::Again { outcome, how: "handed back" }
-        }
-        (Some(Stop::Asked(by)), _) => {
-            give_up(JobStatus::Cancelled, FailureReason::Cancelled, Code::Cancelled, format!("cancelled: {by}"))
-        }
-        (Some(Stop::TimedOut), _) => {
-            let why = format!("it took longer than {} s (constraints.timeout)", shared.constraints.timeout);
-            give_up(JobStatus::TimedOut, FailureReason::TimedOut, Code::TimedOut, why)
-        }
-        (None, _) if held.is_some() => {
-            // Not the next probe again, where another job waits.
-            let after = held.and_then(|wait| wait.to_std().ok()).unwrap_or_default() + BEHIND_PROBE;
-            port.line(&format!("held back: {why}"));
-            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: false }, how: "held back" }
-        }
-        (None, Fail::Later(after, _)) => {
-            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: false }, how: "put off" }
-        }
-        (None, Fail::Retry(_) | Fail::Outside { .. }) if job.attempt < policy.max_attempts => {
-            let after = retry::jitter(retry::delay_after(policy.backoff, job.attempt));
-            port.line(&format!(
-                "attempt {} of {} failed: {why}; again in {} s",
-                job.attempt,
-                policy.max_attempts,
-                after.as_secs()
-            ));
-            Next::Again { outcome: JobOutcome::Again { after, error: why, counts: true }, how: "is tried again" }
-        }
-        (None, Fail::Retry(_) | Fail::Outside { .. }) => {
-            let why = format!("all {} attempts failed; the last: {why}", job.attempt);
-            give_up(JobStatus::Failed, FailureReason::Error, Code::AttemptsExhausted, why)
-        }
-        (None, Fail::Reject { code, .. }) => give_up(JobStatus::Failed, reason_of(code), code, why),
-    }
-}
-
 /// Writes the end of an attempt; says how it ended.
 async fn finish<B: Bot>(
     port: &Arc<Port<B>>,
@@ -389,9 +338,14 @@ async fn finish<B: Bot>(
     });
     let (commit, how) = match done {
         Ok(commit) => (commit, "ended"),
-        Err(fail) => match next(shared, port, job, fail, held) {
+        Err(fail) => match after_job(job.attempt, &shared.constraints, port.stop(), fail, held) {
             Next::Nothing(how) => return Ok(how),
-            Next::Again { outcome, how } => (port.silent_ending(outcome), how),
+            Next::Again { outcome, how, told } => {
+                if let Some(told) = told {
+                    port.line(&told);
+                }
+                (port.silent_ending(outcome), how)
+            }
             Next::GiveUp { status, reason, code, why } => {
                 let error = SafeError::new(code, why, clock::now());
                 let duration_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -425,14 +379,4 @@ fn last_words<B: Bot>(shared: &Shared<B>, job: &Claimed, end: &GaveUp) -> Effect
         );
         Effects::none()
     })
-}
-
-/// Whether the answer was no, or there was none.
-fn reason_of(code: Code) -> FailureReason {
-    match code {
-        Code::CommandFailed | Code::TestsFailed | Code::NoTests | Code::HealthCheckFailed => FailureReason::Failed,
-        Code::TimedOut => FailureReason::TimedOut,
-        Code::Cancelled => FailureReason::Cancelled,
-        _ => FailureReason::Error,
-    }
 }

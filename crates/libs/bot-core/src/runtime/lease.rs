@@ -33,8 +33,9 @@ pub(super) enum LeaseNews {
 }
 
 impl Lease {
-    pub(super) fn begun(now: Instant) -> Self {
-        Self { until: now + LENGTH, renew_at: now + RENEW_AFTER }
+    /// From when it was asked for: the store counts from a time after that.
+    pub(super) fn begun(asked: Instant) -> Self {
+        Self { until: asked + LENGTH, renew_at: asked + RENEW_AFTER }
     }
 
     /// When it has to be renewed.
@@ -86,7 +87,90 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Answer {
+        Kept,
+        Cancelled,
+        /// No answer, or one that says that it failed; the store may have renewed it all the same.
+        Failed {
+            done: bool,
+        },
+    }
+
+    /// One renewal: how far before it is due it is asked for (someone wants a job to be stopped), how long the answer takes,
+    /// and when within that time the store acted.
+    #[derive(Clone, Copy, Debug)]
+    struct Renewal {
+        early: f64,
+        took: f64,
+        acted: f64,
+        answer: Answer,
+    }
+
+    fn renewal() -> impl Strategy<Value = Renewal> {
+        let answer = prop_oneof![
+            2 => Just(Answer::Kept),
+            1 => Just(Answer::Cancelled),
+            6 => Just(Answer::Failed { done: false }),
+            1 => Just(Answer::Failed { done: true }),
+        ];
+        let early = prop_oneof![3 => Just(0.0), 1 => 0.0..1.0_f64];
+        let took = prop_oneof![1 => Just(1.0), 2 => 0.0..1.0_f64];
+        (early, took, 0.0..1.0_f64, answer).prop_map(|(early, took, acted, answer)| Renewal {
+            early,
+            took,
+            acted,
+            answer,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_job_is_gone_before_another_process_may_take_it(
+            claim_took in 0.0..5.0_f64,
+            renewals in vec(renewal(), 1..120),
+        ) {
+            let asked = Instant::now();
+            let mut lease = Lease::begun(asked);
+            // The store counts from when it acted, which is never before it was asked.
+            let (mut taken_from, mut now) = (asked + LENGTH, asked + Duration::from_secs_f64(claim_took));
+            let mut kept = asked;
+            for r in renewals {
+                let due = lease.renew_at.saturating_duration_since(now);
+                let asked = now + due.mul_f64(1.0 - r.early);
+                let answered = asked + RENEW_AGAIN.mul_f64(r.took);
+                if !matches!(r.answer, Answer::Failed { done: false }) {
+                    taken_from = asked + RENEW_AGAIN.mul_f64(r.took * r.acted) + LENGTH;
+                }
+                prop_assert!(answered < taken_from, "another process has it, and this one still runs it");
+                let renewed = match r.answer {
+                    Answer::Kept => Ok(Renewed::Held { cancel: None }),
+                    Answer::Cancelled => Ok(Renewed::Held { cancel: Some("enough".to_owned()) }),
+                    Answer::Failed { .. } => Err("no".to_owned()),
+                };
+                let is_kept = renewed.is_ok();
+                let (news, why) = lease.note(renewed, asked);
+                prop_assert_eq!(why.is_none(), is_kept);
+                if news == LeaseNews::Lost {
+                    prop_assert!(answered + STOP_GRACE < taken_from, "it may still run when another process begins");
+                    prop_assert!(!is_kept && asked - kept + STOPPED_BEFORE >= LENGTH, "given up too soon");
+                    return Ok(());
+                }
+                prop_assert_eq!(matches!(news, LeaseNews::Cancelled(_)), matches!(r.answer, Answer::Cancelled));
+                if is_kept {
+                    kept = asked;
+                }
+                prop_assert_eq!(lease.renew_at, asked + if is_kept { RENEW_AFTER } else { RENEW_AGAIN });
+                now = answered;
+            }
+        }
+    }
 
     #[test]
     fn a_job_whose_lease_cannot_be_renewed_is_gone_before_the_lease_is() {

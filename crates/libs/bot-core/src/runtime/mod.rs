@@ -1,5 +1,6 @@
 //! The life of a bot: configuration, store, session, and the parts that run beside each other until it is told to stop.
 
+mod attempts;
 mod control;
 mod dispatch;
 mod entity;

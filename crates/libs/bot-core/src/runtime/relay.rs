@@ -27,8 +27,6 @@ use crate::{
 const BATCH: u32 = 64;
 /// A row that was refused waits so long before it is tried again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-/// A row that is refused for so long becomes a dead letter.
-const REFUSED_MAX: Duration = Duration::from_secs(300);
 /// After so long without an answer, as in an outage, refusing begins anew.
 const REFUSED_GAP_MAX: Duration = Duration::from_secs(60);
 
@@ -160,14 +158,16 @@ impl Relay {
         why: &PublishError,
     ) -> Result<(), StoreError> {
         tracing::warn!(routing_key = row.message.routing_key, "not taken: {why}");
-        let for_long = self.refused.note(row.seq, Instant::now()) >= REFUSED_MAX;
+        let limit = Duration::from_secs(shared.constraints.undeliverable_after_s);
+        let for_long = self.refused.note(row.seq, Instant::now()) >= limit;
         // A dead letter has nowhere else to go.
         if !for_long || row.message.routing_key.starts_with("dead.") {
             return Ok(());
         }
-        let why = format!("refused for {} s: {why}", REFUSED_MAX.as_secs());
+        let why = format!("refused for {} s: {why}", limit.as_secs());
         let letters = undeliverable(&shared.speaker, &row.message, &why);
         shared.store.remove_outgoing(row.seq, letters).await?;
+        tracing::error!(routing_key = row.message.routing_key, "given up as undeliverable: {why}");
         self.refused.forget(row.seq);
         Ok(())
     }
@@ -239,6 +239,9 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of the configuration, where it says nothing else.
+    const REFUSED_MAX: Duration = Duration::from_secs(300);
 
     #[test]
     fn a_row_is_given_up_after_five_minutes_without_a_break() {
