@@ -51,7 +51,10 @@ passed 'a new second PostgreSQL follows, in step'
 
 password() { docker compose run --rm -T --no-deps --entrypoint cat lota /broker/admin.password; }
 # taken PASSWORD: whether the broker takes it.
-taken() { docker compose exec -T rabbitmq rabbitmqctl --node lota@rabbitmq authenticate_user lota-admin >/dev/null 2>&1 <<<"$1"; }
+taken() {
+    docker compose run --rm -T --no-deps --entrypoint curl lota --silent --fail --output /dev/null --config - \
+        http://brokers:15672/api/whoami <<<"user = \"lota-admin:$1\""
+}
 old=$(password)
 waits 60 'the password of the administrator' taken "$old"
 does docker compose run --rm -T --no-deps --entrypoint rm broker-files /broker/admin.password

@@ -91,7 +91,9 @@ fn build_bot_is_useful_alone_and_test_bot_joins_it_later() {
     };
     let hears = |said: Option<&Value>, about: &Value, ends: &[&str]| -> Vec<String> {
         let driven = drive(&connection, said, about, ends);
-        runtime.block_on(async { tokio::time::timeout(LIMIT, driven).await }).unwrap_or_else(|_| panic!("waited {LIMIT:?} for one of {ends:?}"))
+        runtime
+            .block_on(async { tokio::time::timeout(LIMIT, driven).await })
+            .unwrap_or_else(|_| panic!("waited {LIMIT:?} for one of {ends:?}"))
     };
 
     let _build_bot = start("build-bot", &fleet, &dir.path().join("one"), &amqp_url);
