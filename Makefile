@@ -38,6 +38,7 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	cargo test --locked --package build-bot --test images -- --ignored && \
 	cargo test --locked --package deploy-bot --test deploy-bot compose -- --ignored
 	cargo test --locked --package bot-provision --test container -- --ignored
+	cargo test --locked --package bot-sandbox --test crowd -- --ignored --skip bot_in_a_crowd
 	cargo test --locked --package tests --test local -- --ignored
 	cargo test --locked --package tests --test journeys container -- --ignored
 	deploy/binaries.sh target/images dev
@@ -45,6 +46,8 @@ test-containers: doctor ## the tests that need docker or podman, docker's plugin
 	tests/compose/losses.sh
 	tests/compose/replicas.sh
 	tests/compose/cluster.sh
+	tests/compose/runbooks.sh
+	tests/compose/interrupted.sh
 	tests/broker-upgrade.sh
 
 images: doctor ## the images of docker-compose.yml, of programs that are compiled once, and how large each is

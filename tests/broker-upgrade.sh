@@ -17,11 +17,11 @@ failed() {
 }
 end() {
     "$lota" down --apps >/dev/null 2>&1 || true
-    docker rm --force "$container" >/dev/null 2>&1 || true
+    docker rm --force --volumes "$container" >/dev/null 2>&1 || true
     rm -rf "$work"
 }
 trap end EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP
 waits() {
     local limit=$((SECONDS + $1)) what=$2
     shift 2

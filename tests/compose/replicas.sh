@@ -38,6 +38,7 @@ worked test-bot >"$work/test-bots"
 ! grep -q '^message.dead_lettered' "$work/events" || failed "dead letters: $(grep dead_lettered "$work/events")"
 passed "one killed while it built: 16 of 16 pushes built and tested once, in $(wc -l <"$work/build-bots") and $(wc -l <"$work/test-bots") containers"
 
+note_volumes
 # A replica that comes back, or a new one, finds its folder and its work.
 docker compose up --detach --wait --scale build-bot=2 --scale test-bot=1 >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'fewer replicas'; }
 load fewer 4 >"$work/fewer" || failed 'pushes'

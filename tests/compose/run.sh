@@ -8,6 +8,10 @@ name=compose
 export LOTA_BUILD_BOT_MEMORY=768m
 . tests/compose/fleet.sh
 
+# Another fleet beside it, as the kernel sees that: many threads of the same user, in a container that no bot sees.
+crowd=$(docker run --detach --user 10001:10001 --memory 512m --entrypoint python3 "lotabots/build-bot:$LOTA_VERSION" -c 'import threading, time
+for _ in range(3000): threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+time.sleep(3600)')
 docker compose up --detach --wait >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'docker compose up'; }
 passed 'docker compose up on a clean clone, all healthy'
 
@@ -39,7 +43,21 @@ passed 'a bot writes to its own volume alone, and reads no password but its own'
 # A bot with all its sandbox says in its heartbeat; in a container landlock is what there is.
 curl --silent "http://127.0.0.1:$LOTA_MONITOR_PORT/api/v1/bots" >"$work/bots.json"
 [ "$(grep -o '"sandbox":"\(landlock\|bubblewrap\)"' "$work/bots.json" | wc -l)" -ge 3 ] || failed "the sandboxes are $(grep -o '"sandbox":[^,]*' "$work/bots.json" | tr '\n' ' ')"
-passed "commands are confined by $(grep -o '"sandbox":"[^"]*"' "$work/bots.json" | sort | uniq -c | tr '\n' ' ')"
+[ "$(grep -o '"processes_bound":"the container.s control group, [0-9]* together"' "$work/bots.json" | wc -l)" -ge 3 ] ||
+    failed "processes are bounded by $(grep -o '"processes_bound":[^}]*' "$work/bots.json" | cut -c 1-90)"
+[ "$(docker exec "$crowd" sh -c 'ls /proc/1/task | wc -l')" -gt 3000 ] || failed 'there was no crowd'
+docker rm --force "$crowd" >/dev/null
+passed "commands are confined beside 3000 threads of the same user, by $(grep -o '"sandbox":"[^"]*"' "$work/bots.json" | sort | uniq -c | tr '\n' ' ')"
+
+lota config apply >"$work/applied" || failed 'lota config apply'
+[ "$(grep -c ': configuration [0-9a-f]* of version' "$work/applied")" = 4 ] || failed "lota config apply said $(cat "$work/applied")"
+config() { docker compose run --rm -T --no-deps --entrypoint sed lota -i "$1" /fleet/config/test-bot.yaml; }
+config '$a nonsense: 1'
+! lota config check >"$work/checked" 2>&1 || failed 'lota config check takes nonsense'
+grep -q nonsense "$work/checked" || failed "lota config check said $(cat "$work/checked")"
+config '$d'
+lota config check >"$work/checked" 2>&1 || failed "lota config check said $(cat "$work/checked")"
+passed 'lota config apply and check: what bots say of the files that they would start with'
 
 before=$(docker compose ps --quiet build-bot)
 ! docker compose exec -T build-bot python3 -c 'x = bytearray(2 << 30)' 2>/dev/null || failed 'two GiB fit into 768 MiB'

@@ -18,6 +18,7 @@ mod flaky_tests;
 mod full_disk;
 mod interrupted;
 mod killed_bots;
+mod one_bot;
 mod outage;
 mod plain_client;
 mod polling;

@@ -35,7 +35,9 @@ fn a_stranger_with_an_amqp_client_drives_the_fleet() {
     body["timestamp"] = now().into();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let types = runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), drive(&connection, &body)).await.expect("an end within a minute")
+        let ends = ["deploy.completed", "deploy.failed", "build.failed", "test.failed"];
+        let driven = tokio::time::timeout(Duration::from_secs(60), drive(&connection, Some(&body), &body, &ends));
+        driven.await.expect("an end within a minute")
     });
     assert_eq!(types.first().map(String::as_str), Some("repository.pushed"), "{types:?}");
     for wanted in ["build.started", "build.completed", "test.completed", "deploy.started", "deploy.completed"] {
@@ -43,12 +45,17 @@ fn a_stranger_with_an_amqp_client_drives_the_fleet() {
     }
 }
 
-fn now() -> String {
+pub(crate) fn now() -> String {
     succeeds(std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).trim().to_owned()
 }
 
-/// Publishes, and hears until the deployment has ended; the types in their order.
-async fn drive(connection: &BTreeMap<String, String>, body: &Value) -> Vec<String> {
+/// Publishes what is to be said, and hears what has the correlation of `body` until one of the ends; the types in their order.
+pub(crate) async fn drive(
+    connection: &BTreeMap<String, String>,
+    said: Option<&Value>,
+    body: &Value,
+    ends: &[&str],
+) -> Vec<String> {
     let amqp = Connection::connect(&connection["LOTA_AMQP_URL"], ConnectionProperties::default()).await.unwrap();
     let channel = amqp.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -61,19 +68,15 @@ async fn drive(connection: &BTreeMap<String, String>, body: &Value) -> Vec<Strin
         )
         .await
         .unwrap();
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let exchange = connection["LOTA_EXCHANGE"].as_str().into();
-    let confirm = channel
-        .basic_publish(
-            exchange,
-            "repository.pushed".into(),
-            options,
-            body.to_string().as_bytes(),
-            BasicProperties::default(),
-        )
-        .await
-        .unwrap();
-    assert!(confirm.await.unwrap().take_message().is_none(), "returned: nobody hears it");
+    if let Some(said) = said {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let (exchange, key) = (connection["LOTA_EXCHANGE"].as_str().into(), said["type"].as_str().unwrap().into());
+        let bytes = said.to_string();
+        let published =
+            channel.basic_publish(exchange, key, options, bytes.as_bytes(), BasicProperties::default()).await;
+        let confirm = published.unwrap().await.unwrap();
+        assert!(confirm.take_message().is_none(), "returned: nobody hears it");
+    }
     let mut types = Vec::new();
     while let Some(delivery) = heard.next().await {
         let delivery = delivery.unwrap();
@@ -83,10 +86,7 @@ async fn drive(connection: &BTreeMap<String, String>, body: &Value) -> Vec<Strin
             continue;
         }
         types.push(message["type"].as_str().unwrap().to_owned());
-        if matches!(
-            types.last().map(String::as_str),
-            Some("deploy.completed" | "deploy.failed" | "build.failed" | "test.failed")
-        ) {
+        if types.last().is_some_and(|last| ends.contains(&last.as_str())) {
             break;
         }
     }

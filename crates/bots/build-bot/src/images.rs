@@ -69,10 +69,14 @@ impl BuildBot {
             let found = Engine::find(choice, &split_path(&self.tools.path)).await;
             self.tools.degraded(IMAGE, found.as_ref().err().map(|why| format!("settings.images: {why}")));
             let engine = found.map_err(|why| fail(Code::Unavailable, why))?;
-            let sandbox = self.sandbox().await.map_err(Fail::Retry)?;
+            let sandbox = self.sandbox().await?;
             let reaped = sandbox.reap_containers(&engine, "").await.map_err(Fail::retry)?;
             tracing::info!(engine = engine.program(), reaped, "steps may run in images");
-            self.tools.sandbox_is(&format!("{}, images by {}", sandbox.kind(), engine.name()), sandbox.weaknesses());
+            self.tools.sandbox_is(
+                &format!("{}, images by {}", sandbox.kind(), engine.name()),
+                sandbox.weaknesses(),
+                sandbox.process_bound(),
+            );
             Ok(engine)
         };
         self.engine.get_or_try_init(find).await

@@ -49,7 +49,7 @@ use bot_messages::{
     repository::RepositoryPushed,
 };
 use bot_pipeline::{AllowedImages, Folder, Listed, Log, Publishers, Repositories, SecretsDir};
-use bot_sandbox::{Engine, NetworkEnv, Sandbox, Toolchains};
+use bot_sandbox::{Engine, NetworkEnv, Sandbox, SandboxError, Toolchains};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -181,8 +181,9 @@ impl Bot for BuildBot {
 
     /// Finds out what confines the commands before the first one comes, so that the heartbeat names it.
     async fn service(self: Arc<Self>, cx: ServiceCx<Self>) -> anyhow::Result<()> {
-        let problem = self.sandbox().await.err().map(|e| format!("no command can be run: {e}"));
-        self.tools.degraded("sandbox", problem);
+        if let Err(fail) = self.sandbox().await {
+            tracing::error!("no sandbox yet; the next job tries again: {}", fail.message());
+        }
         if self.has_images()
             && let Err(why) = self.engine().await
         {
@@ -264,7 +265,7 @@ impl Job for BuildJob {
         // Again, as the list may be another since the push was heard.
         let listed = bot.repositories.judge(&self.revision.repository, &self.revision.url);
         let listed = listed.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
-        let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
+        let sandbox = bot.sandbox().await?;
         let weak = bot.config.allow_weak_sandbox;
         listed.may_run_in(sandbox.kind(), weak).map_err(|why| attempt::fail(Code::PermissionDenied, why))?;
         let name = bot_pipeline::name_of(&cx.id);
@@ -342,13 +343,15 @@ impl BuildBot {
         self.repositories.judge(repository, url).map_err(|why| (Code::PermissionDenied, why))
     }
 
-    async fn sandbox(&self) -> anyhow::Result<&Sandbox> {
+    async fn sandbox(&self) -> Result<&Sandbox, Fail> {
         let detect = || async {
             let sandbox = machine::sandbox(&self.tools, self.config.sandbox).await?;
-            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
+            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses(), sandbox.process_bound());
             Ok(sandbox)
         };
-        self.sandbox.get_or_try_init(detect).await
+        let found = self.sandbox.get_or_try_init(detect).await;
+        self.tools.degraded("sandbox", found.as_ref().err().map(|e| format!("no command can be run: {e}")));
+        found.map_err(|e: SandboxError| if e.is_lack_of_room() { Fail::outside(PROCESSES, e) } else { Fail::retry(e) })
     }
 
     async fn store_log(&self, log: &Log<'_>, file: &Path) -> Result<ObjectRef, Fail> {
@@ -365,6 +368,8 @@ fn of_objects(error: ObjectError) -> Fail {
     if error.is_of_store() { Fail::outside(OBJECTS, error) } else { Fail::retry(error) }
 }
 
+/// Room for those of commands.
+const PROCESSES: &str = "processes";
 /// Features, by their names in heartbeats.
 const OBJECTS: &str = "objects";
 const CACHE: &str = "cache";

@@ -112,7 +112,7 @@ impl LookJob {
         let remote = remote.map_err(|why| reject(Code::InvalidField, why))?;
         let credential = listed.credential.as_ref().map(|name| Credential::find(name, &bot.secrets, &remote));
         let credential = credential.transpose().map_err(|why| reject(Code::FetchFailed, why))?;
-        let sandbox = bot.sandbox().await.map_err(Fail::Retry)?;
+        let sandbox = bot.sandbox().await?;
         let name = bot_pipeline::name_of(&cx.id);
         let label = format!("{name}:");
         if !cx.is_first_claim() {

@@ -57,7 +57,7 @@ impl Host {
             kind: settings.sandbox,
         });
         let sandbox = sandbox.await?;
-        tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
+        tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses(), sandbox.process_bound());
         let (stop_grace, ports, listen) = (settings.stop_grace.0, settings.ports, settings.listen);
         Ok(Self { sandbox, toolchains, stop_grace, ports, listen })
     }

@@ -75,7 +75,7 @@ impl Job for DeployJob {
         let environment = bot.environment(&self.environment);
         let environment = environment.map_err(|why| Fail::reject(Code::PermissionDenied, anyhow::anyhow!(why)))?;
         let _busy = environment.busy.lock().await;
-        let host = bot.host().await.map_err(Fail::Retry)?;
+        let host = bot.host().await?;
         // What was there before is there because it was allowed.
         if let Want::Release(release) = &self.want {
             let Revision { repository, url, .. } = &release.revision;

@@ -132,7 +132,8 @@ async fn look(bot: &DeployBot, environment: &Environment, watch: &mut Watch) -> 
     }
     watch.pause();
     let path = Releases::in_folder(&environment.root).path(release.digest());
-    let running = bot.host().await?.run(environment, &history, switch.seq, path, serve).await?;
+    let host = bot.host().await.map_err(|fail| anyhow::anyhow!(fail.message()))?;
+    let running = host.run(environment, &history, switch.seq, path, serve).await?;
     tracing::warn!(environment = environment.name, pid = running.served.pid(), "the application did not run: started");
     Ok((watch.starts > 1).then(|| watch.told(environment, switch.seq)))
 }

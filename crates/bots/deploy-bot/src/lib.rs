@@ -75,6 +75,8 @@ pub use retention::CollectJob;
 pub use settings::Settings;
 
 /// Features, by their names in heartbeats.
+/// Room for those of what is deployed.
+const PROCESSES: &str = "processes";
 const OBJECTS: &str = "objects";
 const PRUNING: &str = "pruning";
 const MIB: u64 = 1024 * 1024;
@@ -366,9 +368,13 @@ impl DeployBot {
         }
     }
 
-    async fn host(&self) -> anyhow::Result<&Host> {
+    async fn host(&self) -> Result<&Host, Fail> {
         let host = self.host.get_or_try_init(|| Host::new(&self.tools, &self.settings));
-        host.await.context("applications cannot be started on this machine")
+        host.await.map_err(|e| {
+            let is_outside = e.is_lack_of_room();
+            let why = anyhow::Error::from(e).context("applications cannot be started on this machine");
+            if is_outside { Fail::outside(PROCESSES, why) } else { Fail::Retry(why) }
+        })
     }
 }
 

@@ -29,7 +29,7 @@ use bot_messages::{
     test::{TestCompleted, TestFailed, TestReportRequested, TestReported, TestStarted},
 };
 use bot_pipeline::{CommandLimits, Publishers, Repositories, SecretsDir, short_hash};
-use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, SandboxKind, Search, Toolchains, split_path};
+use bot_sandbox::{Limits, NetworkEnv, Options, Sandbox, SandboxError, SandboxKind, Search, Toolchains, split_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -174,6 +174,8 @@ pub struct TestBot {
 }
 
 /// Features, by their names in heartbeats.
+/// Room for those of suites.
+const PROCESSES: &str = "processes";
 const OBJECTS: &str = "objects";
 const LOGS: &str = "logs";
 
@@ -267,10 +269,12 @@ impl TestBot {
             sandbox.reap_stale("").await?;
             let work = self.work.clone();
             let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(work)).await;
-            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses());
-            anyhow::Ok(sandbox)
+            self.tools.sandbox_is(sandbox.kind().as_str(), sandbox.weaknesses(), sandbox.process_bound());
+            Ok(sandbox)
         });
-        made.await.map_err(Fail::Retry)
+        let made = made.await;
+        self.tools.degraded("sandbox", made.as_ref().err().map(|e| format!("no suite can be run: {e}")));
+        made.map_err(|e: SandboxError| if e.is_lack_of_room() { Fail::outside(PROCESSES, e) } else { Fail::retry(e) })
     }
 
     /// The same over restarts, and another for each fleet on a machine: by this name stale processes are ended.

@@ -45,6 +45,7 @@ pub struct Tools {
 pub(crate) struct Notes {
     pub(crate) sandbox: Option<String>,
     pub(crate) sandbox_weaknesses: Vec<String>,
+    pub(crate) processes_bound: Option<String>,
     /// Reasons to be degraded, by topic.
     pub(crate) degraded: BTreeMap<String, String>,
     pub(crate) breakers: Vec<Breaker>,
@@ -112,10 +113,12 @@ impl Tools {
         f(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Names what confines the commands this bot runs, and which attacks it does not hold; shown in its heartbeat.
-    pub fn sandbox_is(&self, kind: &str, weaknesses: Vec<&str>) {
+    /// Names what confines the commands this bot runs, which attacks it does not hold, and what bounds the number of their
+    /// processes; shown in its heartbeat.
+    pub fn sandbox_is(&self, kind: &str, weaknesses: Vec<&str>, processes_bound: impl Display) {
         self.with(|n| {
             n.sandbox = Some(kind.to_owned());
+            n.processes_bound = Some(processes_bound.to_string());
             n.sandbox_weaknesses = weaknesses.into_iter().map(str::to_owned).collect();
         });
     }

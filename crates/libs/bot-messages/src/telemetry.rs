@@ -101,6 +101,9 @@ pub struct Heartbeat {
     /// The attacks that it does not hold, by their names in docs/SECURITY.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox_weaknesses: Vec<String>,
+    /// What bounds the number of processes of those commands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes_bound: Option<String>,
     /// Optional features that are switched off for a while, by their names in its contract.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub off: Vec<String>,

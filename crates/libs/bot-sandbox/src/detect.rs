@@ -12,24 +12,35 @@ use std::{
 };
 
 use caps::{CapSet, Capability};
-use nix::sys::prctl;
+use nix::{sys::prctl, unistd::geteuid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::OnceCell, task};
+use tokio::{sync::OnceCell, task, time::timeout};
 
 use crate::{
-    Command, Ending, Limits, Program, SandboxError, Workspace,
+    Command, Ending, Limits, ProcessBound, Program, SandboxError, Workspace,
     attacks::ATTACKS,
     bubblewrap::{self, Bubblewrap},
     command::{check_absolute, check_name},
     family::{Family, KILL_WAIT, Marker, RUN_MARKER},
     landlock::Landlock,
     proc::{self, Identity},
+    process_group::limit_words,
     spawn::{Guardian, Launch, Sink, spawn},
 };
 
 /// A trial does nothing but start and end; a machine that needs longer has other worries.
 const TRIAL_TIME: Duration = Duration::from_secs(10);
+
+const TRIAL: Limits = Limits {
+    time: TRIAL_TIME,
+    memory_bytes: 256 << 20,
+    processes: 64,
+    output_bytes: 64 << 10,
+    line_bytes: 1024,
+    file_bytes: 1 << 20,
+    open_files: 256,
+};
 
 /// What the caller knows and this crate does not ask the environment for.
 #[derive(Clone, Debug)]
@@ -115,6 +126,7 @@ pub(crate) struct Inner {
     pub(crate) state: PathBuf,
     pub(crate) tools: Tools,
     pub(crate) walls: Walls,
+    pub(crate) bound: ProcessBound,
     why_not_stronger: Option<String>,
     /// Unique for this sandbox on this boot.
     pub(crate) instance: String,
@@ -144,7 +156,8 @@ pub(crate) struct Tools {
 
 impl Sandbox {
     /// Tries bubblewrap and landlock with real rules; falls back to process groups and keeps the reasons. Fails if not even
-    /// those are possible, or not the kind that was asked for.
+    /// those are possible, or not the kind that was asked for; and where there is no room for a command's processes, since
+    /// a weaker kind would have no more.
     pub async fn detect(options: Options) -> Result<Self, SandboxError> {
         check_name("owner", &options.owner)?;
         check_absolute("state", &options.state)?;
@@ -159,6 +172,8 @@ impl Sandbox {
                 Err(why) => reasons.push(why),
             }
         }
+        let weakest = Self::assemble(&options, tools, Walls::None);
+        weakest.look_for_room().await?;
         if options.asks_for(SandboxKind::Landlock) {
             match Self::try_landlock(&options).await {
                 Ok(sandbox) => return Ok(sandbox.because(reasons.join("; "))),
@@ -171,7 +186,7 @@ impl Sandbox {
         if reasons.is_empty() {
             reasons.push("process-group was asked for".to_owned());
         }
-        Ok(Self::assemble(&options, tools, Walls::None).because(reasons.join("; ")))
+        Ok(weakest.because(reasons.join("; ")))
     }
 
     async fn try_bubblewrap(options: &Options) -> Result<Self, String> {
@@ -210,17 +225,8 @@ impl Sandbox {
     async fn try_out(&self, line: &str) -> Result<Option<u32>, String> {
         let folder = self.inner.state.join("trial");
         std::fs::create_dir_all(&folder).map_err(|error| format!("{} could not be made: {error}", folder.display()))?;
-        let limits = Limits {
-            time: TRIAL_TIME,
-            memory_bytes: 256 << 20,
-            processes: 64,
-            output_bytes: 64 << 10,
-            line_bytes: 1024,
-            file_bytes: 1 << 20,
-            open_files: 256,
-        };
         let workspace = Workspace { tree: folder.clone(), home: folder };
-        let trial = Command::new("trial", Program::Shell(line.to_owned()), workspace, limits);
+        let trial = Command::new("trial", Program::Shell(line.to_owned()), workspace, TRIAL);
         match self.run_confined(trial).await {
             Ok((outcome, abi)) if outcome.ending == Ending::Exited(0) => Ok(abi),
             Ok((outcome, _)) => Err(format!("a trial ended as {:?}: {}", outcome.ending, outcome.tail.join("; "))),
@@ -228,12 +234,29 @@ impl Sandbox {
         }
     }
 
+    /// Whether a command may start a process, under the limits that the trial of landlock will have.
+    async fn look_for_room(&self) -> Result<(), SandboxError> {
+        let Inner { tools, bound, .. } = self.inner.as_ref();
+        let mut argv = limit_words(tools, &TRIAL, *bound);
+        // Behind `&` a shell always forks.
+        argv.extend([tools.sh.clone(), "-c".to_owned(), "true & wait $!".to_owned()]);
+        succeeds(argv).await.map_err(|said| {
+            let seen = proc::threads_of_user(geteuid().as_raw());
+            SandboxError::NoRoom { bound: *bound, seen, said }
+        })
+    }
+
     fn assemble(options: &Options, tools: Tools, walls: Walls) -> Self {
         static SANDBOXES: AtomicU64 = AtomicU64::new(0);
         let me = std::process::id();
         let start = proc::identity(me as i32).map_or(0, |identity| identity.start);
         let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
+        let bound = match walls {
+            Walls::Bubblewrap(_) => ProcessBound::Namespace,
+            Walls::Landlock(_) | Walls::None => ProcessBound::here(),
+        };
         let inner = Inner {
+            bound,
             owner: options.owner.clone(),
             state: options.state.clone(),
             tools,
@@ -269,6 +292,11 @@ impl Sandbox {
         let abi = if let Walls::Landlock(landlock) = &self.inner.walls { landlock.abi } else { 0 };
         let open = ATTACKS.iter().filter(|attack| !attack.is_held_by(self.kind(), abi));
         open.map(|attack| attack.name).collect()
+    }
+
+    /// What bounds the number of a command's processes.
+    pub fn process_bound(&self) -> ProcessBound {
+        self.inner.bound
     }
 
     /// The workspace as a command without an image sees it; in a container it is as in bubblewrap.
@@ -340,11 +368,11 @@ impl Tools {
             sh,
             drops_capabilities: false,
         };
-        if nix::unistd::geteuid().is_root() {
+        if geteuid().is_root() {
             tools.drops_capabilities = true;
             let mut argv = tools.setpriv_words(&[]);
             argv.extend([tools.sh.clone(), "-c".to_owned(), "true".to_owned()]);
-            tools.drops_capabilities = succeeds(argv).await;
+            tools.drops_capabilities = succeeds(argv).await.is_ok();
         }
         Ok(tools)
     }
@@ -361,22 +389,22 @@ impl Tools {
     }
 }
 
-async fn succeeds(argv: Vec<String>) -> bool {
+/// Else what it said.
+async fn succeeds(argv: Vec<String>) -> Result<(), String> {
     let launch = Launch {
         argv,
         env: [("PATH".to_owned(), SYSTEM_PATH.to_owned())].into(),
         inherits_env: false,
         cwd: "/".into(),
         stdin: None,
-        sink: Sink::Nothing,
+        sink: Sink::Pipes,
         dies_with_handle: true,
     };
-    match spawn(launch).await {
-        Ok(mut child) => {
-            matches!(tokio::time::timeout(TRIAL_TIME, child.wait()).await, Ok(Ok(status)) if status.success())
-        }
-        Err(_) => false,
-    }
+    let ended = async { spawn(launch).await?.wait_with_output().await };
+    let output = timeout(TRIAL_TIME, ended).await.map_err(|_| "it did not end".to_owned())?;
+    let output = output.map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
 }
 
 pub(crate) fn find(path: &[PathBuf], name: &str) -> Option<PathBuf> {

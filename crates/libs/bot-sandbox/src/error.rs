@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{EngineError, SandboxKind};
+use crate::{EngineError, ProcessBound, SandboxKind};
 
 /// Every message says what was expected, what came, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,10 @@ pub enum SandboxError {
     NotStarted { said: String },
     #[error("expected the sandbox {kind}, as was asked for; it cannot be had: {why}")]
     Unavailable { kind: SandboxKind, why: String },
+    #[error(
+        "expected room for a command's processes, but the kernel refuses them: they are bounded by {bound}, of which {seen} are seen here and others may be elsewhere; give each fleet a user of its own, raise the limit of processes (`ulimit -u`, LimitNPROC= of systemd), or let the container have one (`pids_limit` of Compose); it said: {said}"
+    )]
+    NoRoom { bound: ProcessBound, seen: u64, said: String },
     #[error(
         "expected the command to start in a container, but the engine said: {said}; the image needs `sh`, and has to be one of this machine's kind"
     )]
@@ -54,6 +58,11 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// Whether it is the machine's crowd, which passes, and nothing about the command or the bot.
+    pub fn is_lack_of_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. })
+    }
+
     /// For `map_err`: says what was being done when the system refused.
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();

@@ -12,6 +12,7 @@
 //! A command that names an image ([`Command::image`]) runs in a container of it instead, whichever kind there is.
 
 pub mod attacks;
+mod bound;
 mod bubblewrap;
 mod command;
 mod container;
@@ -34,6 +35,7 @@ mod syscalls;
 mod toolchains;
 mod weigh;
 
+pub use bound::ProcessBound;
 pub use command::{Bind, Command, Ending, Image, Limits, Line, Outcome, Program, Stream, Workspace};
 pub use detect::{Options, Sandbox, SandboxKind};
 pub use engine::{Engine, EngineChoice, EngineError};

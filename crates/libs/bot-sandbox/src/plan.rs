@@ -87,7 +87,7 @@ impl Sandbox {
         }
         let mut argv = vec![tools.setsid.clone()];
         argv.extend(tools.setpriv_words(&["--pdeathsig", "KILL"]));
-        argv.extend(limit_words(tools, &command.limits, false));
+        argv.extend(limit_words(tools, &command.limits, self.inner.bound));
         argv.extend(self.program_words(&command.program));
         let env = environment(command, home, &tmp, markers);
         let cwd = command.workspace.tree.join(&command.cwd);
@@ -126,7 +126,7 @@ impl Sandbox {
         };
         let (stdin, report) = Report::hand_over(&cell)?;
         let mut argv = vec![tools.setsid.clone()];
-        argv.extend(limit_words(tools, &command.limits, false));
+        argv.extend(limit_words(tools, &command.limits, self.inner.bound));
         argv.extend([landlock.program.display().to_string(), SUPERVISE.to_owned()]);
         // Whoever kills the launcher first loses sight of what it would have ended.
         let launch = Launch { dies_with_handle: false, ..keepers(argv, markers, stdin) };
@@ -176,7 +176,7 @@ impl Sandbox {
         let (words, stdin, status) = bubblewrap.wrap(tools, &interior)?;
         // Outside, where no variable of the command's has a say: a library of `LD_PRELOAD` would come before the limits.
         let mut argv = vec![tools.setsid.clone()];
-        argv.extend(limit_words(tools, &command.limits, true));
+        argv.extend(limit_words(tools, &command.limits, self.inner.bound));
         argv.extend(words);
         let launch = keepers(argv, markers, stdin);
         Ok(Plan { launch, keeper: Keeper::Bubblewrap(status), marker, tmp: None })

@@ -3,12 +3,9 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use nix::{
-    sys::resource::{Resource, getrlimit},
-    unistd::geteuid,
-};
+use nix::sys::resource::{Resource, getrlimit};
 
-use crate::{Bind, Limits, SandboxError, Workspace, command::invalid, detect::Tools, proc};
+use crate::{Bind, Limits, ProcessBound, SandboxError, Workspace, command::invalid, detect::Tools};
 
 const NICENESS: &str = "10";
 
@@ -18,12 +15,9 @@ pub(crate) fn wall(processes: u32) -> u64 {
     u64::from(processes) + u64::from(processes) / 4 + 32
 }
 
-/// `prlimit` in front of a command, but for a user namespace of its own ([`process_words`]). The kernel counts processes
-/// per user; it never counts root's.
-pub(crate) fn limit_words(tools: &Tools, limits: &Limits, own_namespace: bool) -> Vec<String> {
-    let user = geteuid();
-    let is_counted = !own_namespace && !user.is_root();
-    let processes = is_counted.then(|| wall(limits.processes) + proc::threads_of_user(user.as_raw()));
+/// `prlimit` in front of a command; in a user namespace of its own, [`process_words`] come with it.
+pub(crate) fn limit_words(tools: &Tools, limits: &Limits, bound: ProcessBound) -> Vec<String> {
+    let processes = bound.limit(wall(limits.processes));
     // Behind the bot and what it serves: a bomb of root's, which the kernel does not bound, must not starve the poll.
     let mut words = [tools.nice.as_str(), "-n", NICENESS, "--"].map(str::to_owned).to_vec();
     words.extend(resource_words(tools, limits.file_bytes, limits.open_files, processes));

@@ -25,7 +25,7 @@ use crate::{
     config::Constraints,
     contract::Bot,
     envelope::{BODY_BYTES_MAX, Envelope},
-    hash,
+    guard, hash,
     meta::Cause,
 };
 
@@ -166,7 +166,14 @@ async fn carry_out<B: Bot>(shared: &Arc<Shared<B>>, envelope: &Envelope) -> Resu
             }
             Err(refusal) => Err(refusal),
         },
-        ControlProbe::TYPE => Ok(serde_json::to_value(pulse::heartbeat(shared).await).unwrap_or_default()),
+        ControlProbe::TYPE => {
+            let mut answer = serde_json::to_value(pulse::heartbeat(shared).await).unwrap_or_default();
+            answer["files"] = match (shared.hash_of_files)() {
+                Ok(config_hash) => json!({"config_hash": config_hash}),
+                Err(wrong) => json!({"wrong": guard::clean(&wrong)}),
+            };
+            Ok(answer)
+        }
         other => Err((
             Code::UnknownType,
             format!("`{other}` is no command: expected control.pause, .resume, .cancel, .rerun or .probe"),

@@ -131,9 +131,7 @@ enum Ending {
 
 /// Runs the bot, unless its configuration alone is asked about.
 async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<(), Ending> {
-    let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, &contract)
-        .map_err(|e| Ending::Config(e.to_string()))?;
-    let config_hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
+    let (config, config_hash) = from_files::<B>(&settings, &contract).map_err(Ending::Config)?;
     match settings.only {
         Some(Only::Check) => {
             settings::print(&format!("{}: fits {}", settings.config_file.display(), contract.name));
@@ -148,9 +146,20 @@ async fn look_or_live<B: Bot>(contract: Contract, settings: Settings) -> Result<
             let connect = |lines: Vec<Consumer>, probe: Probe, tasks: &TaskTracker, cancelled: CancellationToken| {
                 Bus::start(options, lines, probe, tasks, cancelled)
             };
-            live::<B>(contract, settings, loaded.config, config_hash, connect, told_to_stop()).await
+            live::<B>(contract, settings, config, config_hash, connect, told_to_stop()).await
         }
     }
+}
+
+/// The configuration as its files hold it now, and the hash of all that decides what the bot does.
+fn from_files<B: Bot>(
+    settings: &Settings,
+    contract: &Contract,
+) -> Result<(config::BotConfig<B::Config>, String), String> {
+    let loaded = config::load::<B::Config>(&settings.config_file, &settings.overrides, contract);
+    let loaded = loaded.map_err(|e| e.to_string())?;
+    let hash = config::whole_hash(&loaded.hash, &settings.tools.config_dir, B::CONFIG_FILES);
+    Ok((loaded.config, hash))
 }
 
 /// The life of a bot on the bus that `connect` makes, until `told` says why it has to end.
@@ -183,9 +192,11 @@ async fn live<B: Bot>(
     let (intake, intake_rx) = watch::channel(Intake::Closed);
     let lines = Lines::new(&contract, &intake_rx);
     let probe = probe(&contract, &tools.instance);
-    let password_file = settings.bus.as_ref().and_then(|bus| bus.password.file());
     let bus = connect(lines.consumers, probe, &tasks, stop.session.clone());
     let parts = Parts {
+        password_file: settings.bus.as_ref().and_then(|bus| bus.password.file()),
+        health_file: settings.health_file.clone(),
+        hash_of_files: Box::new(move || from_files::<B>(&settings, &contract).map(|(_, hash)| hash)),
         bot: Arc::new(bot),
         config,
         config_hash,
@@ -194,8 +205,6 @@ async fn live<B: Bot>(
         tools,
         spans: telemetry.spans(),
         intake,
-        password_file,
-        health_file: settings.health_file,
     };
     let shared = Arc::new(Shared::<B>::new(parts));
     take_up(&shared, &keys).await.map_err(|e| Ending::Failed(e.to_string()))?;

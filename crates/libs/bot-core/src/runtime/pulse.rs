@@ -139,6 +139,7 @@ pub(crate) async fn heartbeat<B: Bot>(shared: &Arc<Shared<B>>) -> Heartbeat {
         held,
         sandbox: notes.sandbox,
         sandbox_weaknesses: notes.sandbox_weaknesses,
+        processes_bound: notes.processes_bound,
         breakers: notes.breakers.iter().map(|b| (b.name().to_owned(), b.state().as_str().to_owned())).collect(),
         last_execution: *shared.last_execution.lock().unwrap_or_else(PoisonError::into_inner),
     }

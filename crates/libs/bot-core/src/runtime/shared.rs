@@ -59,6 +59,8 @@ pub(crate) struct Shared<B: Bot> {
     /// Where each heartbeat is written too.
     pub(crate) health_file: Option<PathBuf>,
     pub(crate) config_hash: String,
+    /// Of the configuration that it would start with now, or what is wrong with it.
+    pub(crate) hash_of_files: HashOfFiles,
     pub(crate) dependencies: Vec<String>,
     pub(crate) outputs_missing: u64,
     pub(crate) operator: String,
@@ -84,11 +86,14 @@ pub(crate) struct Shared<B: Bot> {
     pub(crate) last_execution: Mutex<Option<DateTime<Utc>>>,
 }
 
+pub(crate) type HashOfFiles = Box<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// What a runtime is made of.
 pub(crate) struct Parts<B: Bot> {
     pub(crate) bot: Arc<B>,
     pub(crate) config: BotConfig<B::Config>,
     pub(crate) config_hash: String,
+    pub(crate) hash_of_files: HashOfFiles,
     pub(crate) store: Store,
     pub(crate) bus: Bus,
     pub(crate) tools: Tools,
@@ -122,6 +127,7 @@ impl<B: Bot> Shared<B> {
             triggers: parts.config.triggers,
             enabled: parts.config.bot.enabled,
             config_hash: parts.config_hash,
+            hash_of_files: parts.hash_of_files,
             dependencies: parts.config.dependencies.iter().map(bot_messages::BotName::slug).collect(),
             outputs_missing: missing_outputs(&parts.config.outputs, &parts.tools.config_dir),
             operator: bot_messages::contract::operator_name().slug(),

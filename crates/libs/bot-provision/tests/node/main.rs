@@ -10,6 +10,7 @@
 )]
 
 mod cluster;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

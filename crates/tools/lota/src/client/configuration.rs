@@ -7,12 +7,14 @@ use anyhow::{Context, anyhow, bail};
 use bot_messages::{
     Event,
     config::{AppliedConfig, ConfigApplied},
+    control::ControlProbe,
 };
 use clap::Subcommand;
 
 use super::{
+    control,
     operator::{Operator, Saying},
-    terminal::{Out, seen_enough},
+    terminal::{Out, plain, seen_enough},
 };
 use crate::{
     exit::{Exit, OrExit},
@@ -41,7 +43,7 @@ enum What {
 
 pub(crate) async fn run(home: &Home, args: ConfigArgs) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::Check => seen_enough(check(home)),
+        What::Check => seen_enough(check(home).await),
         What::Apply { by } => {
             let applied = apply(home, by).await?;
             let mut out = Out::stdout();
@@ -53,21 +55,40 @@ pub(crate) async fn run(home: &Home, args: ConfigArgs) -> anyhow::Result<ExitCod
     }
 }
 
-fn check(home: &Home) -> anyhow::Result<ExitCode> {
+async fn check(home: &Home) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
     let mut wrong = 0;
-    for member in up::members(home)? {
-        let answer = ask(home, &member, "--check-config")?;
-        let said = if answer.status.success() { &answer.stdout } else { &answer.stderr };
-        out.line(String::from_utf8_lossy(said).trim_end())?;
-        wrong += i32::from(!answer.status.success());
+    if up::has_programs()? {
+        for member in up::members(home)? {
+            let answer = ask(home, &member, "--check-config")?;
+            let said = if answer.status.success() { &answer.stdout } else { &answer.stderr };
+            out.line(String::from_utf8_lossy(said).trim_end())?;
+            wrong += i32::from(!answer.status.success());
+        }
+    } else {
+        for slug in up::allowed(home)? {
+            let read = ask_bot(home, &slug).await?;
+            wrong += i32::from(read.is_err());
+            let told = read.map(|bot| format!("{}: its files fit, configuration {}", bot.bot, bot.config_hash));
+            told.unwrap_or_else(|why| why).lines().try_for_each(|line| out.line(&plain(line)))?;
+        }
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(Exit::Config.code()) })
 }
 
-/// Says to the monitor what every bot is to run: its configuration as it lies there now, and the program beside this one.
+/// Says to the monitor what every bot is to run: its configuration as it lies there now, and the program beside this one;
+/// where bots have their programs elsewhere, as in containers, the one that answers.
 pub(crate) async fn apply(home: &Home, by: String) -> anyhow::Result<Vec<AppliedConfig>> {
-    let bots = up::members(home)?.iter().map(|member| hash(home, member)).collect::<anyhow::Result<Vec<_>>>()?;
+    let bots = if up::has_programs()? {
+        up::members(home)?.iter().map(|member| hash(home, member)).collect::<anyhow::Result<Vec<_>>>()?
+    } else {
+        let mut bots = Vec::new();
+        for slug in up::allowed(home)? {
+            let read = ask_bot(home, &slug).await?;
+            bots.push(read.map_err(|why| Exit::Config.of(anyhow!("nothing was applied: {why}")))?);
+        }
+        bots
+    };
     let operator = Operator::connect(home).await.or_exit(Exit::Unavailable)?;
     let applied = ConfigApplied { bots, by };
     let saying = Saying {
@@ -93,6 +114,26 @@ fn hash(home: &Home, member: &Member) -> anyhow::Result<AppliedConfig> {
     };
     let bot = member.name.to_string();
     Ok(AppliedConfig { bot, config_hash: config_hash.to_owned(), version: version.to_owned() })
+}
+
+/// What a bot that runs would start with now; else what is wrong with its files. Its own container has the variables that
+/// count, which this one has not.
+async fn ask_bot(home: &Home, slug: &str) -> anyhow::Result<Result<AppliedConfig, String>> {
+    let name = control::name_of(home, slug).await?;
+    let reply = control::ask(home, &name, &ControlProbe {}, None).await.with_context(|| {
+        format!("{name} is asked what its files say, as its program is not beside this one: start it, and say it again")
+    })?;
+    let data = reply.data.unwrap_or_default();
+    let (files, version) = (&data["files"], data["version"].as_str().unwrap_or_default());
+    if let Some(wrong) = files["wrong"].as_str() {
+        return Ok(Err(format!("{name}: {wrong}")));
+    }
+    let Some(config_hash) = files["config_hash"].as_str() else {
+        bail!(
+            "{name} of version {version} does not say what its files hold: it is older than this command; upgrade it"
+        );
+    };
+    Ok(Ok(AppliedConfig { bot: name.to_string(), config_hash: config_hash.to_owned(), version: version.to_owned() }))
 }
 
 fn ask(home: &Home, member: &Member, what: &str) -> anyhow::Result<Output> {

@@ -257,6 +257,7 @@ fn heartbeat(data: &Value, paint: Paint) -> Vec<String> {
         let weaknesses = h.sandbox_weaknesses.join(", ");
         lines.push(format!("  which does not hold {} (docs/SECURITY.md)", plain(&weaknesses)));
     }
+    lines.extend(h.processes_bound.iter().map(|b| format!("  their processes are bounded by {}", plain(b))));
     lines.extend(h.off.iter().map(|feature| format!("  without {} for now", plain(feature))));
     lines.extend(h.held.iter().map(|held| {
         let (what, dependency) = (plain(&held.what), plain(&held.dependency));

@@ -28,6 +28,11 @@ pub(crate) fn members(home: &Home) -> anyhow::Result<Vec<Member>> {
     names()?.into_iter().filter(|name| !shut_out.contains(&name.slug())).map(member).collect()
 }
 
+/// Whether bots' programs lie beside this one. In a container of the operator's command none does.
+pub(crate) fn has_programs() -> anyhow::Result<bool> {
+    Ok(slugs()?.iter().any(|slug| environment::sibling(program(slug)).is_ok()))
+}
+
 /// Those whose user may connect.
 pub(crate) fn allowed(home: &Home) -> anyhow::Result<Vec<String>> {
     let shut_out = credentials::revoked(home)?;

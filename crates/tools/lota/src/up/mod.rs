@@ -24,7 +24,7 @@ mod supervise;
 mod tls;
 pub(crate) mod topology;
 
-pub(crate) use bots::{Member, config, members};
+pub(crate) use bots::{Member, allowed, config, has_programs, members};
 pub(crate) use credentials::{CredentialsArgs, credentials};
 pub(crate) use demo::{DemoArgs, demo};
 pub(crate) use doctor::{doctor, fetch};
