@@ -1,4 +1,6 @@
 //! Something outside is gone: what needs it is held back and burns no attempt, the rest goes on.
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
@@ -152,5 +154,9 @@ async fn a_letter_is_written_once_and_a_command_answered_once() {
     assert_eq!(stage.said_of("control.replied").len(), 2);
     let letters = stage.said_of("message.dead_lettered");
     assert_eq!((letters.len(), data(&letters)[0]["message_id"].as_str()), (1, Some("unread")));
-    assert_eq!(stage.management.peek("lota", "toy-bot.dead", 10).await.unwrap().len(), 1);
+    // It may be sent twice, where the process ended before it was confirmed; the time of writing knows the copy.
+    let letters = stage.management.peek("lota", "toy-bot.dead", 10).await.unwrap();
+    let written = letters.iter().map(|l| l.properties["headers"]["x-lota-error-time"].as_str().unwrap().to_owned());
+    let written: BTreeSet<String> = written.collect();
+    assert_eq!(written.len(), 1, "{written:?}");
 }
