@@ -1,5 +1,6 @@
 """What was said since the fleet began, counted: lines `type correlation count` from the queue `outside.tap.events`, which
-hears everything and which nobody empties. Runs in the container of `lota`, with the broker's administrator's password."""
+hears everything and which nobody empties. Copies of one id are one message: who published it sent it again, since a node
+was lost before it confirmed. Runs in the container of `lota`, with the broker's administrator's password."""
 import base64, collections, json, os, urllib.request
 
 password = open("/broker/admin.password").read().strip()
@@ -11,9 +12,8 @@ request = urllib.request.Request(
         "Content-Type": "application/json",
     },
 )
-counts = collections.Counter()
-for message in json.load(urllib.request.urlopen(request)):
-    body = json.loads(message["payload"])
-    counts[body["type"], body.get("correlation_id", "-")] += 1
+bodies = [json.loads(message["payload"]) for message in json.load(urllib.request.urlopen(request))]
+said = {(body["type"], body.get("correlation_id", "-"), body["id"]) for body in bodies}
+counts = collections.Counter((kind, correlation) for kind, correlation, _ in said)
 for (kind, correlation), count in sorted(counts.items()):
     print(kind, correlation, count)
