@@ -5,13 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 name=cluster
-export COMPOSE_FILE=docker-compose.yml:deploy/compose/postgres.yml:deploy/compose/cluster.yml
-export LOTA_BROKER_HOST=brokers LOTA_BUILD_BOT_MEMORY=768m LOTA_TEST_BOT_MEMORY=768m LOTA_POSTGRES_MEMORY=512m
-. tests/compose/fleet.sh
-
-broker() { docker compose run --rm -T --no-deps --entrypoint python3 lota - "$@" <tests/compose/broker.py; }
-sql() { docker compose exec -T "$1" psql --username postgres --dbname lota --tuples-only --no-align --command "$2"; }
-is() { [ "$("${@:2}" 2>/dev/null)" = "$1" ]; }
+. tests/compose/three-nodes.sh
 
 docker compose up --detach --wait >"$work/up.log" 2>&1 || { tail -n 30 "$work/up.log" >&2; failed 'docker compose up'; }
 is '3 nodes, 3 members of each quorum queue' broker cluster || failed "the broker is $(broker cluster)"
